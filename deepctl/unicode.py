@@ -136,7 +136,7 @@ class PieceDecoder:
         return REPLACEMENT if half else ""
 
 
-def folded(text: str) -> str:
+def fold(text: str) -> str:
     """The form of `text` for comparison in searches: case and the encoding of accents make no difference.
 
     It is Unicode's full case folding in form NFC, without the dot of `İ`, which Turkish writes and other languages do
@@ -158,10 +158,10 @@ def spans(text: str, words: list[str]) -> list[tuple[int, int]]:
         while at >= 0:
             matches.append((starts[at], ends[at + len(word) - 1]))
             at = visible_text.find(word, at + len(word))
-    return merged(matches)
+    return merge(matches)
 
 
-def merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def merge(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Spans in order; adjacent spans are merged."""
     spans: list[tuple[int, int]] = []
     for start, end in sorted(ranges):
@@ -175,14 +175,14 @@ def merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
 def _traced(text: str) -> tuple[str, Sequence[int], Sequence[int]]:
     """`text` folded, and for each folded character the start and end of its origin in `text`."""
     if text.isascii():
-        return folded(text), range(len(text)), range(1, len(text) + 1)
+        return fold(text), range(len(text)), range(1, len(text) + 1)
     pieces, starts, ends = [], [], []
     start = 0
     while start < len(text):
         end = start + 1
         while end < len(text) and _composes(text[start:end], text[end]):
             end += 1
-        piece = folded(text[start:end])
+        piece = fold(text[start:end])
         pieces.append(piece)
         starts += [start] * len(piece)
         ends += [end] * len(piece)

@@ -91,6 +91,6 @@ def test_piped_a_table_is_whole_and_tab_separated(tmp_path: Path, monkeypatch: p
 
 def test_colour_says_what_something_means_and_only_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert text.tinted("broken", "bad") == "\x1b[31mbroken\x1b[0m"
+    assert text.tint("broken", "bad") == "\x1b[31mbroken\x1b[0m"
     monkeypatch.setenv("NO_COLOR", "1")
-    assert text.tinted("broken", "bad") == "broken"
+    assert text.tint("broken", "bad") == "broken"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepctl.unicode import PieceDecoder, folded, spans, whole, whole_json, whole_json_bytes, whole_value
+from deepctl.unicode import PieceDecoder, fold, spans, whole, whole_json, whole_json_bytes, whole_value
 
 _ANY = st.text(st.characters(categories=None))
 _HALVES = st.text(st.sampled_from("a\\u\ud83d\ude00é\U0001f600"))
@@ -85,12 +85,12 @@ def test_keys_and_arguments_kept_as_json_are_texts_too() -> None:
     ],
 )
 def test_words_are_found_where_they_stand_however_they_are_written(text: str, query: str, expected: list[str]) -> None:
-    assert [text[start:end] for start, end in spans(text, [folded(query)])] == expected
+    assert [text[start:end] for start, end in spans(text, [fold(query)])] == expected
 
 
 @given(_ANY, _ANY)
 def test_where_a_word_is_found_can_be_told(text: str, word: str) -> None:
-    wanted = folded(word)
+    wanted = fold(word)
     for start, end in spans(f"{text} {word}", [wanted]) if wanted else []:
         assert 0 <= start < end <= len(text) + 1 + len(word)
-    assert folded(folded(text)) == folded(text)
+    assert fold(fold(text)) == fold(text)

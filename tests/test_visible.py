@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deepctl.output.text import cells, clipped, fitted, printable, printable_lines, visible
+from deepctl.output.text import cells, clip, fit, printable, printable_lines, visible
 
 _IGNORABLE = (
     *(0xAD, 0x34F, 0x61C, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), *range(0x200B, 0x2010)),
@@ -45,9 +45,9 @@ def test_a_text_is_as_wide_as_a_person_sees_it_and_is_never_cut_within_a_charact
     assert cells(text) == width
     line = f"ab{text}cd"
     for room in range(width + 5):
-        beginning, end = clipped(line, room), clipped(line, room, from_end=True)
+        beginning, end = clip(line, room), clip(line, room, from_end=True)
         assert line.startswith(beginning)
         assert line.endswith(end)
-        assert max(cells(beginning), cells(end), cells(fitted(line, max(room, 1)))) <= max(room, 1)
+        assert max(cells(beginning), cells(end), cells(fit(line, max(room, 1)))) <= max(room, 1)
         for piece in (beginning, end):
             assert text in piece or not set(text) & set(piece) or text in ("é…", "日本")

@@ -37,7 +37,7 @@ from pydantic_ai.workspaces import (
 from pydantic_ai_backends import ConfinedWorkspace, StateBackend, WorkspacePathError
 from pydantic_ai_backends.workspaces import StateWorkspaceBackend
 
-from deepctl.agent.sandboxes import Sandbox, listener, refused, searcher
+from deepctl.agent.sandboxes import Sandbox, listener, sandbox_missing, searcher
 from deepctl.files import atomic
 from deepctl.files.git_directories import ASIDE, GitSurvey, additions, describe, set_aside, survey
 from deepctl.files.paths_beneath import DirectoryTree, OutsideTree
@@ -98,7 +98,7 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
         except (OSError, WorkspaceError) as error:
             if isinstance(error, FileNotFoundError) and not os.path.isdir(root):
                 raise WorkspaceUnavailableError("the workspace directory does not exist") from None
-            raise hidden(error, root) from None
+            raise error_without_root(error, root) from None
 
     async def read_bytes(self, path: str) -> bytes:
         return await self._call(partial(self._tree.read, path))
@@ -368,7 +368,7 @@ class LocalBackend(ConfinedWorkspace):
                 _SearchBackend(self.root_dir) if sandbox is None else _CommandBackend(self.root_dir, sandbox, by_user)
             )
         except Unavailable as problem:
-            raise refused(sandbox.name if sandbox is not None else "none", problem) from None
+            raise sandbox_missing(sandbox.name if sandbox is not None else "none", problem) from None
         super().__init__(Workspace(inner))
         self._searcher = inner
         self._runner = inner.runner if isinstance(inner, _CommandBackend) else None
@@ -414,16 +414,16 @@ def files_of(workspace: Workspace) -> Workspace:
     return Workspace(workspace.files) if isinstance(workspace, LocalBackend) else workspace
 
 
-def told(failure: str | Exception, workspace: object) -> str:
+def failure_in_words(failure: str | Exception, workspace: object) -> str:
     """The text about a failure in `workspace` for the model. On other backends, its paths are not changed."""
     if not isinstance(workspace, LocalBackend):
         return str(failure)
     if isinstance(failure, str):
-        return hide(failure, workspace.root_dir)
-    return str(hidden(failure, workspace.root_dir))
+        return replace_root(failure, workspace.root_dir)
+    return str(error_without_root(failure, workspace.root_dir))
 
 
-def hide(text: str, root: str) -> str:
+def replace_root(text: str, root: str) -> str:
     """`text` with the workspace at `root` called `/workspace`. Names beside the workspace lose their directory."""
     if root in text:
         text = re.sub(rf"(?<![\w./-]){re.escape(root)}(?!\.?[\w-])", lambda _: MOUNT, text)
@@ -431,17 +431,19 @@ def hide(text: str, root: str) -> str:
     return re.sub(rf"(?<![\w./-]){re.escape(parent)}/", "", text) if parent and parent in text else text
 
 
-def hidden(error: Exception, root: str) -> Exception:
+def error_without_root(error: Exception, root: str) -> Exception:
     """The same error in a form for the model. A name outside the directory of the workspace is left out.
 
     The name may be a `Path`, which `OSError` shows in Python's notation.
     """
     if not isinstance(error, OSError) or error.errno is None:
-        error.args = tuple(hide(argument, root) if isinstance(argument, str) else argument for argument in error.args)
+        error.args = tuple(
+            replace_root(argument, root) if isinstance(argument, str) else argument for argument in error.args
+        )
         return error
     reason = error.strerror or os.strerror(error.errno)
     if not isinstance(error.filename, (str, bytes, os.PathLike)):
         return OSError(error.errno, reason)
-    name = hide(os.fsdecode(error.filename), root)
+    name = replace_root(os.fsdecode(error.filename), root)
     is_here = not os.path.isabs(name) or name == MOUNT or name.startswith(f"{MOUNT}/")
     return OSError(error.errno, reason, name) if is_here else OSError(error.errno, reason)

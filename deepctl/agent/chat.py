@@ -201,7 +201,7 @@ class TurnRunner:
     @property
     def _asked(self) -> ModelEndpoint:
         """The target of requests. It is needed only after a failure."""
-        return provider_errors.asked(
+        return provider_errors.model_endpoint(
             self.options.model,
             self.options.base_url,
             self._model.base_url or "",
@@ -414,7 +414,7 @@ class EphemeralChat:
         self._runner = runner
         self._state = StateBackend()
         self._deps = DeepAgentDeps(backend=self._state, checkpoint_store=InMemoryCheckpointStore())
-        self._conversation = _of([], 0)
+        self._conversation = _conversation_of([], 0)
 
     def attach(self, files: Sequence[str], tell: Callable[[str], None] = lambda message: None) -> list[str]:
         """Copy files of the user into memory; returns their paths there. See `deepctl.domain.attachments.attach`."""
@@ -448,7 +448,7 @@ class EphemeralChat:
                 return self._runner.run(self._deps, user_content, history, record, emit)
             except RewindRequested as request:
                 self._runner.again()
-                self._conversation = _of(to_json(request.messages), turn - 1)
+                self._conversation = _conversation_of(to_json(request.messages), turn - 1)
                 user_content = [*request.prompt(prompt), *file_parts]
 
     def compact(self, focus: str | None, emit: Emit) -> CompactionResult:
@@ -461,6 +461,6 @@ class EphemeralChat:
         return result
 
 
-def _of(messages: Sequence[dict[str, Any]], turn: int) -> MessageList:
+def _conversation_of(messages: Sequence[dict[str, Any]], turn: int) -> MessageList:
     """A conversation in memory, which grows in place."""
     return MessageList([Message(turn, "", message) for message in messages], [], turn, [])

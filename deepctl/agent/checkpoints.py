@@ -36,7 +36,7 @@ from pydantic_ai.run import AgentRunResult
 from pydantic_ai.tools import ToolDefinition
 
 from deepctl import layout
-from deepctl.agent.backend import told
+from deepctl.agent.backend import failure_in_words
 from deepctl.agent.checkpoint_stores import (
     Checkpoint,
     CheckpointFrequency,
@@ -134,7 +134,7 @@ def _failing(ctx: RunContext[Any]) -> Iterator[None]:
     try:
         yield
     except DeepctlError as error:
-        raise ToolFailed(told(error.message, ctx.workspace)) from error
+        raise ToolFailed(failure_in_words(error.message, ctx.workspace)) from error
 
 
 def checkpoints_toolset() -> FunctionToolset[Any]:

@@ -33,7 +33,7 @@ from pydantic_ai_harness.compaction import (
 from pydantic_ai_harness.compaction._summary import is_summary_part, summary_request
 
 from deepctl.agent.limits import CompactionPolicy, context_tokens, window_of
-from deepctl.agent.message_filters import Places, SentHistory, is_prompt, uncounted
+from deepctl.agent.message_filters import Places, SentHistory, is_prompt, without_usage
 from deepctl.agent.models import SUMMARISE, UnicodeFilter
 from deepctl.errors import DeepctlError, NotFound
 
@@ -194,7 +194,7 @@ async def by_hand(
         if await _shortened(window, messages, places, ctx) is None:
             continue
         result = await compact_now(strategy, messages, model=model, focus=focus, usage=usage)
-        short_history = _of(result, messages, places)
+        short_history = _history_of(result, messages, places)
         if short_history is not None:
             before = context_tokens(messages)
             after = _tokens_after(before, messages, short_history)
@@ -259,10 +259,12 @@ class _WholeAnswer(AbstractCapability[None]):
 async def _shortened(
     strategy: CompactionStrategy[Any], messages: list[ModelMessage], places: Places, ctx: RunContext[Any]
 ) -> ShortenedHistory | None:
-    return _of(await strategy.compact(list(messages), ctx), messages, places)
+    return _history_of(await strategy.compact(list(messages), ctx), messages, places)
 
 
-def _of(result: Sequence[ModelMessage], messages: Sequence[ModelMessage], places: Places) -> ShortenedHistory | None:
+def _history_of(
+    result: Sequence[ModelMessage], messages: Sequence[ModelMessage], places: Places
+) -> ShortenedHistory | None:
     """What a strategy made of `messages`; `None` if the model would not see less than it does.
 
     Only parts that the record of a session can express are used: a summary, the turn's prompt, and the end.
@@ -275,7 +277,7 @@ def _of(result: Sequence[ModelMessage], messages: Sequence[ModelMessage], places
     begins = places.begin_of(messages, boundary) if boundary < len(messages) else None
     if begins is None or begins <= places.begins:
         return None
-    tail = [uncounted(message) for message in messages[boundary:]]
+    tail = [without_usage(message) for message in messages[boundary:]]
     summary = _summary(result[: len(result) - len(tail)]) or _left_out(messages[:boundary])
     return ShortenedHistory(summary, [summary, *places.prompt_before(begins), *tail], begins, tail)
 

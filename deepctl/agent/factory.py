@@ -55,7 +55,7 @@ from deepctl.agent.tools import (
 from deepctl.domain.memory.directory import as_bytes, as_text
 from deepctl.domain.permissions import Permissions
 from deepctl.store import todo
-from deepctl.unicode import folded, spans, whole
+from deepctl.unicode import fold, spans, whole
 
 _EVICT_OVER = 20_000
 _EVICT_FILE_OVER = 100_000
@@ -259,12 +259,12 @@ def memory_store(ctx: RunContext[Any]) -> FileStore:
 
 
 class _MemoryStore(FileStore):
-    """Searches like `memory search`: text is compared as by `deepctl.unicode.folded`; the harness uses `lower()`."""
+    """Searches like `memory search`: text is compared as by `deepctl.unicode.fold`; the harness uses `lower()`."""
 
     async def search(
         self, prefix: str, query: str, *, limit: int, max_files: int, max_chars: int, max_file_chars: int
     ) -> MemorySearchResult:
-        words = [folded(word) for word in query.split()]
+        words = [fold(word) for word in query.split()]
         # Notebooks in a subdirectory belong to others.
         paths = await self._list_paths(prefix, limit=max_files + 1, nested=False)
         is_truncated = len(paths) > max_files
@@ -278,7 +278,7 @@ class _MemoryStore(FileStore):
                 is_truncated = True
                 continue
             is_truncated = is_truncated or notebook.truncated
-            text, name = folded(notebook.content), folded(path.removeprefix(prefix))
+            text, name = fold(notebook.content), fold(path.removeprefix(prefix))
             count = sum(text.count(word) + 2 * name.count(word) for word in words)
             if count:
                 hits.append((float(count), path, notebook.content))
@@ -336,7 +336,7 @@ class TodoStore(InMemoryPlanStore):
         try:
             if ((await self._workspace.stat(self._path)).size or 0) > todo.MAX_BYTES:
                 raise ValueError("it is too large")
-            items = todo.parsed(await self._workspace.read_bytes(self._path))
+            items = todo.parse(await self._workspace.read_bytes(self._path))
             self._items = [PlanItem.model_validate(item) for item in items]
         except (FileNotFoundError, NotADirectoryError):
             pass

@@ -152,7 +152,8 @@ class FileCheckpointStore:
         """Make the files in `workspace` what they were: the agent's work is taken back, somebody else's stays.
 
         A checkpoint of what was before is made first. Returns the paths that changed. Raises `CheckpointNotFound`,
-        `Refused` if it has no files, or `Conflicts` (nothing is touched) where somebody changed a file after the agent.
+        `Refused` if it has no files, or `RewindConflicts` (nothing is touched) where somebody changed a file after the
+        agent.
 
         Args:
             checkpoint_id: The checkpoint.
@@ -326,7 +327,7 @@ class FileCheckpointStore:
         for name, path in pydantic_deep.find(self._directory).items():
             if name not in ledger.records:
                 try:
-                    checkpoints.append(message_codec.imported(path))
+                    checkpoints.append(message_codec.import_checkpoint(path))
                 except Damaged as error:
                     problems.append(CheckpointProblem(name, path, error.message))
         return sorted(checkpoints, key=lambda checkpoint: checkpoint.created_at), problems
@@ -338,7 +339,7 @@ class FileCheckpointStore:
         if any(damage.id == identity for damage in store.ledger.damage):
             raise Damaged(f"Checkpoint {identity} is damaged.")
         path = pydantic_deep.find(self._directory).get(identity)
-        return message_codec.imported(path) if path is not None else None
+        return message_codec.import_checkpoint(path) if path is not None else None
 
     def _checkpoint(self, store: Checkpoints, record: Record) -> Checkpoint:
         conversation = self._conversation(record)
@@ -362,14 +363,14 @@ class FileCheckpointStore:
         for name in sorted(os.listdir(sessions)) if os.path.isdir(sessions) else []:
             directory = os.path.join(sessions, name)
             if os.path.exists(log_file.log_path(directory, record.log)):
-                return message_codec.validated(session_reader.read_log(directory, record.log, record.offset), record.id)
+                return message_codec.validate(session_reader.read_log(directory, record.log, record.offset), record.id)
         raise Damaged(f"The message log {record.log} of checkpoint {record.id} is missing.")
 
     def _conversation_in(self, directory: str, log: str, offset: int) -> list[ModelMessage]:
         """The messages of a log up to an offset; read messages are cached."""
         ends, messages = self._parsed.get(log, ([], []))
         if not ends or offset > ends[-1]:
-            ends, messages = self._parsed[log] = message_codec.parsed(directory, log)
+            ends, messages = self._parsed[log] = message_codec.parse_log(directory, log)
             if not ends or offset > ends[-1]:
                 raise Damaged(f"The message log {log} is damaged, or cut short.")
         return messages[: bisect_right(ends, offset)]

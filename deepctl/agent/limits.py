@@ -70,7 +70,7 @@ class ConfiguredLimits(NamedTuple):
     """The place of each, by its setting."""
 
 
-def configured(resolve: Callable[[str], Value], profile: str | None) -> ConfiguredLimits:
+def read_limits(resolve: Callable[[str], Value], profile: str | None) -> ConfiguredLimits:
     """The limits that settings say; `resolve` gives a setting by its name.
 
     `profile` owns the settings, `None` for a chat that reads no files.
@@ -205,7 +205,7 @@ def cost(usage: RunUsage, model: Model) -> float | None:
         return None
 
 
-def bounded(usage: RequestUsage) -> RequestUsage:
+def bounded_usage(usage: RequestUsage) -> RequestUsage:
     """The same with every count limited to 0…`MOST`; a cost beyond that is unknown."""
     counts = {name: _bounded(value) for name, value in vars(usage).items()}
     counts["details"] = {name: _bounded(value) for name, value in usage.details.items()}

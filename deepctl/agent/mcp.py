@@ -85,12 +85,12 @@ class McpServers:
     async def _one_ready(self, server: McpServer, emit: Emit) -> None:
         from deepctl.agent.mcp_client import Connection, UnusableServer
 
-        unset = mcp_servers.missing(server, self._environment)
+        unset = mcp_servers.missing_variables(server, self._environment)
         if unset:
-            self._tell(emit, server.name, f"{_said(server)} is left out: {_unset(unset)}.")
+            self._tell(emit, server.name, f"{_stderr_of(server)} is left out: {_unset(unset)}.")
             return
-        if (problem := mcp_servers.unfit(server, self._environment)) is not None:
-            self._tell(emit, server.name, f"{_said(server)} is left out: {problem}.")
+        if (problem := mcp_servers.unfit_variable(server, self._environment)) is not None:
+            self._tell(emit, server.name, f"{_stderr_of(server)} is left out: {problem}.")
             return
         connection = self._connections.get(server.name)
         try:
@@ -106,12 +106,12 @@ class McpServers:
         except UnusableServer as error:
             failures = self._failed[server.name] = self._failed.get(server.name, 0) + 1
             addition = " It is not started again in this chat." if failures >= _TRIES else ""
-            self._tell(emit, server.name, f"{_said(server)} is left out: {error}.{addition}")
+            self._tell(emit, server.name, f"{_stderr_of(server)} is left out: {error}.{addition}")
             return
         self._failed.pop(server.name, None)
         remarks = "; ".join(connection.remarks)
         if remarks:
-            self._tell(emit, server.name, f"{_said(server)} {remarks}.")
+            self._tell(emit, server.name, f"{_stderr_of(server)} {remarks}.")
         else:
             self._said.pop(server.name, None)
 
@@ -139,7 +139,7 @@ class McpServers:
         self._connections.clear()
 
 
-def _said(server: McpServer) -> str:
+def _stderr_of(server: McpServer) -> str:
     return f"MCP server {server.name!r}"
 
 
@@ -152,12 +152,12 @@ def load() -> None:
     """Import the protocol's client, which takes as long as the agent libraries. Raises `ImportError` without the
     extra.
     """
-    with _undisturbed():
+    with _without_program_settings():
         import deepctl.agent.mcp_client  # noqa: F401
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
+def _without_program_settings() -> Iterator[None]:
     """Keeps the settings of the client's own programs away from it: its variables, and a `.env` of this directory.
 
     By default it also writes its log to the terminal.

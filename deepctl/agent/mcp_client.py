@@ -117,7 +117,7 @@ class Connection:
         self._stale = False
         # In a thread, because checking the largest allowed answer takes seconds.
         listing = await self._client.list_tools()
-        self.tools, remarks = await asyncio.to_thread(offered, self.server, listing)
+        self.tools, remarks = await asyncio.to_thread(tool_offer, self.server, listing)
         self.remarks = [self._shown(remark) for remark in remarks]
 
     def _transport(self) -> Stdio | StreamableHttpTransport:
@@ -259,13 +259,13 @@ class _UnusableParameters(Exception):
     """Parameters that cannot be passed to a provider."""
 
 
-def offered(server: McpServer, listing: Sequence[mcp_types.Tool]) -> ToolOffer:
+def tool_offer(server: McpServer, listing: Sequence[mcp_types.Tool]) -> ToolOffer:
     """The tools for the agent among those of a server."""
     remarks = []
     names = {tool.name for tool in listing}
     unknown = [name for name in (*(server.enabled_tools or ()), *server.disabled_tools) if name not in names]
     if unknown:
-        remarks.append(f"has no tool {_some(unknown)}, but its settings name it")
+        remarks.append(f"has no tool {_first_few(unknown)}, but its settings name it")
     chosen_tools = [tool for tool in listing if server.offers(tool.name)]
     if len(chosen_tools) > MOST_TOOLS:
         remarks.append(
@@ -291,11 +291,11 @@ def offered(server: McpServer, listing: Sequence[mcp_types.Tool]) -> ToolOffer:
         )
     if unusable:
         problem = "in a way that providers do not accept, or too long"
-        remarks.append(f"describes the parameters of {_some(unusable)} {problem}; left out")
+        remarks.append(f"describes the parameters of {_first_few(unusable)} {problem}; left out")
     return ToolOffer(tools, remarks)
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_few(names: Sequence[str]) -> str:
     remainder = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(name[:_LONGEST_NAME] for name in names[:3]) + remainder
 

@@ -275,7 +275,9 @@ class _PromptFiles:
     def _listing(self, target: MentionTarget) -> None:
         entries = target.entries(MAX_LISTED)
         lines = [
-            f"{_said(entry.name)}/" if entry.is_directory else f"{_said(entry.name)} ({_amount(entry.size)})"
+            f"{_escaped_name(entry.name)}/"
+            if entry.is_directory
+            else f"{_escaped_name(entry.name)} ({_amount(entry.size)})"
             for entry in entries.shown
         ]
         if entries.more:
@@ -308,9 +310,9 @@ class _PromptFiles:
         self._add(target, f"Its content is left out: {reason}. Use your tools if you need it.", kind="path")
 
     def _add(self, target: MentionTarget, text: str, kind: str = "text") -> None:
-        path = escape(redact(_said(target.path), self._environment))
+        path = escape(redact(_escaped_name(target.path), self._environment))
         content = log_file.escaped_tags(text) or "(empty)"
-        metadata = {"deepctl": METADATA, "path": _said(target.path), "bytes": target.size, "kind": kind}
+        metadata = {"deepctl": METADATA, "path": _escaped_name(target.path), "bytes": target.size, "kind": kind}
         self.parts.append(
             TextContent(f'<attached-file path="{path}" kind="{kind}">\n{content}\n</attached-file>', metadata=metadata)
         )
@@ -327,7 +329,7 @@ def _as_text(data: bytes) -> str | None:
         return data[: error.start].decode("utf-8-sig") if is_cut_short else None
 
 
-def _said(name: str) -> str:
+def _escaped_name(name: str) -> str:
     """A name in a form for a model: bytes that are not UTF-8, and line ends, are escaped."""
     plain = name.encode("utf-8", "backslashreplace").decode()
     return "".join(

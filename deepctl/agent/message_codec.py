@@ -39,12 +39,12 @@ def last_prompt(conversation: Sequence[ModelMessage]) -> str:
     return ""
 
 
-def parsed(directory: str, log_id: str) -> tuple[list[int], list[ModelMessage]]:
+def parse_log(directory: str, log_id: str) -> tuple[list[int], list[ModelMessage]]:
     """Every message of a log, and of those that it continues, with the offset after it in this one (0 in those)."""
     entries = list(session_log.plain_lines(directory, log_id))
     parent_messages: list[ModelMessage] = []
     if entries and session_log.parent_of(directory, log_id) is not None:
-        parent_messages = validated(session_reader.read_log(directory, log_id, entries[0].end), log_id)
+        parent_messages = validate(session_reader.read_log(directory, log_id, entries[0].end), log_id)
     own_entries = [entry for entry in entries if entry.message is not None]
     try:
         messages = ModelMessagesTypeAdapter.validate_python([entry.message for entry in own_entries])
@@ -53,7 +53,7 @@ def parsed(directory: str, log_id: str) -> tuple[list[int], list[ModelMessage]]:
     return [0] * len(parent_messages) + [entry.end for entry in own_entries], parent_messages + messages
 
 
-def validated(conversation: log_file.MessageList, subject: str) -> list[ModelMessage]:
+def validate(conversation: log_file.MessageList, subject: str) -> list[ModelMessage]:
     """A conversation as messages. Raises `Damaged`; `subject` names it."""
     if any(not damage.torn for damage in conversation.damage):
         raise Damaged(f"The conversation of {subject} is damaged: {conversation.damage[0].reason}.")
@@ -63,7 +63,7 @@ def validated(conversation: log_file.MessageList, subject: str) -> list[ModelMes
         raise Damaged(f"The conversation of {subject} is invalid: {error}.") from None
 
 
-def imported(path: str) -> Checkpoint:
+def import_checkpoint(path: str) -> Checkpoint:
     """A checkpoint of pydantic-deep. Raises `Damaged`."""
     document = pydantic_deep.read(path)
     try:
@@ -106,4 +106,4 @@ def check(messages: Sequence[dict[str, Any]], subject: str) -> None:
             )
 
     for message in model_messages:
-        message_filters.replaced(message, refuse_local)
+        message_filters.replace_text(message, refuse_local)

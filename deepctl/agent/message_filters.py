@@ -48,7 +48,7 @@ from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
-from deepctl.agent.limits import bounded
+from deepctl.agent.limits import bounded_usage
 from deepctl.agent.mentions import METADATA, takes
 from deepctl.store import log_file, session_log
 
@@ -74,7 +74,7 @@ _EMBEDDING = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9
 """Where an IPv6 address has an IPv4 address as its last 32 bits (RFC 6052, RFC 8215)."""
 
 
-def without(message: ModelMessage, model: Model | None) -> tuple[ModelMessage, int]:
+def without_files(message: ModelMessage, model: Model | None) -> tuple[ModelMessage, int]:
     """A message without the files by address that `model` may not be sent, and how many these were.
 
     Each is replaced by a text that says so.
@@ -87,10 +87,10 @@ def without(message: ModelMessage, model: Model | None) -> tuple[ModelMessage, i
         count += problem is not None
         return f"(A file with an address is left out here: {problem}.)" if problem is not None else None
 
-    return replaced(message, instead), count
+    return replace_text(message, instead), count
 
 
-def replaced(message: ModelMessage, instead: Callable[[object], str | None]) -> ModelMessage:
+def replace_text(message: ModelMessage, instead: Callable[[object], str | None]) -> ModelMessage:
     """A message in which every value of a part, however deep, is the text that `instead` gives for it, if any."""
     parts = [replaced_in(part, instead) for part in message.parts]
     is_changed = any(new is not old for new, old in zip(parts, message.parts, strict=True))
@@ -313,11 +313,11 @@ def history_of(conversation: log_file.MessageList, model: Model | None = None) -
         except ValidationError:
             unreadable += 1
             continue
-        message, count = without(message, model)
+        message, count = without_files(message, model)
         left_out += count
         before = context.summary is not None and place < context.summary
         message = _bounded(message)
-        placed_messages.append((place, uncounted(message) if before else message))
+        placed_messages.append((place, without_usage(message) if before else message))
     messages = repair_messages([message for _, message in placed_messages])
     identities = {id(message) for message in messages}
     places = {
@@ -328,7 +328,7 @@ def history_of(conversation: log_file.MessageList, model: Model | None = None) -
     return SentHistory(messages, places, context.begins, len(conversation.messages), unreadable, left_out)
 
 
-def uncounted(message: ModelMessage) -> ModelMessage:
+def without_usage(message: ModelMessage) -> ModelMessage:
     """The same without the tokens that its provider counted: those were of a request with more before it."""
     return replace(message, usage=RequestUsage()) if isinstance(message, ModelResponse) else message
 
@@ -338,7 +338,7 @@ def _bounded(message: ModelMessage) -> ModelMessage:
     # another workspace would not be continued in this one.
     if not isinstance(message, ModelResponse):
         return message
-    return replace(message, usage=bounded(message.usage), workspace_ref=None)
+    return replace(message, usage=bounded_usage(message.usage), workspace_ref=None)
 
 
 def is_prompt(message: ModelMessage) -> bool:

@@ -292,7 +292,7 @@ async def _stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterato
         return
     results = _results(messages)
     if results:
-        for piece in _pieces("\n".join(_told(part) for part in results)) or ["Done."]:
+        for piece in _pieces("\n".join(_part_text(part) for part in results)) or ["Done."]:
             yield piece
         return
     prompts = _prompts(messages)
@@ -348,7 +348,7 @@ def _unmet(calls: list[_PlannedCall], unknown_lines: list[str]) -> str:
     return " ".join(sentences)
 
 
-def _told(part: ToolReturnPart) -> str:
+def _part_text(part: ToolReturnPart) -> str:
     content = part.content if isinstance(part.content, str) else part.model_response_str()
     text = content if len(content) <= _MAX_SHOWN else f"{content[:_MAX_SHOWN]}… ({len(content):,} characters)"
     if part.outcome != "success":
@@ -488,27 +488,27 @@ def _joined(event: ModelResponseStreamEvent, texts: dict[int, tuple[str, PieceDe
     """`event` with the text it adds to a part as `PieceDecoder` has it."""
     match event:
         case PartStartEvent(index=index, part=TextPart(content=text) as part):
-            return replace(event, part=replace(part, content=_begun(texts, index, "content").feed(text)))
+            return replace(event, part=replace(part, content=_begin_decoder(texts, index, "content").feed(text)))
         case PartStartEvent(index=index, part=ThinkingPart(content=text) as part):
-            return replace(event, part=replace(part, content=_begun(texts, index, "thinking").feed(text)))
+            return replace(event, part=replace(part, content=_begin_decoder(texts, index, "thinking").feed(text)))
         case PartStartEvent(
             index=index, part=(ToolCallPart(args=str(text)) | NativeToolCallPart(args=str(text))) as part
         ):
-            return replace(event, part=replace(part, args=_begun(texts, index, "args").feed(text)))
+            return replace(event, part=replace(part, args=_begin_decoder(texts, index, "args").feed(text)))
         case PartDeltaEvent(index=index, delta=TextPartDelta(content_delta=text) as delta):
-            return replace(event, delta=replace(delta, content_delta=_of(texts, index, "content").feed(text)))
+            return replace(event, delta=replace(delta, content_delta=_decoder_of(texts, index, "content").feed(text)))
         case PartDeltaEvent(index=index, delta=ThinkingPartDelta(content_delta=str(text)) as delta):
-            return replace(event, delta=replace(delta, content_delta=_of(texts, index, "thinking").feed(text)))
+            return replace(event, delta=replace(delta, content_delta=_decoder_of(texts, index, "thinking").feed(text)))
         case PartDeltaEvent(index=index, delta=ToolCallPartDelta(args_delta=str(text)) as delta):
-            return replace(event, delta=replace(delta, args_delta=_of(texts, index, "args").feed(text)))
+            return replace(event, delta=replace(delta, args_delta=_decoder_of(texts, index, "args").feed(text)))
         case _:
             return event
 
 
-def _begun(texts: dict[int, tuple[str, PieceDecoder]], index: int, field: str) -> PieceDecoder:
+def _begin_decoder(texts: dict[int, tuple[str, PieceDecoder]], index: int, field: str) -> PieceDecoder:
     texts.pop(index, None)
-    return _of(texts, index, field)
+    return _decoder_of(texts, index, field)
 
 
-def _of(texts: dict[int, tuple[str, PieceDecoder]], index: int, field: str) -> PieceDecoder:
+def _decoder_of(texts: dict[int, tuple[str, PieceDecoder]], index: int, field: str) -> PieceDecoder:
     return texts.setdefault(index, (field, PieceDecoder()))[1]

@@ -84,7 +84,7 @@ class ModelEndpoint(NamedTuple):
         return self.origin or "the address of the provider"
 
 
-def asked(
+def model_endpoint(
     name: str, base_url: str | None, address: str, environment: Mapping[str, str], last: LastResponse | None
 ) -> ModelEndpoint:
     """Whom the model called `name` is asked through. `base_url` is the setting."""
@@ -96,7 +96,7 @@ def asked(
     )
 
 
-def passes(error: BaseException) -> bool:
+def is_temporary(error: BaseException) -> bool:
     """Whether the same request may succeed later."""
     if isinstance(error, exceptions.ModelHTTPError) and error.provider_retry_hint is False:
         return False
@@ -191,7 +191,7 @@ def failure(error: BaseException, to: ModelEndpoint) -> DeepctlError | None:
             "time, or start a new session with --new.",
             code="model_context_full",
         )
-    if passes(error) or isinstance(error, PASSING):
+    if is_temporary(error) or isinstance(error, PASSING):
         return ModelFailed(
             f"The provider of {to.model} failed ({reason(error, to)}).{_wait(error)}",
             "Try again later.",

@@ -450,7 +450,7 @@ class SandboxChoice(NamedTuple):
     problem: Unavailable | None = None
 
 
-def refused(name: str, problem: Unavailable) -> Refused:
+def sandbox_missing(name: str, problem: Unavailable) -> Refused:
     """The error of a sandbox that was asked for and is not there."""
     return Refused(f"The {name} sandbox cannot be used: {problem.reason}.", problem.fix, code="sandbox_unavailable")
 
@@ -465,7 +465,7 @@ def choose(name: str, sandboxes: Mapping[str, Sandbox], *, can_ask: bool) -> San
         try:
             sandboxes[name].check()
         except Unavailable as problem:
-            raise refused(name, problem) from None
+            raise sandbox_missing(name, problem) from None
         return SandboxChoice(sandboxes[name])
     try:
         sandboxes["bubblewrap"].check()

@@ -48,7 +48,7 @@ from wcmatch._wcparse import PatternLimitException
 
 from deepctl import layout
 from deepctl.agent.approvals import spellings
-from deepctl.agent.backend import FileLine, LocalBackend, files_of, told
+from deepctl.agent.backend import FileLine, LocalBackend, failure_in_words, files_of
 from deepctl.domain.permissions import Permissions, about_file
 from deepctl.redaction import redact
 from deepctl.sandbox.policy import VARIABLES
@@ -71,7 +71,7 @@ FAILURES = (
 
 def failure_text(error: Exception, workspace: object) -> str:
     """What the model is told of a failure."""
-    return told(error, workspace) or type(error).__name__
+    return failure_in_words(error, workspace) or type(error).__name__
 
 
 @dataclass
@@ -479,7 +479,7 @@ def plans_toolset() -> FunctionToolset[Any]:
     return toolset
 
 
-def succeeded(tool: str, content: str, outcome: str = "success") -> bool:
+def has_succeeded(tool: str, content: str, outcome: str = "success") -> bool:
     """Whether a tool did what it was called for.
 
     The console tools of pydantic-ai-backend report their last failure, and a command's exit code, as text.

@@ -50,10 +50,10 @@ from pydantic_ai_harness.memory import Memory
 from deepctl.agent.compaction import Compactor, ShortenedHistory
 from deepctl.agent.factory import DeepAgentDeps
 from deepctl.agent.interruption import Emit, Event, storing
-from deepctl.agent.limits import CompactionPolicy, ContextUsage, bounded, context_tokens, cost, window_of
+from deepctl.agent.limits import CompactionPolicy, ContextUsage, bounded_usage, context_tokens, cost, window_of
 from deepctl.agent.message_filters import MediaFilterModel, Places, SentHistory
-from deepctl.agent.provider_errors import passes
-from deepctl.agent.tools import succeeded
+from deepctl.agent.provider_errors import is_temporary
+from deepctl.agent.tools import has_succeeded
 from deepctl.errors import DeepctlError
 from deepctl.unicode import whole_value
 
@@ -277,13 +277,13 @@ async def _forward(
     async for event in events:
         if recorder is not None and isinstance(event, FunctionToolResultEvent):
             recorder.result(event.part)
-        for output_event in _told(event):
+        for output_event in _events_of(event):
             emit(whole_value(output_event))
         if tool_done is not None and isinstance(event, FunctionToolResultEvent):
             tool_done(event.part.tool_name)
 
 
-def _told(event: AgentStreamEvent) -> list[Event]:
+def _events_of(event: AgentStreamEvent) -> list[Event]:
     match event:
         case (
             PartStartEvent(part=TextPart(content=content)) | PartDeltaEvent(delta=TextPartDelta(content_delta=content))
@@ -303,7 +303,7 @@ def _told(event: AgentStreamEvent) -> list[Event]:
                     "type": "tool_result",
                     "id": part.tool_call_id,
                     "name": part.tool_name,
-                    "ok": succeeded(part.tool_name, content, part.outcome),
+                    "ok": has_succeeded(part.tool_name, content, part.outcome),
                     "content": content,
                 }
             ]
@@ -330,7 +330,7 @@ class Retries(NamedTuple):
 
 def wait_before_retry(error: BaseException, attempt: int) -> float | None:
     """Seconds until a request that failed for the `attempt`th time (from 1) is sent again; `None` if it is not."""
-    if not passes(error):
+    if not is_temporary(error):
         return None
     retry_after = error.retry_after if isinstance(error, exceptions.ModelAPIError) else None
     if retry_after is not None:
@@ -356,7 +356,7 @@ class RetryingModel(WrapperModel):
         while True:
             try:
                 answer = await self.wrapped.request(messages, settings, model_request_parameters)
-                return replace(answer, usage=bounded(answer.usage))
+                return replace(answer, usage=bounded_usage(answer.usage))
             except exceptions.ModelAPIError as error:
                 seconds = self._announced(error, attempt)
                 if seconds is None:
@@ -440,13 +440,13 @@ async def _bounded_events(
     """
     try:
         async for event in events:
-            response._usage = bounded(response._usage)
+            response._usage = bounded_usage(response._usage)
             yield event
         if response.state == "suspended" and response.provider_response_id is None:
             # There is nothing to go on with: pydantic-ai would send the same request ten times more.
             response.state = "incomplete"
     finally:
-        response._usage = bounded(response._usage)
+        response._usage = bounded_usage(response._usage)
 
 
 async def _replayed(

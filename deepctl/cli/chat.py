@@ -113,7 +113,7 @@ def chat(
         )
     if files:
         attachments.check(files)
-    text = _said(prompt, new)
+    text = _prompt_with_stdin(prompt, new)
     if text is None and as_json:
         raise UsageError("--json needs a PROMPT as an argument or on stdin.", "deepctl chat --json 'your prompt'")
     is_interactive = is_terminal(sys.stdin) and is_terminal(sys.stderr)
@@ -155,7 +155,7 @@ def _check_new(new: str) -> None:
         raise BadName(error.message, "The word after --new is its NAME. Write the prompt before --new.") from None
 
 
-def _said(prompt: str | None, new: str | None) -> str | None:
+def _prompt_with_stdin(prompt: str | None, new: str | None) -> str | None:
     """The prompt together with stdin, or `None` for an interactive chat."""
     if prompt is not None:
         options.utf8_argument(prompt, "The prompt", "prompt_not_utf8")
@@ -187,4 +187,4 @@ def _stdin() -> str:
         if error.errno == errno.EBADF:
             return ""  # open, but not for reading: there is no piped text
         raise UsageError(f"stdin cannot be read: {error.strerror}.", code="stdin") from None
-    return options.decoded(raw, "stdin", "stdin_not_utf8")
+    return options.decode(raw, "stdin", "stdin_not_utf8")

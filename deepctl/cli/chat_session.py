@@ -288,12 +288,12 @@ class ProfileChat(ChatSession):
             self.introduce(self.display.notice)
             limit = in_force.size("limits.checkpoints")
             self._started(profile.name, name, engine)
-            with options.opened(profile, in_force, self.display.notice) as work:
+            with options.open_repository(profile, in_force, self.display.notice) as work:
                 # An interrupted operation may have left files: it is finished first, then the user's changes are
                 # recorded.
                 text = prompt
                 if files:
-                    text = attachments.mentioned(prompt, attachments.attach(profile, files, self._notice))
+                    text = attachments.with_mentions(prompt, attachments.attach(profile, files, self._notice))
                 stages.sent()
                 with self.counts.turn(name, engine.running.spent):
                     result = engine.chat.turn(work, name, text, self.display.event)
@@ -311,7 +311,7 @@ class ProfileChat(ChatSession):
 
         with profiles.lock(self.root, self._user, command="chat", wait=self.wait):
             profile = self._profile()
-            with options.opened(profile, settings.load(os.environ, profile), self.display.notice) as work:
+            with options.open_repository(profile, settings.load(os.environ, profile), self.display.notice) as work:
                 # The leftovers of a killed turn are recorded first, because they are not work of the user.
                 work.between()
             return user_commands.run(profile.workspace, sandbox, line, sink)
@@ -331,7 +331,7 @@ class ProfileChat(ChatSession):
         with profiles.lock(self.root, self._user, command="chat", wait=self.wait):
             profile = self.paths()
             current = lookup.current_session(profile, self.renamed(profile, session))
-            with options.opened(profile, settings.load(os.environ, profile), self.display.notice) as work:
+            with options.open_repository(profile, settings.load(os.environ, profile), self.display.notice) as work:
                 result = engine.chat.compact(work, current.name, focus, self.display.event)
             self._at = current.name, current.id
         self.counts.compacted(current.name, result)
@@ -359,7 +359,7 @@ class ProfileChat(ChatSession):
 
     def renamed(self, profile: ProfilePaths, session: str | None) -> str | None:
         """The current name of the session of the last turn; `session` unchanged for any other session."""
-        if self._at is None or session != self._at[0] or session_catalogue.spelled(profile, session) is not None:
+        if self._at is None or session != self._at[0] or session_catalogue.stored_name(profile, session) is not None:
             return session
         return session_catalogue.by_id(profile).get(self._at[1], session)
 
@@ -367,8 +367,8 @@ class ProfileChat(ChatSession):
 def _session(profile: ProfilePaths, session: str | None, new: str | None, display: Display) -> str:
     if new is not None:
         return session_catalogue.start(profile, new if new != UNNAMED else session_catalogue.free_name(profile)).name
-    name = session if session is not None else session_catalogue.latest(profile) or session_catalogue.FIRST
-    existing_name = session_catalogue.spelled(profile, name)
+    name = session if session is not None else session_catalogue.latest_session(profile) or session_catalogue.FIRST
+    existing_name = session_catalogue.stored_name(profile, name)
     if existing_name is not None:
         return existing_name
     if session is not None:
@@ -380,8 +380,8 @@ def _where(profile: ProfilePaths, session: str | None, new: str | None) -> str:
     """The session in which the chat continues, and its length."""
     if new is not None:
         return "A new session"
-    name = session if session is not None else session_catalogue.latest(profile) or session_catalogue.FIRST
-    existing_name = session_catalogue.spelled(profile, name)
+    name = session if session is not None else session_catalogue.latest_session(profile) or session_catalogue.FIRST
+    existing_name = session_catalogue.stored_name(profile, name)
     turns = session_catalogue.summary(profile, existing_name).turns if existing_name else 0
     return f"Session {existing_name or name}, {turns} turn{'' if turns == 1 else 's'}"
 
@@ -427,7 +427,7 @@ class EphemeralChatSession(ChatSession):
         engine = self._engine.get()
         self.introduce(self.display.notice)
         self._started(None, None, engine)
-        text = attachments.mentioned(prompt, engine.chat.attach(files, self._notice)) if files else prompt
+        text = attachments.with_mentions(prompt, engine.chat.attach(files, self._notice)) if files else prompt
         stages.sent()
         with self.counts.turn(None, engine.running.spent):
             outcome = engine.chat.turn(text, self.display.event)

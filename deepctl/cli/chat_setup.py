@@ -140,13 +140,13 @@ class ChatSetup(NamedTuple):
 
     def _bounded(self, agent_options: Options, profile: str | None) -> Options:
         """The same setup, with the limits of a turn and a conversation."""
-        from deepctl.agent.limits import configured
+        from deepctl.agent.limits import read_limits
 
         return agent_options._replace(
             compact_at=self.settings.number("compact_at"),
             context_window=self.settings.number("context_window"),
             retries=self.settings.number("retries") or 0,
-            limits=configured(self.settings.resolve, profile),
+            limits=read_limits(self.settings.resolve, profile),
         )
 
     def _running(self, agent_options: Options, note: str | None = "The conversation so far is stored.") -> TurnRunner:

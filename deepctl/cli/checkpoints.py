@@ -134,7 +134,7 @@ def save(
     if label is not None:
         check_label(label)
     with options.working(user, "checkpoints save", wait, as_json) as work:
-        if session is None and session_catalogue.latest(work.paths) is None:
+        if session is None and session_catalogue.latest_session(work.paths) is None:
             session_catalogue.start(work.paths, session_catalogue.FIRST)
         record = work.save_now(lookup.current_session(work.paths, session), label)
         view = views.CheckpointSaveView(work.paths.name, lookup.describe(work.paths, work.ledger, record))
@@ -212,7 +212,7 @@ def _rewind(
     """Apply `request` to the profile of `--user`, or only show the preview."""
     if dry_run:
         with options.reading(user, "Looking") as reader:
-            preview = previewed(reader, *request(reader))
+            preview = rewind_preview(reader, *request(reader))
         show(preview, as_json)
         _check(preview)
         return
@@ -221,7 +221,7 @@ def _rewind(
     show(view, as_json)
 
 
-def previewed(repository: ReadOnlyRepository, session: SessionRecord, request: RewindRequest) -> RewindView:
+def rewind_preview(repository: ReadOnlyRepository, session: SessionRecord, request: RewindRequest) -> RewindView:
     """The preview of a rewind."""
     from deepctl.output.rewind import RewindView
     from deepctl.store import rewind
@@ -273,7 +273,7 @@ def _undo_command(paths: ProfilePaths, session: str) -> str:
     one.
     """
     command = f"deepctl checkpoints undo --user {paths.name}"
-    return command if session_catalogue.latest(paths) == session else f"{command} --session {session}"
+    return command if session_catalogue.latest_session(paths) == session else f"{command} --session {session}"
 
 
 def _check(preview: RewindView) -> None:
@@ -465,7 +465,7 @@ def verify(user: options.User = None, as_json: options.Json = False) -> None:
     from deepctl.store import verify
 
     profile = options.existing_profile(user)
-    with Progress("Checking", BYTES, verify.packed(profile)) as progress:
+    with Progress("Checking", BYTES, verify.packed_bytes(profile)) as progress:
         result = verify.verify(profile, progress)
     show(views.VerificationView(profile.name, result), as_json)
     if result.problems:

@@ -56,7 +56,7 @@ def show_(user: options.User = None, as_json: options.Json = False) -> None:
         in_force.resolve(key) for key, setting in settings.SETTINGS.items() if profile is None or setting.in_profile
     ]
     file = in_force.files[0]
-    unknown, servers = settings.unknown(file.checked()), in_force.mcp_servers()
+    unknown, servers = settings.unknown_keys(file.checked()), in_force.mcp_servers()
     items, problem = _waiting(profile) if profile is not None else ([], None)
     view = views.SettingsView(profile.name if profile else None, file.path, values, unknown, servers, items, problem)
     show(view, as_json)

@@ -19,7 +19,7 @@ import typer
 from deepctl.cli import tty_modes
 from deepctl.errors import Interrupted, Refused
 from deepctl.output.render import say, say_part
-from deepctl.output.text import has_colour, is_terminal, visible, wrapped
+from deepctl.output.text import has_colour, is_terminal, visible, wrap
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -80,7 +80,7 @@ def confirm(
         return
     instruction = f"type {confirmation} to continue" if confirmation is not None else "y/N"
     try:
-        with tty_modes.asked(f"{visible(question)} [{instruction}] "):
+        with tty_modes.line_question(f"{visible(question)} [{instruction}] "):
             line = sys.stdin.readline()
     except KeyboardInterrupt:
         # A command changes nothing before it has the answer.
@@ -113,7 +113,7 @@ def ask_at_terminal(display: Display) -> Ask:
 
 @contextmanager
 def _paused(display: Display) -> Iterator[None]:
-    with tty_modes.quiet():
+    with tty_modes.without_echo():
         if isinstance(display, _Pausable):
             with display.paused():
                 yield
@@ -126,7 +126,7 @@ async def _ask(question: ApprovalRequest) -> ApprovalAnswer:
     from deepctl.agent.approvals import ApprovalAnswer
 
     heading = f"The agent wants to {_WANTS.get(question.operation, 'use a tool outside the sandbox')}:"
-    say(wrapped(heading, sys.stderr))
+    say(wrap(heading, sys.stderr))
     _show(question, _MAX_LINES, _MAX_DIFF)
     await _typing_has_stopped()
     for_good = _FOR_GOOD.get(question.operation, "this file")
@@ -134,7 +134,7 @@ async def _ask(question: ApprovalRequest) -> ApprovalAnswer:
     suffix = ", [s]how all" if is_cut else ""
     while True:
         keys = f"Allow it? [y]es, [a]lways {for_good}, [N]o, [t]ell why not{suffix}:"
-        say_part(f"{wrapped(keys, sys.stderr)} ")
+        say_part(f"{wrap(keys, sys.stderr)} ")
         key = await _key()
         # Some people press Enter after the key.
         match key.rstrip("\r\n") or key[:1]:
@@ -230,7 +230,7 @@ async def _key() -> str:
 
 async def _reason() -> str:
     """The reason for a refusal, as a line for the agent."""
-    with tty_modes.plain():
+    with tty_modes.shell_mode():
         say_part("Reason for the agent? ")
         line = await _key()
     if not line.endswith("\n"):

@@ -62,7 +62,7 @@ def edit(command: list[str], path: str) -> str | None:
     # In a chat, the terminal is not in the mode that other programs expect.
     from deepctl.cli import tty_modes
 
-    with _keys_are_the_editors(), tty_modes.plain():
+    with _keys_are_the_editors(), tty_modes.shell_mode():
         try:
             process = subprocess.Popen([*command, path], stdout=stdout)
         except OSError as error:

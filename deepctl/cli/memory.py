@@ -82,9 +82,9 @@ def show_(
             from deepctl.store.repository import Repository
 
             with Repository.read_only(profile) as reader:
-                record = history.kept(reader, at)
+                record = history.checkpoint_with_files(reader, at)
                 checkpoint = record.id
-                notebooks = [history.at(reader, memory, name, record)]
+                notebooks = [history.notebook_at(reader, memory, name, record)]
     except MemoryNotFound:
         if file is not None or memory.agent != layout.AGENT:
             raise
@@ -139,11 +139,11 @@ def _note(text: str | None) -> bytes:
         # In a chat, the terminal is in a mode in which Ctrl-D does not end the input.
         from deepctl.cli import tty_modes
 
-        with tty_modes.plain():
+        with tty_modes.shell_mode():
             note = interruptible(sys.stdin.buffer).read(MAX_BYTES + 1)
         if len(note) > MAX_BYTES:
             raise UsageError(f"The note is larger than {MAX_BYTES >> 20} MiB.", "A notebook is for short notes.")
-        note = options.decoded(note, "The note", "stdin_not_utf8").encode()
+        note = options.decode(note, "The note", "stdin_not_utf8").encode()
     if not note.strip():
         raise UsageError("The TEXT is empty.", "Give the text of the note.")
     return note
@@ -237,7 +237,7 @@ def forget(
         purge_view = _purged(memory, in_force, request, dry_run=dry_run, yes=yes, wait=wait, as_json=as_json)
         show(purge_view, as_json)
         return
-    lines = changes.foreseen(memory, request)
+    lines = changes.lines_to_forget(memory, request)
     view = views.ForgottenLinesView(profile.name, memory.agent, request, lines, None, None)
     if dry_run:
         show(view, as_json)
@@ -245,7 +245,7 @@ def forget(
     if not yes:
         if not as_json:
             view.tell()
-        is_undoable = changes.undoable(memory, in_force.patterns("snapshot.exclude"))
+        is_undoable = changes.can_undo(memory, in_force.patterns("snapshot.exclude"))
         warning = "" if is_undoable else " Checkpoints leave these notebooks out, so this cannot be undone."
         is_one = len(lines) == 1
         confirm(

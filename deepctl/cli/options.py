@@ -64,7 +64,7 @@ Timeout = Annotated[
 
 
 @contextmanager
-def opened(
+def open_repository(
     profile: ProfilePaths, in_force: Settings, tell: Callable[[str], None], *, frees: bool = False
 ) -> Iterator[Repository]:
     """The repository of a profile, open for changes. The caller holds its lock. `in_force` are the profile's settings.
@@ -112,7 +112,7 @@ def working(
         profile = existing_profile(user)
     with profiles.lock(root(), profile.name, command=command, wait=wait):
         limit = in_force.size("limits.checkpoints")
-        with opened(profile, in_force, (lambda note: None) if as_json else notice, frees=frees) as work:
+        with open_repository(profile, in_force, (lambda note: None) if as_json else notice, frees=frees) as work:
             yield work
         if not as_json and (warning := over_budget(profile, limit)) is not None:
             notice(warning)
@@ -199,7 +199,7 @@ def utf8_argument(text: str, subject: str, code: str = "not_utf8") -> str:
     return text
 
 
-def decoded(raw: bytes, subject: str, code: str = "not_utf8") -> str:
+def decode(raw: bytes, subject: str, code: str = "not_utf8") -> str:
     """A text that was piped in, without the mark of byte order that Windows' editors write; `subject` names it.
 
     Raises `UsageError`.

@@ -21,7 +21,7 @@ from deepctl.errors import DeepctlError, NotFound, ProfileNotFound, StorageError
 from deepctl.layout import UNTRUSTED, ProfilePaths
 from deepctl.output import profiles as views
 from deepctl.output.render import BYTES, Progress, discard_stdout, say, show
-from deepctl.output.text import is_terminal, wrapped
+from deepctl.output.text import is_terminal, wrap
 
 if TYPE_CHECKING:
     from deepctl.output.profiles import TrustView
@@ -135,7 +135,7 @@ def export(
         target: AbstractContextManager[BinaryIO] = stdout(as_json)
     else:
         export_target.check(options.root(), file, force=force)
-        target = export_target.opened(file, force=force)
+        target = export_target.open_target(file, force=force)
     export = Export(paths, distribution.__version__)
     with Progress("Export", BYTES, export.measure().bytes) as progress, target as stream:
         result = export.write(stream, progress)
@@ -269,7 +269,7 @@ def _put_into_force(paths: ProfilePaths, *, yes: bool, wait: float, as_json: boo
 def _say(text_lines: Iterator[str]) -> None:
     """Print settings before a question: reasons wrapped between words, values with all of their blanks."""
     for line in text_lines:
-        say(line if line.startswith("    ") else wrapped(line, sys.stderr))
+        say(line if line.startswith("    ") else wrap(line, sys.stderr))
 
 
 class Archive(NamedTuple):

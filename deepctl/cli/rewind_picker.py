@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from deepctl.cli import options
 from deepctl.cli.repl import screen
-from deepctl.cli.repl.clusters import drawn
+from deepctl.cli.repl.clusters import with_stand_ins
 from deepctl.errors import DeepctlError, Interrupted, NotFound
 from deepctl.output.render import Progress
 from deepctl.output.rewind import preview_line
-from deepctl.output.text import ago, cells, fitted, printable, visible
+from deepctl.output.text import ago, cells, fit, printable, visible
 from deepctl.store import lookup, rewind
 from deepctl.store.records import Record, SessionRecord
 from deepctl.store.repository import ReadOnlyRepository, Repository
@@ -105,14 +105,14 @@ class _Picker:
         heading = f"Rewind session {self._session.name} to (Enter selects, Esc leaves):"
         if cells(heading) > _room():
             heading = "Where? (Enter selects, Esc leaves)"
-        fragments: StyleAndTextTuples = [("bold", f"{fitted(heading, _room())}\n")]
+        fragments: StyleAndTextTuples = [("bold", f"{fit(heading, _room())}\n")]
         height = self._height()
         first = max(0, min(self._at - height // 2, len(self._records) - height))
         for number in range(first, min(first + height, len(self._records))):
             words = self._words(self._records[number])
             is_selected = number == self._at
-            line = fitted(f"{'>' if is_selected else ' '} {words}", _room())
-            fragments.append(("reverse" if is_selected else "", f"{drawn(line)}\n"))
+            line = fit(f"{'>' if is_selected else ' '} {words}", _room())
+            fragments.append(("reverse" if is_selected else "", f"{with_stand_ins(line)}\n"))
         return fragments
 
     def _height(self) -> int:
@@ -130,14 +130,14 @@ class _Picker:
             return f"{before}the beginning{after}"
         room = _room() - cells(f"> {before}after ''{after}")
         prompt = printable(record.prompt)
-        prompt = fitted(prompt, max(room, _SHORTEST))
+        prompt = fit(prompt, max(room, _SHORTEST))
         return f"{before}after '{prompt}'{after}"
 
     def _preview(self) -> StyleAndTextTuples:
         from prompt_toolkit.application import get_app
 
         room = max(1, get_app().output.get_size().rows - self._height() - 2)
-        lines = [fitted(line, _room()) for line in self._lines(self._records[self._at])]
+        lines = [fit(line, _room()) for line in self._lines(self._records[self._at])]
         return [("", "\n".join(lines if len(lines) <= room else [*lines[: room - 1], "  …"]))]
 
     def _lines(self, record: Record) -> list[str]:

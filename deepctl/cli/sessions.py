@@ -185,7 +185,7 @@ def export(
         export_target.check(options.root(), output, force=force)
     redaction = Redaction(os.environ) if redact else None
     if redaction is not None:
-        document = session_export.redacted(document, redaction)
+        document = session_export.redact(document, redaction)
     if format_ == "json":
         content = session_export.as_json(document)
     else:
@@ -242,7 +242,9 @@ def import_(
             profile = profiles.create(root, profile_name)
             if not as_json:
                 notice(f"Created profile {profile.name}.")
-        with options.opened(profile, in_force.of_profile(profile), (lambda note: None) if as_json else notice) as work:
+        with options.open_repository(
+            profile, in_force.of_profile(profile), (lambda note: None) if as_json else notice
+        ) as work:
             result = session_import.take_over(work.paths, export, as_)
     show(views.SessionImportView(profile.name, result), as_json)
 

@@ -20,7 +20,7 @@ _SET_BACK = "\x1b[?2004l\x1b[?7h\x1b[?25h\x1b[0m\x1b[J"
 """Switch off paste marks, switch on line wrap and the cursor, reset colours, and clear below the cursor."""
 
 _shell_attributes: list[object] | None = None
-"""The attributes of the terminal at the entry of the outermost `quiet`."""
+"""The attributes of the terminal at the entry of the outermost `without_echo`."""
 
 
 def attributes(descriptor: int) -> list[object] | None:
@@ -41,7 +41,7 @@ def set_attributes(descriptor: int, values: list[object] | None) -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def without_echo() -> Iterator[None]:
     """Inside this context, typed keys are not echoed and wait for the next reader. Ctrl-C stays a signal."""
     global _shell_attributes
     descriptor = sys.stdin.fileno()
@@ -71,7 +71,7 @@ def _set(descriptor: int, values: list[object] | None) -> Iterator[None]:
 
 
 def typed_ahead() -> str:
-    """The amount of type-ahead within `quiet` for the next reader, in words; empty without type-ahead."""
+    """The amount of type-ahead within `without_echo` for the next reader, in words; empty without type-ahead."""
     try:
         count = struct.unpack("i", fcntl.ioctl(sys.stdin.fileno(), termios.FIONREAD, bytes(4)))[0]
     except OSError:
@@ -80,7 +80,7 @@ def typed_ahead() -> str:
 
 
 def take_off_typed_ahead() -> None:
-    """Erase the screen line with the keys that the terminal echoed before the first `quiet`."""
+    """Erase the screen line with the keys that the terminal echoed before the first `without_echo`."""
     if typed_ahead() and not is_dumb():
         render.say_part("\r\x1b[K")
 
@@ -99,8 +99,8 @@ def whole_pastes() -> Iterator[None]:
 
 
 @contextmanager
-def plain() -> Iterator[None]:
-    """Within `quiet`: the terminal has the mode of the shell, for programs and questions that read lines."""
+def shell_mode() -> Iterator[None]:
+    """Within `without_echo`: the terminal has the mode of the shell, for programs and questions that read lines."""
     if _shell_attributes is None:
         yield
         return
@@ -114,10 +114,12 @@ def plain() -> Iterator[None]:
 
 
 @contextmanager
-def asked(question: str) -> Iterator[None]:
-    """`plain`, with a question that a line answers. Within `quiet`, lines typed before the question are discarded."""
+def line_question(question: str) -> Iterator[None]:
+    """`shell_mode`, with a question that a line answers. Within `without_echo`, lines typed before the question are
+    discarded.
+    """
     # The mode is set first, because an Enter typed before that would not end a line.
-    with plain():
+    with shell_mode():
         if _shell_attributes is not None:
             try:
                 termios.tcflush(sys.stdin, termios.TCIFLUSH)

@@ -26,7 +26,7 @@ def error(complaint: Any, root: Any, arguments: Sequence[str]) -> UsageError:
     """
     context = getattr(complaint, "ctx", None)
     command = context.command_path if context is not None else _typed(root, arguments)
-    message, hint = _said(complaint, command)
+    message, hint = _error_and_correction(complaint, command)
     is_unknown_command = message.startswith(f"`{command}` has no command ")
     see = f"`{command} --help` {'lists the commands' if is_unknown_command else 'shows how it is used'}."
     for phrase, replacement in _OURS.items():
@@ -36,7 +36,7 @@ def error(complaint: Any, root: Any, arguments: Sequence[str]) -> UsageError:
     return UsageError(f"{message}.", f"{hint} {see}" if hint else see)
 
 
-def _said(complaint: Any, command: str) -> tuple[str, str]:
+def _error_and_correction(complaint: Any, command: str) -> tuple[str, str]:
     """The error without its full stop, and the correction if there is one."""
     message = complaint.format_message().rstrip(".")
     option, missing = getattr(complaint, "option_name", None), getattr(complaint, "param", None)

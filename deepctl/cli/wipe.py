@@ -51,7 +51,7 @@ def wipe(
     The command first lists what it would delete. At a terminal, you confirm by typing the name of the profile. Deleting
     sessions also deletes their checkpoints.
     """
-    parts = wipe_plan.chosen(only) if only is not None else ()
+    parts = wipe_plan.parse_parts(only) if only is not None else ()
     if all_ and user is not None:
         raise UsageError("--all means every profile, but --user means one profile.", "Give only one of the two.")
     targets = _targets(user, wait, all_=all_, finish=not dry_run)
@@ -81,13 +81,15 @@ def _targets(user: str | None, wait: float, *, all_: bool, finish: bool) -> list
     if all_:
         targets = [profiles.locate(root, name) for name in profiles.all_names(root) if layout.is_good_name(name)]
         if finish and not targets:
-            _finish({unfinished_wipe.profile for unfinished_wipe in trash.unfinished(root)}, wait)
+            _finish({unfinished_wipe.profile for unfinished_wipe in trash.unfinished_wipes(root)}, wait)
         return targets
     try:
         return [options.existing_profile(user, profiles.locate)]
     except ProfileNotFound:
         folded_name = layout.folded_name(options.user(user))
-        if not finish or folded_name not in {unfinished_wipe.profile for unfinished_wipe in trash.unfinished(root)}:
+        if not finish or folded_name not in {
+            unfinished_wipe.profile for unfinished_wipe in trash.unfinished_wipes(root)
+        }:
             raise
     _finish({folded_name}, wait)
     return []
@@ -98,7 +100,7 @@ def _finish(names: Iterable[str], wait: float) -> None:
     root = options.root()
     for name in sorted(names):
         with profiles.lock(root, name, command="wipe", wait=wait):  # the holder of the lock has already tried
-            for unfinished_wipe in trash.unfinished(root):
+            for unfinished_wipe in trash.unfinished_wipes(root):
                 if unfinished_wipe.profile == name:
                     trash.finish_one(root, unfinished_wipe, name)
 
@@ -161,7 +163,7 @@ def _prepared(targets: Sequence[ProfilePaths], parts: tuple[str, ...], as_json: 
     for target in targets:
         if wipe_plan.is_rewinding(target, parts):
             in_force = settings.load(os.environ, target)
-            with options.opened(target, in_force, (lambda note: None) if as_json else notice, frees=True):
+            with options.open_repository(target, in_force, (lambda note: None) if as_json else notice, frees=True):
                 pass
     return [_foreseen(target, parts, dry_run=False) for target in targets]
 
@@ -169,7 +171,7 @@ def _prepared(targets: Sequence[ProfilePaths], parts: tuple[str, ...], as_json: 
 def _take_back(targets: Sequence[ProfilePaths]) -> None:
     """Reserve the space again that the wipe needed on a full disk."""
     for target in targets:
-        if reserve.held(target) < reserve.SIZE:
+        if reserve.held_bytes(target) < reserve.SIZE:
             with suppress(DeepctlError, OSError), profiles.lock(options.root(), target.name, command="wipe", wait=0):
                 reserve.take_back(target)
 

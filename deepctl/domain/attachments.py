@@ -79,7 +79,7 @@ def mention(path: str) -> str:
     return f"@{path}" if _PLAIN.fullmatch(path) else f'@"{path}"'
 
 
-def mentioned(prompt: str, names: Sequence[str]) -> str:
+def with_mentions(prompt: str, names: Sequence[str]) -> str:
     """The prompt with mentions of these files on a line of their own, unless it already has them."""
     present = {path for readings in mentions(prompt) for path in readings}
     missing = [mention(name) for name in names if name not in present]
@@ -92,13 +92,13 @@ def mentioned(prompt: str, names: Sequence[str]) -> str:
 def check(files: Sequence[str]) -> None:
     """Check before any change that these files can be attached. Raises `UsageError`."""
     for path in files:
-        with opened(path):
+        with open_source(path):
             pass
 
 
 def content(path: str) -> tuple[str, bytes]:
     """Name and content of a file that is attached without a workspace directory. Raises `UsageError`."""
-    with opened(path) as source:
+    with open_source(path) as source:
         return source.name, b"".join(chunks(source))
 
 
@@ -110,7 +110,7 @@ def attach(profile: ProfilePaths, files: Sequence[str], tell: Tell = lambda mess
     `UsageError` for an unreadable file and `StorageError` without space; nothing is copied then.
     """
     with ExitStack() as stack:
-        copies = [stack.enter_context(staged(profile, path)) for path in files]
+        copies = [stack.enter_context(stage(profile, path)) for path in files]
         if not copies:
             return []
         try:
@@ -191,7 +191,7 @@ class StagedFile(NamedTuple):
 
 
 @contextmanager
-def opened(path: str) -> Iterator[Source]:
+def open_source(path: str) -> Iterator[Source]:
     """Open a file of the user; links to it are followed. Raises `UsageError`."""
     try:
         # Checked before opening, because opening some devices has an effect.
@@ -270,13 +270,13 @@ def chunks(source: Source) -> Iterator[bytes]:
 
 
 @contextmanager
-def staged(profile: ProfilePaths, path: str) -> Iterator[StagedFile]:
+def stage(profile: ProfilePaths, path: str) -> Iterator[StagedFile]:
     """A temporary copy in the profile. In the workspace, a copy that a kill leaves would look like a file of the
     user.
     """
     copy = os.path.join(profile.directory, f".attach-{os.urandom(6).hex()}.tmp")
     try:
-        with opened(path) as source:
+        with open_source(path) as source:
             try:
                 _write(copy, source, None)
             except OSError as error:

@@ -125,18 +125,18 @@ class McpServer(NamedTuple):
         return self.approvals.get(tool, self.approval) != "approve"
 
 
-def named(server: McpServer) -> list[str]:
+def named_variables(server: McpServer) -> list[str]:
     """The variables whose values the server gets because its table names them."""
     bearer = [server.bearer_token_env_var] if server.bearer_token_env_var else []
     return list(dict.fromkeys([*server.env_vars, *bearer, *server.env_http_headers.values()]))
 
 
-def missing(server: McpServer, environment: Mapping[str, str]) -> list[str]:
+def missing_variables(server: McpServer, environment: Mapping[str, str]) -> list[str]:
     """The named variables that are not set, or empty."""
-    return [name for name in named(server) if not environment.get(name, "").strip()]
+    return [name for name in named_variables(server) if not environment.get(name, "").strip()]
 
 
-def unfit(server: McpServer, environment: Mapping[str, str]) -> str | None:
+def unfit_variable(server: McpServer, environment: Mapping[str, str]) -> str | None:
     """The first variable that cannot be a header, and why; `None` if all are valid."""
     bearer = [server.bearer_token_env_var] if server.bearer_token_env_var else []
     for name in (*bearer, *server.env_http_headers.values()):

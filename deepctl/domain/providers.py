@@ -215,7 +215,7 @@ def _names(kind: str, body: bytes) -> tuple[str, ...]:
     return tuple(name for name in names if isinstance(name, str) and 0 < len(name) <= _NAME and name.isprintable())
 
 
-def chosen_as(server: ModelServer, model: str) -> str:
+def model_name(server: ModelServer, model: str) -> str:
     """The model name that tells a chat to use a server's model."""
     return f"{'openai-chat' if server.kind == 'openai' else 'ollama'}:{model}"
 
@@ -233,7 +233,7 @@ def known_models(
     """
     now = now or settings.get("model")
     offers = [Offer(now, "the model in force")] if now else []
-    offers += [Offer(chosen_as(server, model), f"at {server.url}") for server in servers for model in server.models]
+    offers += [Offer(model_name(server, model), f"at {server.url}") for server in servers for model in server.models]
     offers.append(Offer(provider_keys.OFFLINE, "follows a few commands; needs neither network nor key"))
     for provider in all_providers(environment, settings):
         if provider.usable and provider.key is not None:

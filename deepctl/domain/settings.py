@@ -201,7 +201,7 @@ def read(path: str) -> dict[str, Any]:
         if "DEEPCTL_CONFIG" in os.environ and path == layout.config_file(os.environ):
             raise _misplaced(path) from None
         raise
-    return flat(parsed(raw, path), path)
+    return flat(parse_tables(raw, path), path)
 
 
 def _misplaced(path: str) -> DeepctlError:
@@ -214,7 +214,7 @@ def _misplaced(path: str) -> DeepctlError:
     return Refused(f"{path} is not a regular file.", help)
 
 
-def parsed(raw: bytes, path: str) -> dict[str, Any]:
+def parse_tables(raw: bytes, path: str) -> dict[str, Any]:
     """The tables of the settings file at `path` that has the bytes `raw`, in the present format.
 
     Raises `Damaged` if it is not TOML and `NewerFormat`.
@@ -278,11 +278,13 @@ def _check_number(key: str, kind: str, value: str, place: str) -> None:
         raise BadSetting(f"Setting {key!r}{place} cannot be {without_passwords(value)!r}.", hint) from None
     least = _SMALLEST.get(key, 1)
     if not least <= number < _LARGEST:
-        range_text = f"It must be at least {_spelled(least, kind)} and less than {_spelled(_LARGEST, kind)}."
+        range_text = (
+            f"It must be at least {_shortest_number(least, kind)} and less than {_shortest_number(_LARGEST, kind)}."
+        )
         raise BadSetting(f"Setting {key!r}{place} cannot be {without_passwords(value)!r}.", range_text)
 
 
-def _spelled(number: int, kind: str) -> str:
+def _shortest_number(number: int, kind: str) -> str:
     """A number in the shortest form for a setting of this kind."""
     for unit, bits in (("G", 30), ("M", 20), ("K", 10)) if kind == "size" else ():
         if number % (1 << bits) == 0:
@@ -456,7 +458,7 @@ def _loaded(source: str, path: str) -> SettingsFile:
         return SettingsFile(source, path, problem=problem)
 
 
-def unknown(values: Mapping[str, Any]) -> list[str]:
+def unknown_keys(values: Mapping[str, Any]) -> list[str]:
     """Unknown keys of a settings file."""
     return [key for key in values if key not in SETTINGS and key not in _BOOKKEEPING]
 

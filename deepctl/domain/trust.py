@@ -76,7 +76,7 @@ def split(raw: bytes, path: str) -> tuple[bytes, bytes | None]:
     if len(raw) > MAX_BYTES:
         raise UnusableProfileFile(f"its profile.toml has {len(raw):,} bytes")
     try:
-        values = settings.parsed(raw, path)
+        values = settings.parse_tables(raw, path)
     except NewerFormat:
         raise
     except Damaged:
@@ -114,7 +114,7 @@ def _dumped(values: Mapping[str, Any]) -> bytes:
 def _is_same(raw: bytes, values: Mapping[str, Any]) -> bool:
     """Whether a file has the expected contents, apart from its version."""
     try:
-        document = settings.parsed(raw, "")
+        document = settings.parse_tables(raw, "")
     except DeepctlError:
         return False
     return _compared(document) == _compared(values)
@@ -216,12 +216,12 @@ def _texts(value: object) -> list[str]:
     return [text for text in values if isinstance(text, str)]
 
 
-def plain(value: Any, key: str = "") -> Any:
+def json_value(value: Any, key: str = "") -> Any:
     """The value of the setting `key` in a form for JSON, and complete for the person who decides about it."""
     if isinstance(value, dict):
-        return {_judged(name): plain(item, name) for name, item in value.items()}
+        return {_judged(name): json_value(item, name) for name, item in value.items()}
     if isinstance(value, list):
-        return [plain(item) for item in value]
+        return [json_value(item) for item in value]
     if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     return _judged(str(value), key)
@@ -244,18 +244,18 @@ def _judged(text: str, key: str = "") -> str:
 
 def text(item: TrustItem) -> str:
     """The value of a setting on a line: a text as it is, anything else in JSON."""
-    plain_value = plain(item.value, item.place[-1])
+    plain_value = json_value(item.value, item.place[-1])
     return plain_value if isinstance(plain_value, str) else json.dumps(plain_value, ensure_ascii=False)
 
 
 def waiting(paths: ProfilePaths) -> WaitingSettings:
     """The settings of a profile that need trust. Raises `Damaged` if its untrusted.toml cannot be read."""
     untrusted = _read(paths.untrusted)
-    values = settings.parsed(untrusted, paths.untrusted) if untrusted is not None else {}
+    values = settings.parse_tables(untrusted, paths.untrusted) if untrusted is not None else {}
     before = _read(paths.settings)
     if not values or before is None:
         return WaitingSettings(items(values, paths.untrusted), untrusted, before)
-    now = {item.place: item.value for item in items(settings.parsed(before, paths.settings))}
+    now = {item.place: item.value for item in items(settings.parse_tables(before, paths.settings))}
     waiting_items = [
         item._replace(reason=f"{item.reason}; it replaces the present setting of this profile")
         if item.place in now and item.problem is None
@@ -285,7 +285,7 @@ def merge(paths: ProfilePaths, preview: WaitingSettings) -> None:
             code="changed",
         )
     before = preview.profile if preview.profile is not None else _dumped({"version": settings.FORMAT})
-    merged = settings.parsed(before, paths.settings)
+    merged = settings.parse_tables(before, paths.settings)
     usable = [item for item in preview.items if item.problem is None]
     rest: dict[str, Any] = {}
     for item in preview.items:

@@ -140,7 +140,7 @@ def set_aside(changes: Sequence[Addition]) -> None:
     for addition in changes:
         path, old_state = addition.path, addition.was
         if addition.settings:
-            text = decoded(addition.state.content)
+            text = decode(addition.state.content)
             cut = [f"{setting.header}\t{text[setting.start : setting.end]}" for setting in addition.settings]
             _keep(path, "".join(cut))
             _replace(path, _without(text, addition.settings, addition.replaced), addition.state.mode)
@@ -253,7 +253,7 @@ def _state(path: str) -> _PathState:
 
 def _settings(path: str, content: bytes, root: str) -> Iterator[GitSetting]:
     """The settings of a file that are not known to be harmless."""
-    for setting in parse_settings(decoded(content)):
+    for setting in parse_settings(decode(content)):
         if not is_harmless(setting, os.path.dirname(path), root):
             yield setting
 
@@ -262,9 +262,9 @@ def _replaced(
     path: str, old_content: bytes, now: bytes, new_settings: Sequence[GitSetting], before: GitSurvey
 ) -> dict[str, str]:
     """The former settings that additions replaced, by name, if they are harmless now."""
-    text = decoded(old_content)
+    text = decode(old_content)
     identities = {setting.identity for setting in new_settings}
-    stable_names = {setting.name for setting in parse_settings(decoded(now)) if setting.identity not in identities}
+    stable_names = {setting.name for setting in parse_settings(decode(now)) if setting.identity not in identities}
     names = {setting.name for setting in new_settings} - stable_names - {""}
     former: dict[str, str] = {}
     for setting in parse_settings(text):
@@ -345,7 +345,7 @@ class GitSetting(NamedTuple):
         return self.name if self.value is None else f"{self.name} = {self.value}"
 
 
-def decoded(content: bytes) -> str:
+def decode(content: bytes) -> str:
     """The text in which settings have positions; git reads both kinds of line ends as one."""
     text = content.decode("utf-8", "surrogateescape").replace("\r\n", "\n")
     return text if text.endswith("\n") else f"{text}\n"

@@ -1,7 +1,7 @@
 """Sealed lines: one JSON object per line, each with its own checksum.
 
 A line is `{...,"crc":"xxxxxxxx"}` and a newline; the CRC-32 (zlib's, in hex) covers every byte before `,"crc"`. A
-damaged line affects only itself, and a line that a kill cut off can be distinguished from a changed one. `mended`
+damaged line affects only itself, and a line that a kill cut off can be distinguished from a changed one. `mend`
 repairs lines with one changed byte.
 """
 
@@ -50,13 +50,13 @@ def tail(body: bytes) -> bytes:
     return b'%s%08x"}' % (MARK, zlib.crc32(body))
 
 
-def padded(line: bytes, by: int) -> bytes:
+def pad(line: bytes, by: int) -> bytes:
     """The same line, with its newline, padded by this number of blanks."""
     body = line[: -TAIL - 1] + b" " * by
     return body + tail(body) + b"\n"
 
 
-def indented(line: bytes, by: int) -> bytes:
+def indent(line: bytes, by: int) -> bytes:
     """The same line, padded by this number of leading blanks; an incomplete line is unchanged after them."""
     if not is_whole(line.removesuffix(b"\n")):
         return b" " * by + line
@@ -121,7 +121,7 @@ def parse(raw: bytes) -> Iterator[SealedLine]:
         position = behind
 
 
-def whole(descriptor: int) -> int:
+def end_of_whole_lines(descriptor: int) -> int:
     """The offset after the last whole line of an open file, with its newline or without it."""
     end = os.fstat(descriptor).st_size
     if not end or os.pread(descriptor, 1, end - 1) == b"\n":
@@ -142,7 +142,7 @@ def whole_length(raw: bytes) -> int:
 def _whole_in(path: str) -> int:
     descriptor = atomic.open_regular(path, os.O_RDONLY)
     try:
-        return whole(descriptor)
+        return end_of_whole_lines(descriptor)
     finally:
         os.close(descriptor)
 
@@ -207,7 +207,7 @@ class Appender:
     def _mend(self) -> None:
         if not self.end or os.pread(self._descriptor, 1, self.end - 1) == b"\n":
             return
-        start = whole(self._descriptor)
+        start = end_of_whole_lines(self._descriptor)
         if start and os.pread(self._descriptor, 1, start - 1) != b"\n":
             # Only the newline is missing or changed: the line itself is whole and stays.
             os.pwrite(self._descriptor, b"\n", start)
@@ -280,7 +280,7 @@ _BACK = {value >> 24: index for index, value in enumerate(_SHIFT)}
 _CHANGES = {value: byte for byte, value in enumerate(_SHIFT)}
 
 
-def mended(raw: bytes) -> bytes:
+def mend(raw: bytes) -> bytes:
     """The bytes of a file of sealed lines with every line repaired that one changed byte explains; the length is the
     same.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.output.render import is_conversation, notice
 from deepctl.output.sessions import print_conversation
-from deepctl.output.text import Cell, ago, fitted, is_terminal, print_sentence, printable, table, tinted
+from deepctl.output.text import Cell, ago, fit, is_terminal, print_sentence, printable, table, tint
 from deepctl.quantities import counted, size
 from deepctl.store.log_file import MessageList
 from deepctl.store.lookup import CheckpointInfo, CheckpointProblem, Listing
@@ -143,11 +143,11 @@ _KINDS = {"manual": "good", "rewind": "warning", "tool": "faint"}
 def _line(*pieces: Cell) -> str:
     """The pieces as one line that fits, each in its colour if colours are on."""
     safe = [piece._replace(text=printable(piece.text)) for piece in pieces]
-    plain_text = fitted("".join(piece.text for piece in safe).rstrip())
+    plain_text = fit("".join(piece.text for piece in safe).rstrip())
     text_drawn = ""
     for piece in safe:
         text, plain_text = plain_text[: len(piece.text)], plain_text[len(piece.text) :]
-        text_drawn += tinted(text, piece.meaning) if text and piece.meaning else text
+        text_drawn += tint(text, piece.meaning) if text and piece.meaning else text
     return text_drawn + plain_text
 
 

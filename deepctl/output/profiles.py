@@ -232,7 +232,8 @@ def documents(items: Iterable[TrustItem]) -> list[dict[str, Any]]:
     from deepctl.domain import trust
 
     return [
-        {"key": item.key, "value": trust.plain(item.value, item.place[-1]), "reason": item.reason} for item in items
+        {"key": item.key, "value": trust.json_value(item.value, item.place[-1]), "reason": item.reason}
+        for item in items
     ]
 
 
@@ -241,7 +242,7 @@ def lines(items: Iterable[TrustItem]) -> Iterator[str]:
     from deepctl.domain import trust
 
     for item in items:
-        value = trust.plain(item.value, item.place[-1])
+        value = trust.json_value(item.value, item.place[-1])
         yield f"  {visible(item.key)}: {visible(item.reason)}"
         for place, leaf_value in _leaves(value):
             yield f"    {visible(place or item.key)} = {visible(json.dumps(leaf_value, ensure_ascii=False))}"

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from deepctl.errors import DeepctlError, Interrupted, StorageError
-from deepctl.output.text import has_colour, is_terminal, printable, wrapped
+from deepctl.output.text import has_colour, is_terminal, printable, wrap
 from deepctl.quantities import size
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def is_conversation() -> bool:
     return _reword.get() is not None
 
 
-def worded(text: str) -> str:
+def with_command_names(text: str) -> str:
     """`text` with the names that its commands have in the present context."""
     reword = _reword.get()
     return reword(text) if reword is not None else text
@@ -111,7 +111,7 @@ def discard_stdout() -> None:
 
 def notice(message: str) -> None:
     """Print a message for the user on stderr that is not part of the answer."""
-    text = wrapped(printable(worded(message)), sys.stderr)
+    text = wrap(printable(with_command_names(message)), sys.stderr)
     say(f"\x1b[2m{text}\x1b[0m" if has_colour(sys.stderr) else text)
 
 
@@ -156,10 +156,10 @@ def error(problem: DeepctlError, as_json: bool, *, as_event: bool = False) -> No
     if isinstance(problem, Interrupted):
         new_line()
     red, plain = ("\x1b[31m", "\x1b[0m") if has_colour(sys.stderr) else ("", "")
-    message = wrapped(f"Error: {printable(worded(problem.message))}", sys.stderr)
+    message = wrap(f"Error: {printable(with_command_names(problem.message))}", sys.stderr)
     say(f"{red}Error:{plain}{message.removeprefix('Error:')}")
     if problem.hint:
-        say(wrapped(f"Hint: {printable(worded(problem.hint))}", sys.stderr))
+        say(wrap(f"Hint: {printable(with_command_names(problem.hint))}", sys.stderr))
 
 
 _BAR_AFTER = 1.0

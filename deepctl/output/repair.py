@@ -86,7 +86,7 @@ class RepairView(NamedTuple):
             return f"Profile {name} is not damaged; there is nothing to repair."
         descriptions = {kind: words for kind, words in _DAMAGED.items() if kind in kinds}
         main = [words for kind, words in descriptions.items() if kind not in _FOLLOWING]
-        summary = listed(main or list(descriptions.values()))
+        summary = join_words(main or list(descriptions.values()))
         if self.dry_run:
             loss = "the following would be lost:" if self.done.lost else "nothing would be lost."
             return f"Profile {name} is damaged ({summary}). A repair would fix it; {loss}"
@@ -108,7 +108,7 @@ class RepairView(NamedTuple):
             return "In an unknown session"
         presence = [os.path.isdir(os.path.join(self.paths.sessions, name)) for name in sessions]
         names = [name if is_there else f"{name} (gone)" for name, is_there in zip(sessions, presence, strict=True)]
-        return f"In session{'' if len(names) == 1 else 's'} {listed([printable(name) for name in names])}"
+        return f"In session{'' if len(names) == 1 else 's'} {join_words([printable(name) for name in names])}"
 
     def _print_moved(self) -> None:
         if not self.done.moved:
@@ -160,7 +160,7 @@ def _messages(losses: list[Loss]) -> Iterator[str]:
 
 def _earlier(losses: list[Loss]) -> Iterator[str]:
     first = [f"turn {loss.turns[0]}" for loss in losses if loss.turns]
-    yield f"messages from before {listed(first[:_SHOWN])}" if first else "messages from before the start of its log"
+    yield f"messages from before {join_words(first[:_SHOWN])}" if first else "messages from before the start of its log"
 
 
 def _all_messages(losses: list[Loss]) -> Iterator[str]:
@@ -217,7 +217,7 @@ def _turns(losses: list[Loss], before: str = " of ") -> str:
         return ""
     if len(turns) > 2 and turns[-1] - turns[0] == len(turns) - 1:
         return f"{before}turns {turns[0]} to {turns[-1]}"
-    return f"{before}turn{'' if len(turns) == 1 else 's'} {listed([str(turn) for turn in turns])}"
+    return f"{before}turn{'' if len(turns) == 1 else 's'} {join_words([str(turn) for turn in turns])}"
 
 
 def _ids(losses: list[Loss]) -> str:
@@ -226,6 +226,6 @@ def _ids(losses: list[Loss]) -> str:
     return ", ".join(ids[:_SHOWN]) + remainder
 
 
-def listed(words: list[str]) -> str:
+def join_words(words: list[str]) -> str:
     """Words as a list in a sentence."""
     return " and ".join([*([", ".join(words[:-1])] if words[:-1] else []), *words[-1:]])

@@ -148,10 +148,10 @@ def _block(piece: TranscriptPiece) -> str:
         case "prompt":
             return "\n".join(f"> {line}".rstrip() for line in _closed(text).split("\n"))
         case "call":
-            return f"Calls {_code(piece.tool)}" + (f":\n\n{fenced(text)}" if text else ".")
+            return f"Calls {_code(piece.tool)}" + (f":\n\n{in_fence(text)}" if text else ".")
         case "result":
             title = "Result" if piece.ok else "Failed"
-            return f"{title} of {_code(piece.tool)}" + (f":\n\n{fenced(text)}" if text else ": nothing.")
+            return f"{title} of {_code(piece.tool)}" + (f":\n\n{in_fence(text)}" if text else ": nothing.")
         case "summary":
             return f"*{COMPACTED}*\n\n{_closed(text)}"
         case _:
@@ -162,7 +162,7 @@ def _code(name: str) -> str:
     return f"`{printable(name).replace('`', '')}`"
 
 
-def fenced(text: str) -> str:
+def in_fence(text: str) -> str:
     """`text` between fences that no text inside can end."""
     longest = max((len(run) for run in _BACKTICKS.findall(text)), default=2)
     fence = "`" * (longest + 1)

@@ -15,12 +15,12 @@ from deepctl import distribution
 from deepctl.domain import mcp_servers
 from deepctl.domain.addresses import without_passwords
 from deepctl.domain.mcp_servers import McpServer
-from deepctl.domain.providers import ModelServer, Provider, chosen_as
+from deepctl.domain.providers import ModelServer, Provider, model_name
 from deepctl.domain.settings import Value
 from deepctl.layout import UNTRUSTED
 from deepctl.output import profiles
 from deepctl.output.render import notice
-from deepctl.output.text import Cell, has_colour, is_terminal, printable, table, terminal_width, tinted
+from deepctl.output.text import Cell, has_colour, is_terminal, printable, table, terminal_width, tint
 from deepctl.quantities import size
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _server(server: McpServer) -> dict[str, Any]:
         "enabled": server.enabled,
         "command": without_passwords(server.command),
         "url": without_passwords(server.target) if server.url is not None else None,
-        "variables": mcp_servers.named(server),
+        "variables": mcp_servers.named_variables(server),
     }
 
 
@@ -170,7 +170,7 @@ class ModelsView(NamedTuple):
         model = without_passwords(self.model.value) or ""
         providers = [item for item in self.providers if item.usable or self.everything]
         rows: list[tuple[str | Cell, ...]] = [
-            (chosen_as(server, name), "server", server.url) for server in self.servers for name in server.models
+            (model_name(server, name), "server", server.url) for server in self.servers for name in server.models
         ]
         rows += [
             (server.kind, "server", Cell(f"{server.url}: {server.reason}", "faint"))
@@ -192,7 +192,7 @@ class ModelsView(NamedTuple):
             )
             return
         where = _MODEL_SOURCES.get(self.model.source, self.model.source)
-        print(f"The model is {tinted(printable(model), 'strong')} (from {where}).\n")
+        print(f"The model is {tint(printable(model), 'strong')} (from {where}).\n")
         table(("MODEL", "KIND", "STANDING"), rows)
         hidden_count = len(self.providers) - len(providers)
         remainder = f" --all lists {hidden_count} more providers." if hidden_count else ""

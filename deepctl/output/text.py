@@ -141,7 +141,7 @@ def cells(text: str) -> int:
     return count if count >= 0 else sum(max(wcwidth(character), 0) for character in text)
 
 
-def clipped(text: str, room: int, *, from_end: bool = False) -> str:
+def clip(text: str, room: int, *, from_end: bool = False) -> str:
     """The whole grapheme clusters of `text` that fit into `room` cells: the first ones, or the last."""
     if text.isascii():
         return text[max(len(text) - room, 0) :] if from_end else text[: max(room, 0)]
@@ -156,15 +156,15 @@ def clipped(text: str, room: int, *, from_end: bool = False) -> str:
     return text[len(text) - length :] if from_end else text[:length]
 
 
-def fitted(line: str, room: int | None = None) -> str:
+def fit(line: str, room: int | None = None) -> str:
     """`line`, cut to this number of cells; the default is the width of stdout's terminal."""
     room = terminal_width() if room is None else room
     if room is None or cells(line) <= room:
         return line
-    return clipped(line, room - 1).rstrip() + "…"
+    return clip(line, room - 1).rstrip() + "…"
 
 
-def wrapped(text: str, stream: TextIO) -> str:
+def wrap(text: str, stream: TextIO) -> str:
     """`text` wrapped between words if `stream` is a terminal."""
     try:
         room = os.get_terminal_size(stream.fileno()).columns if is_terminal(stream) else 0
@@ -184,7 +184,7 @@ def wrapped(text: str, stream: TextIO) -> str:
 
 def print_sentence(sentence: str) -> None:
     """Print a sentence to stdout, wrapped between words at a terminal."""
-    print(wrapped(printable(sentence), sys.stdout))
+    print(wrap(printable(sentence), sys.stdout))
 
 
 MEANINGS = {"name": "cyan", "good": "green", "warning": "yellow", "bad": "red", "faint": "dim", "strong": "bold"}
@@ -262,7 +262,7 @@ def table(
     console.print(grid)
 
 
-def tinted(text: str, meaning: str) -> str:
+def tint(text: str, meaning: str) -> str:
     """`text` for stdout in the colour of its meaning, if colours are on."""
     if not has_colour(sys.stdout):
         return text

@@ -362,7 +362,7 @@ def remove_leftovers(paths: ProfilePaths) -> None:
 
 def _is_ours(current: trees.TreeEntry | None, change: TreeChange) -> bool:
     """Whether a path is in its old state, or on the way to its new state."""
-    if trees.same(current, change.before):
+    if trees.is_same(current, change.before):
         return True
     if current is None:
         # An entry of another kind is removed before its replacement comes.

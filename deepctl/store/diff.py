@@ -62,12 +62,12 @@ class FileDifference(NamedTuple):
     remark: str | None
 
 
-def kept(objects: ObjectReader) -> Content:
+def read_from_store(objects: ObjectReader) -> Content:
     """Reads from the store."""
     return lambda path, entry: objects.read(entry.digest)
 
 
-def present(root: str, objects: ObjectReader) -> Content:
+def read_from_workspace(root: str, objects: ObjectReader) -> Content:
     """Reads from the workspace itself, without following links."""
     tree = DirectoryTree(root, follow=False)
 
@@ -89,7 +89,7 @@ def differences(changes: Iterable[TreeChange], before: Content, after: Content) 
         yield _difference(change, before, after)
 
 
-def unread(change: TreeChange) -> FileDifference:
+def unread_difference(change: TreeChange) -> FileDifference:
     """A path whose old content cannot be read, so the difference is unknown."""
     kind = "modified" if change.after is not None else "deleted"
     return FileDifference(os.fsdecode(change.path), kind, None, change.after, None, None, b"", "cannot be read")
@@ -151,8 +151,8 @@ def compare(
     files = list(
         differences(
             trees.changes(objects, old, new) if old and new else (),
-            kept(objects),
-            kept(objects) if second is not None else present(paths.workspace, objects),
+            read_from_store(objects),
+            read_from_store(objects) if second is not None else read_from_workspace(paths.workspace, objects),
         )
     )
     turns_removed, turns_added = _turns(repository, first, second, session)

@@ -71,7 +71,7 @@ def _exists(path: str) -> Refused:
 
 
 @contextmanager
-def opened(path: str, *, force: bool) -> Iterator[BinaryIO]:
+def open_target(path: str, *, force: bool) -> Iterator[BinaryIO]:
     """A private file that becomes `path` at the end, synced; an error leaves nothing, and `path` unchanged.
 
     Raises the errors of `check`, except for a path inside the root, also for an entry that was created in the meantime.

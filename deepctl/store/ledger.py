@@ -40,8 +40,8 @@ from deepctl.store.records import (
     Rewind,
     SessionRecord,
     WorkspaceState,
+    check_fields,
     check_label,
-    checked,
     state_author,
 )
 
@@ -204,7 +204,7 @@ class Ledger:
             if type(record) is dict and "rewind" not in entry:
                 # Most lines are of this kind. Its writer has finished an open rewind first, even if the line that says
                 # so is damaged.
-                self._add(checked(Record(**record)))
+                self._add(check_fields(Record(**record)))
                 self._finish(self.unfinished)
             else:
                 self._applied(entry)
@@ -214,7 +214,7 @@ class Ledger:
     def _applied(self, entry: dict[str, Any]) -> None:
         match entry:
             case {"record": dict(fields), "rewind": dict(intent)}:
-                rewind, safety = checked(Rewind(**intent)), checked(Record(**fields))
+                rewind, safety = check_fields(Rewind(**intent)), check_fields(Record(**fields))
                 self._before_rewind = (self.ends.get(safety.log), safety.log in self.open_turns)
                 self._add(safety)
                 self.rewinds[rewind.id] = rewind
@@ -263,7 +263,7 @@ class Ledger:
         self._amend_state(identity, fields)
         if identity not in self.records:
             return
-        after = checked(self.records[identity]._replace(**fields))
+        after = check_fields(self.records[identity]._replace(**fields))
         if after.has_lost_files:
             after = after._replace(files=0, bytes=0)
         self.records[identity] = after
@@ -399,13 +399,13 @@ def read(directory: str, cache: str | None = None) -> Ledger:
         raw = log_file.read_lines(path)
     except FileNotFoundError:
         raw = b""
-    ledger = parsed(raw, path, index_db.read_fold(cache, raw) if cache is not None else None)
+    ledger = parse(raw, path, index_db.read_fold(cache, raw) if cache is not None else None)
     if last_size.is_short or len(raw) < last_size.size:
         ledger.shorten(raw)
     return ledger
 
 
-def parsed(raw: bytes, path: str, fold: Fold | None = None) -> Ledger:
+def parse(raw: bytes, path: str, fold: Fold | None = None) -> Ledger:
     """The state of the ledger at `path` with the bytes `raw`; `fold` is the fold of its start.
 
     Raises `NewerFormat`.
@@ -513,7 +513,7 @@ class LedgerWriter:
 
         After an error, either ledger may be in place.
         """
-        after = parsed(raw, self._path)
+        after = parse(raw, self._path)
         if self._cache is not None:
             index_db.drop_fold(self._cache)
         log_file.write_ledger_size(self._directory, 0, is_short=self._is_short)
@@ -550,7 +550,7 @@ class LedgerWriter:
 
     def _write_fold(self, cache: str) -> None:
         raw = self.content()
-        ledger = parsed(raw, self._path, index_db.read_fold(cache, raw))
+        ledger = parse(raw, self._path, index_db.read_fold(cache, raw))
         if raw.endswith(b"\n") and not ledger.damage:
             index_db.write_fold(cache, raw, ledger.values())
 

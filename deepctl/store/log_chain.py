@@ -5,7 +5,7 @@ looked up in the session's own directory first, then in the profile's others.
 
 The first line of a log names the log that it continues. The ledger, or the session's record, has it too, and is used if
 that line is damaged. In the same way, ledger and logs describe a session whose record is damaged or missing
-(`recovered`).
+(`recover_session`).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from deepctl.store.log_file import (
     digests,
     has_header,
     header_parent,
+    log_missing,
     log_path,
     logs_in,
-    missing,
     parent_in,
     parse,
     siblings,
-    upgraded,
+    upgrade,
 )
 from deepctl.store.records import SESSION_RECORD, SessionBeginning, SessionRecord, begins_in
 
@@ -82,7 +82,7 @@ def _copy(path: str, end: int | None, files: dict[str, bytes]) -> _Copy:
         files[path] = log_file.read_lines(path)
     raw = files[path]
     content = raw if end is None else raw[:end]
-    lines = [upgraded(line, path) for line in parse(content)]
+    lines = [upgrade(line, path) for line in parse(content)]
     is_short = end is not None and (len(raw) < end or not lines or lines[-1].problem == "cut short")
     is_whole = all(line.problem is None or line.problem == "cut short" for line in lines)
     return _Copy(path, content, lines, is_short, is_whole)
@@ -113,7 +113,7 @@ class _ChainLevel:
             self.copy = next(self._candidates())
         except StopIteration:
             if not self._read:
-                raise missing(log_path(directory, point.log)) from None
+                raise log_missing(log_path(directory, point.log)) from None
             self.copy = max(self._read, key=lambda copy: (copy.has_header, len(copy.raw)))
 
     def _candidates(self) -> Iterator[_Copy]:
@@ -200,13 +200,13 @@ class _LogSummary(NamedTuple):
     last: str
 
 
-def recovered(name: str, directory: str, reason: str, *, choose: bool = False) -> SessionRecord | None:
+def recover_session(name: str, directory: str, reason: str, *, choose: bool = False) -> SessionRecord | None:
     """The session in `directory`, as far as ledger and logs describe it; `None` if its head log is unknown.
 
     With `choose`, the most recently written log is used in that case.
     """
     checkpoint_ledger = _ledger(directory)
-    return _recovered(
+    return _recover_session(
         name,
         directory,
         checkpoint_ledger,
@@ -218,10 +218,10 @@ def recovered(name: str, directory: str, reason: str, *, choose: bool = False) -
 
 def made_again(name: str, directory: str, identity: str) -> SessionRecord | None:
     """The session `identity`, of which only the logs in `directory` remain."""
-    return _recovered(name, directory, _ledger(directory), identity, "missing", choose=True)
+    return _recover_session(name, directory, _ledger(directory), identity, "missing", choose=True)
 
 
-def _recovered(
+def _recover_session(
     name: str, directory: str, checkpoint_ledger: Ledger, identity: str | None, reason: str, *, choose: bool
 ) -> SessionRecord | None:
     logs = {log: _log_summary(directory, log) for log in logs_in(directory)}
@@ -295,7 +295,7 @@ def _record(directory: str) -> dict[str, object]:
 
 def _log_summary(directory: str, log: str) -> _LogSummary:
     path = log_path(directory, log)
-    lines = [upgraded(line, path) for line in sealed_lines.parse(log_file.read_lines(path))]
+    lines = [upgrade(line, path) for line in sealed_lines.parse(log_file.read_lines(path))]
     stamps = [at for line in lines if line.value is not None and isinstance(at := line.value.get("at"), str)]
     return _LogSummary(stamps[0] if stamps else "", parent_in(lines, path), stamps[-1] if stamps else "")
 

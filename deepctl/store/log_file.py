@@ -6,7 +6,7 @@ small documents. Local files are their only engine today.
 A log is `<id>.jsonl` in a session's directory, a file of sealed lines. Its first line names the position in another log
 that it continues, or none; `session_log` says what the others mean. `LogReader` puts messages together from them.
 
-A position is an offset behind a line, and a digest of everything before it: `chained(d, line)` from line to line,
+A position is an offset behind a line, and a digest of everything before it: `chain_digest(d, line)` from line to line,
 beginning with the digest of the position that the log continues, or with `START`. So a log that was restored from a
 backup, cut short and continued, or replaced by another is told from the one that a position was taken in. Positions of
 0.1 have no digest; any line's end is taken for theirs.
@@ -212,12 +212,12 @@ def siblings(directory: str) -> list[str]:
     ]
 
 
-def missing(path: str) -> StoreDamaged:
+def log_missing(path: str) -> StoreDamaged:
     """The error for a log that is not there."""
     return StoreDamaged(f"The message log {path} is missing.")
 
 
-def chained(before: str, line: bytes) -> str:
+def chain_digest(before: str, line: bytes) -> str:
     """The digest after `line`, with its newline; `before` is the digest before it."""
     return hashlib.sha256(before.encode() + line).hexdigest()[:_DIGEST]
 
@@ -232,7 +232,7 @@ def digests(raw: bytes, lines: list[sealed_lines.SealedLine], before: str) -> li
             if not piece.endswith(b"\n"):
                 # The next writer adds the newline.
                 piece = (piece if line.problem is None else piece[:-1]) + b"\n"
-            before = chained(before, piece)
+            before = chain_digest(before, piece)
         behind.append(before)
     return behind
 
@@ -245,7 +245,7 @@ def parse(raw: bytes) -> Iterator[sealed_lines.SealedLine]:
     return (line._replace(value=whole_value(line.value)) for line in lines)
 
 
-def upgraded(line: sealed_lines.SealedLine, path: str) -> sealed_lines.SealedLine:
+def upgrade(line: sealed_lines.SealedLine, path: str) -> sealed_lines.SealedLine:
     """A line in the present format; a line without a number is damaged. Raises `NewerFormat`."""
     if line.value is not None:
         try:

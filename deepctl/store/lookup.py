@@ -59,7 +59,7 @@ def heads(paths: ProfilePaths) -> dict[str, str]:
 
 def current_session(paths: ProfilePaths, name: str | None) -> SessionRecord:
     """The session called `name`; without a name, the most recently written one. Raises `NoSession` if there is none."""
-    chosen_name = name if name is not None else session_catalogue.latest(paths)
+    chosen_name = name if name is not None else session_catalogue.latest_session(paths)
     if chosen_name is None:
         raise NoSession(paths.name)
     return session_catalogue.find(paths, chosen_name)

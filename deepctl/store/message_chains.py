@@ -19,7 +19,7 @@ from deepctl.errors import Damaged
 from deepctl.files import atomic, sealed_lines
 from deepctl.store import log_file, session_log, session_reader
 from deepctl.store.log_file import START as START_DIGEST
-from deepctl.store.log_file import Point, chained
+from deepctl.store.log_file import Point, chain_digest
 
 START = b""
 """The digest of the empty conversation."""
@@ -141,7 +141,7 @@ class MessageChains:
         lines = [sealed_lines.seal(entry) for entry in entries]
         ends = self._add(log_id, lines) if goes_on else self._begin(log_id, place, lines)
         for number, (line, end) in enumerate(zip(lines, ends, strict=True), common_length):
-            self._tails[log_id] = chained(self._tails[log_id], line)
+            self._tails[log_id] = chain_digest(self._tails[log_id], line)
             self._known[chain[number]] = ChainEnd(log_id, end, number + 1, self._tails[log_id])
         self._ends[log_id] = chain[-1]
         self._sizes[log_id] = ends[-1]
@@ -160,5 +160,5 @@ class MessageChains:
         atomic.make_root(self.directory)
         first = sealed_lines.seal(log_file.header(log_id, place.point if place is not None else None))
         log_file.write_lines(log_file.log_path(self.directory, log_id), b"".join([first, *lines]))
-        self._tails[log_id] = chained(place.digest if place is not None else START_DIGEST, first)
+        self._tails[log_id] = chain_digest(place.digest if place is not None else START_DIGEST, first)
         return list(accumulate(map(len, lines), initial=len(first)))[1:]

@@ -80,7 +80,7 @@ def stored_pieces(descriptor: int, location: Location) -> Iterator[bytes]:
             raw = unpacker.unconsumed_tail
 
 
-def verified(pieces: Iterator[bytes], digest: bytes, path: str) -> Iterator[bytes]:
+def verify_pieces(pieces: Iterator[bytes], digest: bytes, path: str) -> Iterator[bytes]:
     """The same pieces; raises `Damaged` with the last at the latest if they do not match the hash."""
     hasher = hashlib.sha256()
     try:
@@ -272,7 +272,7 @@ class PackStore:
         path = self.path(location.pack)
         descriptor = atomic.open_regular(path, os.O_RDONLY)
         try:
-            yield from verified(stored_pieces(descriptor, location), digest, path)
+            yield from verify_pieces(stored_pieces(descriptor, location), digest, path)
         finally:
             os.close(descriptor)
 

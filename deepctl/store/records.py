@@ -175,7 +175,7 @@ _LARGEST = 1 << 63
 _TREE = re.compile(r"([0-9a-f]{64})?")
 
 
-def checked(value: _Checked) -> _Checked:
+def check_fields(value: _Checked) -> _Checked:
     """A record or rewind with valid fields; an invalid time becomes the unknown time.
 
     Raises `TypeError` for a field of another type, and `ValueError` for a path in the place of an id, for an

@@ -200,10 +200,10 @@ def _ledger(paths: ProfilePaths, findings: Findings) -> None:
         before = b""
     size_known = log_file.read_ledger_size(paths.checkpoints)
     is_short = size_known.is_short or len(before) < size_known.size
-    raw = sealed_lines.without_copies(sealed_lines.mended(before))
+    raw = sealed_lines.without_copies(sealed_lines.mend(before))
     if not raw.endswith(b"\n"):
         raw = raw[: raw.rfind(b"\n") + 1]
-    while damage := ledger.parsed(raw, path).damage:
+    while damage := ledger.parse(raw, path).damage:
         damage_by_line = {line_damage.line: line_damage for line_damage in damage}
         lines = []
         start = 0

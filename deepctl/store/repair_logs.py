@@ -105,10 +105,10 @@ def name_again(paths: ProfilePaths, old_name: str | None, checkpoint_ledger: Led
     """A free name for the session: the old one, that of a profile's first session, or one made of its id."""
     first = next(iter(checkpoint_ledger.logs.values()), None)
     for name in (old_name, session_catalogue.FIRST if session.id == first else None):
-        if name is not None and session_catalogue.spelled(paths, name) is None:
+        if name is not None and session_catalogue.stored_name(paths, name) is None:
             return name
     name = f"session-{session.id[:8]}"
-    return name if session_catalogue.spelled(paths, name) is None else session_catalogue.free_name(paths)
+    return name if session_catalogue.stored_name(paths, name) is None else session_catalogue.free_name(paths)
 
 
 _HOLE = sealed_lines.seal({"v": log_file.LOG_FORMAT, "lost": ""})
@@ -187,7 +187,7 @@ class LogRepair:
             raw = atomic.read_file(path)
         except FileNotFoundError:
             raw = b""
-        new_content = sealed_lines.mended(raw)
+        new_content = sealed_lines.mend(raw)
         if raw and new_content != raw and sealed_lines.is_whole(new_content.removesuffix(b"\n")):
             self._found.keep(path)
             atomic.write_file(path, new_content)
@@ -202,7 +202,7 @@ class LogRepair:
         except NewerFormat:
             raise
         except Damaged as error:
-            recovered_session = log_chain.recovered(name, directory, error.message, choose=True)
+            recovered_session = log_chain.recover_session(name, directory, error.message, choose=True)
             if recovered_session is None:
                 self._give_up(name, directory, error.message)
                 return
@@ -252,12 +252,12 @@ class LogRepair:
         """Make every line of a log readable: repaired, or replaced by a hole."""
         path = paths[0]
         raw = atomic.read_file(path)
-        good_content = sealed_lines.without_copies(sealed_lines.mended(raw))
+        good_content = sealed_lines.without_copies(sealed_lines.mend(raw))
         log = os.path.basename(path).removesuffix(log_file.SUFFIX)
-        lines = [log_file.upgraded(line, path) for line in sealed_lines.parse(good_content)]
+        lines = [log_file.upgrade(line, path) for line in sealed_lines.parse(good_content)]
         if not log_file.has_header(lines, path) or lines[0].problem is not None:
             good_content = self._with_header(path, log, good_content, lines)
-            lines = [log_file.upgraded(line, path) for line in sealed_lines.parse(good_content)]
+            lines = [log_file.upgrade(line, path) for line in sealed_lines.parse(good_content)]
         new_content = b""
         start = hole = 0
         for number, line in enumerate(lines):
@@ -329,7 +329,7 @@ class LogRepair:
             point = self._nearest(directory, parent)
             reason = f"{parent.log}{log_file.SUFFIX} has changed at {parent.offset}"
             raw = atomic.read_file(paths[0])
-            lines = [log_file.upgraded(line, paths[0]) for line in sealed_lines.parse(raw)]
+            lines = [log_file.upgrade(line, paths[0]) for line in sealed_lines.parse(raw)]
             self._found.lose_of_log(repair_report.EARLIER_MESSAGES, log, reason, _turns(lines)[:1])
         raw = atomic.read_file(paths[0])
         end = raw.index(b"\n") + 1
@@ -374,7 +374,7 @@ class LogRepair:
         turns = [record.turn for record in self._ledger.records.values() if record.log == session.log]
         reason = f"the message log {session.log} is missing"
         self._found.lose(repair_report.ALL_MESSAGES, session.log, reason, [name], turns)
-        recovered_session = log_chain.recovered(name, session.directory, "", choose=True)
+        recovered_session = log_chain.recover_session(name, session.directory, "", choose=True)
         if recovered_session is not None:
             session = session._replace(log=recovered_session.log)
         else:
@@ -455,7 +455,7 @@ def _resolved(directory: str, point: Point) -> log_chain.Chain | None:
 def _parent_of(path: str) -> Point | None:
     raw = atomic.read_file(path)
     first = next(sealed_lines.parse(raw), None)
-    return log_file.parent_in([log_file.upgraded(first, path)], path) if first is not None else None
+    return log_file.parent_in([log_file.upgrade(first, path)], path) if first is not None else None
 
 
 def _header(log: str, parent: Point | None, at: str, length: int) -> bytes:
@@ -465,7 +465,7 @@ def _header(log: str, parent: Point | None, at: str, length: int) -> bytes:
         point = parent if digest or parent is None else parent._replace(digest="")
         line = sealed_lines.seal({**log_file.header(log, point), "at": time})
         if len(line) <= length:
-            return sealed_lines.padded(line, length - len(line))
+            return sealed_lines.pad(line, length - len(line))
     return sealed_lines.seal({**log_file.header(log, parent), "at": at})
 
 
@@ -475,8 +475,8 @@ def _after_hole(length: int, line: bytes) -> bytes:
     A hole that is too short becomes blanks of the line; at the end of a log, no lost line is that short.
     """
     if length >= len(_HOLE):
-        return sealed_lines.padded(_HOLE, length - len(_HOLE)) + line
-    return sealed_lines.indented(line, length) if line and length else line
+        return sealed_lines.pad(_HOLE, length - len(_HOLE)) + line
+    return sealed_lines.indent(line, length) if line and length else line
 
 
 def _turns(lines: list[sealed_lines.SealedLine]) -> list[int]:

@@ -310,10 +310,10 @@ class Repository(ProfileStore):
         `SessionNotFound`, or `Refused` if the name is taken.
         """
         layout.check_name(new, "session")
-        current_name = session_catalogue.spelled(self.paths, old)
+        current_name = session_catalogue.stored_name(self.paths, old)
         if current_name is None:
             raise SessionNotFound(old, self.paths.name)
-        existing_name = session_catalogue.spelled(self.paths, new)
+        existing_name = session_catalogue.stored_name(self.paths, new)
         target = os.path.join(self.paths.sessions, new)
         if existing_name not in (None, current_name) or (existing_name is None and os.path.lexists(target)):
             raise Refused(

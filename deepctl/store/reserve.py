@@ -28,7 +28,7 @@ FEW_FILES = 8
 
 def hold(paths: ProfilePaths) -> None:
     """See to it that the reserve is there, if there is room for it. The caller holds the profile's lock."""
-    if held(paths) == SIZE:
+    if held_bytes(paths) == SIZE:
         return
     try:
         free, files = atomic.free_space(paths.directory)
@@ -65,7 +65,7 @@ def release(paths: ProfilePaths) -> bool:
     return True
 
 
-def held(paths: ProfilePaths) -> int:
+def held_bytes(paths: ProfilePaths) -> int:
     """How many bytes are held back."""
     try:
         return os.lstat(paths.reserve).st_size
@@ -89,7 +89,7 @@ def lend(paths: ProfilePaths, path: str, data: bytes) -> None:
     Raises `OSError` where the reserve is smaller than that.
     """
     with atomic.naming(path):
-        if held(paths) < len(data):
+        if held_bytes(paths) < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         _overwrite(paths.reserve, data)
         os.rename(paths.reserve, path)
@@ -124,12 +124,12 @@ def room(paths: ProfilePaths) -> Iterator[None]:
     nothing of the profile open before and after. A quota does not show here: who removes something releases the reserve
     when that fails, too.
     """
-    before = held(paths)
+    before = held_bytes(paths)
     is_full = _make_room(paths)
     try:
         yield
     finally:
-        if is_full or held(paths) < before:
+        if is_full or held_bytes(paths) < before:
             take_back(paths)
 
 

@@ -149,7 +149,7 @@ class RewindPlan(NamedTuple):
         return (
             self.refusal is None
             and not self.moves
-            and not any(not trees.same(change.before, change.after) for change in self.changes)
+            and not any(not trees.is_same(change.before, change.after) for change in self.changes)
         )
 
 
@@ -271,7 +271,7 @@ def preview(
             request,
             position or current.position(),
             last_author,
-            content=diff.present(repository.workspace.root, objects),
+            content=diff.read_from_workspace(repository.workspace.root, objects),
             current=current,
         )
     finally:
@@ -281,10 +281,10 @@ def preview(
 
 def differences(repository: ReadOnlyRepository, plan: RewindPlan) -> list[FileDifference]:
     """The files that a rewind would change, with the lines they would gain and lose."""
-    now = diff.present(repository.workspace.root, repository.objects)
+    now = diff.read_from_workspace(repository.workspace.root, repository.objects)
     readable = [change for change in plan.changes if change.path not in plan.unread]
-    files = list(diff.differences(readable, now, diff.kept(repository.objects)))
-    files += [diff.unread(change) for change in plan.changes if change.path in plan.unread]
+    files = list(diff.differences(readable, now, diff.read_from_store(repository.objects)))
+    files += [diff.unread_difference(change) for change in plan.changes if change.path in plan.unread]
     return sorted(files, key=lambda file: os.fsencode(file.path))
 
 
@@ -510,7 +510,7 @@ def _plan_files(
                 exactly()
                 error.hint = "`--exact` needs only the checkpoint, and no later history."
             raise
-    tree = trees.patched(objects, sink, now, file_plan.changes)
+    tree = trees.patch(objects, sink, now, file_plan.changes)
     all_changes = trees.changes(objects, tree, bytes.fromhex(target.tree))
     changed_paths = {change.path for change in file_plan.changes}
     kept_paths = [
@@ -528,7 +528,7 @@ def _refusal(
     objects: ObjectReader, root: str, present: Snapshot, plan: RewindChanges, request: RewindRequest
 ) -> DeepctlError | None:
     """Why a rewind must not, or cannot, be done. `--force` and `--exact` override authors, never what is not kept."""
-    effective = [change for change in plan.changes if not trees.same(change.before, change.after)]
+    effective = [change for change in plan.changes if not trees.is_same(change.before, change.after)]
     try:
         if plan.unsaved:
             raise FilesNotKept(plan.unsaved, _reason(present, plan.unsaved[0]))

@@ -185,7 +185,7 @@ class _SessionWork:
                 self._conflicts.add(path)
                 planned_changes[path] = TreeChange(path, current, entry)
                 continue
-            if trees.same(current, entry):
+            if trees.is_same(current, entry):
                 self._conflicts.discard(path)
                 continue
             if path in self._conflicts and in_memory(path):
@@ -196,7 +196,7 @@ class _SessionWork:
                 if merged is not None:
                     self._conflicts.discard(path)
                     entry = merged[0]
-                    if trees.same(current, entry):
+                    if trees.is_same(current, entry):
                         continue
             planned_changes[path] = TreeChange(path, current, entry)
         for path in list(planned_changes):

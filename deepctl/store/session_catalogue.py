@@ -3,7 +3,7 @@
 A session is the directory `sessions/<name>/`: its record and its message logs. The record, `session.json`, is one
 sealed line: the session's own random id, when it began, which log is its head, from which checkpoint it was forked, and
 what its first log continues. Where it is damaged or missing, ledger and logs tell as much of that as they can
-(`log_chain.recovered`).
+(`log_chain.recover_session`).
 
 Forks share logs by hard links. A copy or an archive makes several files of one log, and each of them would then be
 written to alone. So where one has all of another, `join_logs` gives the other name the same file again. Nothing is lost
@@ -24,7 +24,7 @@ from deepctl.layout import ProfilePaths
 from deepctl.store import ledger, log_chain, log_file, session_reader
 from deepctl.store.ledger import Ledger
 from deepctl.store.log_chain import Chain
-from deepctl.store.log_file import NO_LINKS, START, SUFFIX, Point, chained, is_id, log_path, share
+from deepctl.store.log_file import NO_LINKS, START, SUFFIX, Point, chain_digest, is_id, log_path, share
 from deepctl.store.records import SESSION_FORMAT, SESSION_RECORD, SessionBeginning, SessionRecord, begins_in
 from deepctl.store.session_reader import Outline, SessionReader
 
@@ -64,13 +64,13 @@ def directories(paths: ProfilePaths) -> list[str]:
     return [os.path.join(paths.sessions, name) for name in all_names(paths)]
 
 
-def spelled(paths: ProfilePaths, name: str) -> str | None:
+def stored_name(paths: ProfilePaths, name: str) -> str | None:
     """How the session called `name`, in whatever case, is spelled; `None` if there is none."""
     folded_name = layout.folded_name(layout.check_name(name, "session"))
     return next((entry for entry in all_names(paths) if layout.folded_name(entry) == folded_name), None)
 
 
-def latest(paths: ProfilePaths) -> str | None:
+def latest_session(paths: ProfilePaths) -> str | None:
     """The name of the session that was written to last, or `None` if there is none yet."""
     return max(all_names(paths), key=lambda name: _written(os.path.join(paths.sessions, name)), default=None)
 
@@ -97,7 +97,7 @@ def _written(directory: str) -> int:
 
 def find(paths: ProfilePaths, name: str) -> SessionRecord:
     """The session called `name`. Raises `SessionNotFound`, `Damaged` or `NewerFormat`."""
-    entry_name = spelled(paths, name)
+    entry_name = stored_name(paths, name)
     if entry_name is None:
         raise SessionNotFound(name, paths.name)
     return load(os.path.join(paths.sessions, entry_name))
@@ -135,7 +135,7 @@ def bring(paths: ProfilePaths, name: str, lines: Iterable[bytes], created_at: st
         log_lines = [sealed_lines.seal(log_file.header(log_id)), *lines]
         digest = START
         for line in log_lines:
-            digest = chained(digest, line)
+            digest = chain_digest(digest, line)
         raw = b"".join(log_lines)
         log_file.write_lines(log_path(staging, log_id), raw)
         return Point(log_id, len(raw), digest)
@@ -151,7 +151,7 @@ def _begin(
     *,
     created_at: str | None = None,
 ) -> SessionRecord:
-    if (existing_name := spelled(paths, name)) is not None:
+    if (existing_name := stored_name(paths, name)) is not None:
         raise Refused(
             f"There is already a session {existing_name!r}.",
             f"`--session {existing_name}` continues it; choose another name for a new session.",
@@ -369,7 +369,7 @@ def load(directory: str) -> SessionRecord:
 
 
 def _without_record(name: str, directory: str, reason: str) -> SessionRecord:
-    session = log_chain.recovered(name, directory, reason)
+    session = log_chain.recover_session(name, directory, reason)
     if session is None:
         raise Damaged(
             f"Session {name!r} is damaged: {os.path.join(directory, SESSION_RECORD)}: {reason}.",

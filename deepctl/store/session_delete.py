@@ -64,7 +64,7 @@ def plan(paths: ProfilePaths, ledger: Ledger, objects: PackStore, name: str) -> 
 
     Raises `SessionNotFound`, `NewerFormat`, or `Damaged` if nobody can tell which checkpoints are its own.
     """
-    existing_name = session_catalogue.spelled(paths, name)
+    existing_name = session_catalogue.stored_name(paths, name)
     if existing_name is None:
         raise SessionNotFound(name, paths.name)
     directory = os.path.join(paths.sessions, existing_name)

@@ -75,7 +75,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def redacted(export: ExportDocument, redaction: Redaction) -> ExportDocument:
+def redact(export: ExportDocument, redaction: Redaction) -> ExportDocument:
     """The same without secrets and home directories, in every string; `redaction` counts them."""
     name = redaction.text(export.name)
     return export._replace(
@@ -118,7 +118,7 @@ def write(path: str, content: bytes, *, replace: bool) -> str:
 
     Raises what `destination.opened` raises; `destination.check` says beforehand whether it may be there at all.
     """
-    with export_target.opened(path, force=replace) as file:
+    with export_target.open_target(path, force=replace) as file:
         file.write(content)
     return export_target.absolute(path)
 

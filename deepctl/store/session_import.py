@@ -225,7 +225,7 @@ def take_over(paths: ProfilePaths, export: ExportDocument, name: str | None = No
     The caller holds the profile's lock, and has had the messages checked. Raises `Refused` if the name is taken.
     """
     new_name = name if name is not None else export.name
-    if (existing_name := session_catalogue.spelled(paths, new_name)) is not None:
+    if (existing_name := session_catalogue.stored_name(paths, new_name)) is not None:
         raise Refused(
             f"There is already a session {existing_name!r}.",
             "--as NAME imports it under another name.",

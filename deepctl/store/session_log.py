@@ -64,7 +64,7 @@ def parent_of(directory: str, log: str) -> tuple[str, int] | None:
     """The log that a log continues, and from which offset, if it continues one. Raises `Damaged` if nobody can tell."""
     path = log_path(directory, log)
     first = next(sealed_lines.parse(log_file.read_lines(path)), None)
-    match log_file.upgraded(first, path).value if first is not None else None:
+    match log_file.upgrade(first, path).value if first is not None else None:
         case {"parent": {"log": str(parent), "offset": int(offset)}} if is_id(parent):
             return parent, offset
         case {"parent": None}:
@@ -96,7 +96,7 @@ def plain_lines(directory: str, log: str, before: str = log_file.START) -> Itera
     for line, digest in zip(lines, log_file.digests(raw, lines, before), strict=True):
         if line.value is not None and layout.is_newer(layout.LOG_FORMAT, line.value):
             return
-        line = log_file.upgraded(line, path)
+        line = log_file.upgrade(line, path)
         match line.value:
             case {"log": str()}:
                 yield Plain(line.end, None, digest)
@@ -188,7 +188,7 @@ class LogWriter:
     def _append(self, entry: dict[str, Any]) -> None:
         line = sealed_lines.seal({"v": LOG_FORMAT, "turn": self.turn, "at": quantities.now(), **entry})
         self._appender.write([line])
-        self.digest = log_file.chained(self.digest, line)
+        self.digest = log_file.chain_digest(self.digest, line)
 
     def close(self) -> None:
         self._appender.close()

@@ -196,7 +196,7 @@ class SessionReader:
     def _decoded(self, content: bytes, end: int, digest: str) -> Tail | None:
         """The last lines of the session's own log, which is so long; `None` if anything about them is unusual."""
         path = log_file.log_path(self.session.directory, self.session.log)
-        lines = [log_file.upgraded(line, path) for line in log_file.parse(content)]
+        lines = [log_file.upgrade(line, path) for line in log_file.parse(content)]
         if any(line.problem is not None for line in lines):
             return None
         reader = LogReader(os.path.basename(path))
@@ -472,8 +472,8 @@ def end_of(directory: str, log: str) -> tuple[int, int]:
     try:
         descriptor = atomic.open_regular(path, os.O_RDONLY)
     except FileNotFoundError:
-        raise log_file.missing(path) from None
+        raise log_file.log_missing(path) from None
     try:
-        return os.pread(descriptor, 4096, 0).find(b"\n") + 1, sealed_lines.whole(descriptor)
+        return os.pread(descriptor, 4096, 0).find(b"\n") + 1, sealed_lines.end_of_whole_lines(descriptor)
     finally:
         os.close(descriptor)

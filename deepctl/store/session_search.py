@@ -13,7 +13,7 @@ from deepctl.layout import ProfilePaths
 from deepctl.store import session_catalogue, transcript
 from deepctl.store.log_file import Message
 from deepctl.store.transcript import Role, TranscriptPiece
-from deepctl.unicode import folded, spans
+from deepctl.unicode import fold, spans
 
 
 class SearchPattern(NamedTuple):
@@ -62,14 +62,14 @@ class SessionSearchResult(NamedTuple):
 
 
 def words(query: str) -> SearchPattern:
-    """All words of `query`, as `deepctl.unicode.folded` compares. Raises `UsageError` if there are none."""
+    """All words of `query`, as `deepctl.unicode.fold` compares. Raises `UsageError` if there are none."""
     query_words = query.split()
     if not query_words:
         raise UsageError("The query is empty.", "Give one or more words: deepctl sessions search 'window seat'")
-    folded_words = [folded(word) for word in query_words]
+    folded_words = [fold(word) for word in query_words]
 
     def where(line: str) -> list[tuple[int, int]]:
-        folded_line = folded(line)
+        folded_line = fold(line)
         return (
             (spans(line, folded_words) or [(0, len(line))]) if any(word in folded_line for word in folded_words) else []
         )
@@ -141,7 +141,7 @@ def _matches(
             )
         for number, entry in enumerate(conversation.messages):
             pieces = [piece for piece in transcript.pieces(entry.message) if role in (None, piece.role)]
-            texts = [folded(_whole(piece)) for piece in pieces] if pattern.all_of else []
+            texts = [fold(_whole(piece)) for piece in pieces] if pattern.all_of else []
             if all(any(word in text for text in texts) for word in pattern.all_of):
                 for piece in pieces:
                     yield from _lines(name, number, entry, piece, pattern.spans, context)

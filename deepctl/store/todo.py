@@ -33,7 +33,7 @@ class TodoItem(NamedTuple):
     status: str
 
 
-def parsed(raw: bytes) -> list[dict[str, object]]:
+def parse(raw: bytes) -> list[dict[str, object]]:
     """The items of a list as they are kept. Raises `ValueError` for what is no list."""
     if len(raw) > MAX_BYTES:
         raise ValueError("it is too large")
@@ -53,7 +53,7 @@ def read(paths: ProfilePaths, session: SessionRecord) -> list[TodoItem] | None:
         raw = _content(files, layout.todo_file(session.id)) if log_file.is_id(session.id) else None
         if raw is None and (old := _content(files, layout.TODO_FILE)) is not None:
             raw = old if owner(paths) == session.id else None
-        items = parsed(raw) if raw is not None else []
+        items = parse(raw) if raw is not None else []
     except (OSError, ValueError, RecursionError):
         return None
     return [TodoItem(str(item.get("content", "")), str(item.get("status", "pending"))) for item in items]
@@ -78,7 +78,7 @@ def owner(paths: ProfilePaths, checkpoints: Ledger | None = None) -> str | None:
 
 def old_lists_owner(paths: ProfilePaths, checkpoints: Ledger | None) -> SessionRecord | None:
     """The session whose the one list of a profile is to be; `None` if there is no such list, or no such session."""
-    identity = owner(paths, checkpoints) if unsettled(paths) else None
+    identity = owner(paths, checkpoints) if has_shared_list(paths) else None
     if identity is None or not log_file.is_id(identity):
         return None
     return session_catalogue.find(paths, session_catalogue.by_id(paths)[identity])
@@ -94,7 +94,7 @@ def give(paths: ProfilePaths, session: SessionRecord) -> bool:
         raw, own_content = files.read(layout.TODO_FILE), _content(files, layout.todo_file(session.id))
         if own_content not in (None, raw):
             return False
-        parsed(raw)
+        parse(raw)
         files.write(layout.todo_file(session.id), raw)
         files.remove(layout.TODO_FILE)
     except (OSError, ValueError, RecursionError):
@@ -111,7 +111,7 @@ def remove(paths: ProfilePaths, identity: str) -> None:
 
 def remove_old(paths: ProfilePaths, checkpoints: Ledger, identity: str) -> None:
     """Remove the one list of a profile if it is that of a session that is about to be deleted."""
-    if unsettled(paths) and owner(paths, checkpoints) == identity:
+    if has_shared_list(paths) and owner(paths, checkpoints) == identity:
         with suppress(OSError):
             _files(paths).remove(layout.TODO_FILE)
 
@@ -133,7 +133,7 @@ def _kept(objects: ObjectReader, tree: bytes, path: str) -> bytes | None:
     return objects.read(entry.digest) if entry is not None and entry.kind == FILE else None
 
 
-def unsettled(paths: ProfilePaths) -> bool:
+def has_shared_list(paths: ProfilePaths) -> bool:
     """Whether there is still one list for all sessions."""
     return _is_there(_files(paths), layout.TODO_FILE)
 
@@ -144,7 +144,7 @@ def unreadable(paths: ProfilePaths) -> list[str]:
     unreadable_paths = []
     for path in _listed(files):
         try:
-            parsed(files.read(path))
+            parse(files.read(path))
         except (OSError, ValueError, RecursionError):
             unreadable_paths.append(path)
     return unreadable_paths

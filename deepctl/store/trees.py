@@ -127,7 +127,7 @@ def changes(
             yield from changes(objects, was_tree, now_tree, path + b"/")
 
 
-def patched(objects: ObjectReader, sink: ObjectWriter, tree: bytes | None, changes: Iterable[TreeChange]) -> bytes:
+def patch(objects: ObjectReader, sink: ObjectWriter, tree: bytes | None, changes: Iterable[TreeChange]) -> bytes:
     """The tree that `tree` becomes when every path of `changes` is made its `after`, as `restore.apply` would.
 
     Directories keep what is in them and in no change; so one that is to go but holds such a thing stays. New trees go
@@ -146,7 +146,7 @@ def patched(objects: ObjectReader, sink: ObjectWriter, tree: bytes | None, chang
         current = entries.get(name)
         target = own_changes[name].after if name in own_changes else current
         was_directory = current is not None and current.kind == DIRECTORY
-        inner = patched(objects, sink, current.digest if current and was_directory else None, below.get(name, ()))
+        inner = patch(objects, sink, current.digest if current and was_directory else None, below.get(name, ()))
         if target is not None and target.kind != DIRECTORY:
             stays = current is not None and was_directory and inner != _EMPTY
             entries[name] = current._replace(digest=inner) if current and stays else target._replace(name=name)
@@ -160,7 +160,7 @@ def patched(objects: ObjectReader, sink: ObjectWriter, tree: bytes | None, chang
     return sink.add(encode(list(entries.values())))
 
 
-def same(first: TreeEntry | None, second: TreeEntry | None) -> bool:
+def is_same(first: TreeEntry | None, second: TreeEntry | None) -> bool:
     """Whether two entries are the same thing; of directories, whatever is in them."""
     if first is None or second is None:
         return first is second

@@ -35,7 +35,7 @@ class VerificationResult(NamedTuple):
 def verify(paths: ProfilePaths, report: Report | None = None) -> VerificationResult:
     """Check everything. Never raises for damage; a later format is `NewerFormat`.
 
-    `report` is told how many of `packed` bytes have been read.
+    `report` is told how many of `packed_bytes` bytes have been read.
     """
     ledger = session_catalogue.read_ledger(paths)
     problems = lookup.damage(paths, ledger)
@@ -47,7 +47,7 @@ def verify(paths: ProfilePaths, report: Report | None = None) -> VerificationRes
         return _verified(paths, ledger, problems, PackStore(paths.packs, cache), report)
 
 
-def packed(paths: ProfilePaths) -> int:
+def packed_bytes(paths: ProfilePaths) -> int:
     """How many bytes the packs have, which nearly all the time goes into."""
     try:
         with os.scandir(paths.packs) as entries:

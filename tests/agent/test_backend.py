@@ -18,7 +18,7 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.workspaces import WorkspaceError
 
 from deepctl import DeepAgentDeps, FileCheckpointStore, LocalBackend, NoSandbox, create_deep_agent
-from deepctl.agent.backend import hide
+from deepctl.agent.backend import replace_root
 from deepctl.errors import Damaged
 from deepctl.files.paths_beneath import DirectoryTree
 
@@ -130,4 +130,4 @@ def test_tools_for_checkpoints_tell_of_damage_without_the_directory_of_the_profi
     ],
 )
 def test_only_whole_names_are_hidden(text: str, shown: str) -> None:
-    assert hide(text, "/p/ws") == shown
+    assert replace_root(text, "/p/ws") == shown

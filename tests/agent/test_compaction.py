@@ -50,7 +50,7 @@ class Alice:
 
     def say(self, prompt: str, session: str = "main") -> TurnResult:
         with Repository.open(self.paths) as work, self.chat() as chat:
-            if session_catalogue.spelled(self.paths, session) is None:
+            if session_catalogue.stored_name(self.paths, session) is None:
                 session_catalogue.start(self.paths, session)
             return chat.turn(work, session, prompt, self.events.append)
 

@@ -458,7 +458,7 @@ def test_settings_are_read_as_git_reads_them(tmp_path: Path) -> None:
     for _ in range(20_000 if _SOAK else 60):
         text = draw.choice(["[core]\n", "\ufeff[core]k="]) + "".join(draw.choices(_PIECES, k=draw.randint(1, 8)))
         config.write_bytes(text.encode())
-        ours = list(git_directories.parse_settings(git_directories.decoded(text.encode())))
+        ours = list(git_directories.parse_settings(git_directories.decode(text.encode())))
         if any(not setting.name for setting in ours):
             with pytest.raises(AssertionError):
                 _listed(config)

@@ -11,8 +11,8 @@ from pydantic_ai._context_size import mark_context_input_tokens
 from pydantic_ai.messages import ModelResponse
 from pydantic_ai.usage import RequestUsage
 
-from deepctl.agent.limits import MOST, bounded, context_tokens
-from deepctl.cli.repl.status import Toolbar, fitted
+from deepctl.agent.limits import MOST, bounded_usage, context_tokens
+from deepctl.cli.repl.status import Toolbar, fit_toolbar
 from deepctl.domain import settings
 from deepctl.errors import BadSetting
 from tests.support.command import InProcess
@@ -197,13 +197,13 @@ def test_usage_is_bounded_in_all_that_it_counts() -> None:
     absurd = RequestUsage(
         input_tokens=-1, audio_seconds=float("nan"), web_searches=10**400, details={"reasoning_tokens": 10**400}
     )
-    assert bounded(absurd) == RequestUsage(
+    assert bounded_usage(absurd) == RequestUsage(
         input_tokens=0, audio_seconds=0, web_searches=MOST, details={"reasoning_tokens": MOST}
     )
     honest = RequestUsage(input_tokens=11, output_tokens=7, audio_seconds=0.5, cost=Decimal("0.25"))
-    assert bounded(honest) == honest
+    assert bounded_usage(honest) == honest
     for cost in ("NaN", "Infinity", "-1", "1e400"):
-        assert bounded(RequestUsage(cost=Decimal(cost))).cost is None
+        assert bounded_usage(RequestUsage(cost=Decimal(cost))).cost is None
 
 
 def test_a_context_is_bounded_that_an_answer_tells_apart_from_its_usage() -> None:
@@ -214,7 +214,7 @@ def test_a_context_is_bounded_that_an_answer_tells_apart_from_its_usage() -> Non
 
 def test_the_toolbar_has_room_for_any_number() -> None:
     bar = Toolbar("alice", None, "offline", None, 1e300, (10**400, 5 * 10**9), 1e300)
-    assert fitted(bar, 200) == "alice · offline   context 999%  999G in 5.0G out  $999999"
+    assert fit_toolbar(bar, 200) == "alice · offline   context 999%  999G in 5.0G out  $999999"
 
 
 @pytest.mark.parametrize("key", ["max_requests", "max_tokens", "max_cost", "retries"])

@@ -274,9 +274,9 @@ def _chosen(*schemas: dict[str, Any]) -> list[str]:
     tools = [mcp_types.Tool(name=f"t{number}", input_schema=schema) for number, schema in enumerate(schemas)]
     # The client is imported by `mcp.load`, which keeps its own settings from it.
     mcp.load()
-    from deepctl.agent.mcp_client import offered
+    from deepctl.agent.mcp_client import tool_offer
 
-    return list(offered(McpServer("one", "config", "a-server"), tools).tools)
+    return list(tool_offer(McpServer("one", "config", "a-server"), tools).tools)
 
 
 @pytest.mark.parametrize(

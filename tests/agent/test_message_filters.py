@@ -118,7 +118,7 @@ def test_files_are_left_out_however_deep_they_are_and_all_else_stays_the_very_sa
     model = TestModel()
     deep = ToolReturnPart("t", {"a": [good, {"b": (bad, "text")}], "c": 1}, "1")
     message = ModelRequest([UserPromptPart(["look", bad, good]), UserPromptPart("plain"), deep])
-    changed, count = message_filters.without(message, model)
+    changed, count = message_filters.without_files(message, model)
     assert count == 2
     parts: list[Any] = list(changed.parts)
     prompt, plain, returned = parts
@@ -128,8 +128,8 @@ def test_files_are_left_out_however_deep_they_are_and_all_else_stays_the_very_sa
     assert plain is message.parts[1]
     assert returned.content["a"][0] is good
     assert "left out" in returned.content["a"][1]["b"][0]
-    assert message_filters.without(changed, model) == (changed, 0)
-    assert message_filters.without(changed, model)[0] is changed
+    assert message_filters.without_files(changed, model) == (changed, 0)
+    assert message_filters.without_files(changed, model)[0] is changed
 
 
 def test_a_file_in_a_tool_result_that_a_model_cannot_be_sent_is_left_out_like_one_of_a_prompt() -> None:

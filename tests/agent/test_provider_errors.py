@@ -25,7 +25,7 @@ from pydantic_ai.exceptions import (
 )
 
 from deepctl.agent.models import resolve
-from deepctl.agent.provider_errors import ModelEndpoint, asked, failure, passes
+from deepctl.agent.provider_errors import ModelEndpoint, failure, is_temporary, model_endpoint
 from deepctl.agent.response_recorder import LastResponse, is_page
 from deepctl.agent.turn import Retries, RetryingModel
 from deepctl.domain import addresses, env_variables
@@ -108,7 +108,9 @@ UNFIT = [
     (400, "Invalid model: m", "deepctl models"),
     (503, "model 'm' not found", "deepctl models"),
 ]
-TO = asked("openai-chat:m", None, "http://127.0.0.1:9/v1", {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}, LastResponse())
+TO = model_endpoint(
+    "openai-chat:m", None, "http://127.0.0.1:9/v1", {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}, LastResponse()
+)
 
 
 def _refusal(status: int, message: str) -> ModelHTTPError:
@@ -122,7 +124,7 @@ def test_a_server_or_a_model_that_is_not_set_up_is_not_asked_again_and_a_hint_sa
     status: int, message: str, hint: str
 ) -> None:
     error = _refusal(status, message)
-    assert not passes(error)
+    assert not is_temporary(error)
     said = failure(error, TO)
     assert said is not None
     assert (said.exit_code, said.retryable) == (7, False)
@@ -143,7 +145,7 @@ def test_a_server_that_fails_is_still_asked_again() -> None:
         error = ModelHTTPError.for_category(
             ModelServerError, status_code=500, model_name="m", body={"message": message}
         )
-        assert passes(error), message
+        assert is_temporary(error), message
 
 
 LOST = {
@@ -221,7 +223,7 @@ def test_the_text_of_the_server_is_shown_whatever_a_client_makes_of_it(
                 else:
                     await agent.run("hello")
             except Exception as error:  # any: that is what this is about
-                return error, asked(model, None, address, os.environ, resolved.last)
+                return error, model_endpoint(model, None, address, os.environ, resolved.last)
         raise AssertionError("it has answered")
 
     with provider(LOST[form], repeat_last=True) as server:

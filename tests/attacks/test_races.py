@@ -560,7 +560,7 @@ def test_a_comparison_does_not_read_a_link_through_another(calm: Path, tmp_path:
     (calm / "d").symlink_to(outside)  # a directory a moment ago
     cache = Cache(":memory:")
     try:
-        read = diff.present(str(calm), PackStore(str(tmp_path / "packs"), cache))
+        read = diff.read_from_workspace(str(calm), PackStore(str(tmp_path / "packs"), cache))
         with pytest.raises(OSError, match=r"Not a directory|symbolic link"):
             read(b"d/pointer", TreeEntry(LINK, 0, 6, bytes(32), b"pointer"))
     finally:

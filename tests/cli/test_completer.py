@@ -11,7 +11,7 @@ import pytest
 
 from deepctl.cli.repl.completer import MAX_CANDIDATES, Candidate, CompletionMatch, matches, workspace_paths
 from deepctl.cli.repl.state import SlashCommand
-from deepctl.cli.repl.status import NEW_SESSION, NO_SANDBOX, Toolbar, fitted
+from deepctl.cli.repl.status import NEW_SESSION, NO_SANDBOX, Toolbar, fit_toolbar
 
 
 def _run(state: object, rest: str) -> None:
@@ -168,12 +168,14 @@ BAR = Toolbar("alice", "main", "anthropic:claude-sonnet-4-6", "bubblewrap", 0.12
     ],
 )
 def test_the_toolbar_drops_what_matters_least_first(width: int, line: str) -> None:
-    assert fitted(BAR, width) == line
+    assert fit_toolbar(BAR, width) == line
 
 
 def test_the_toolbar_shows_what_is_known_and_nothing_a_terminal_would_obey() -> None:
-    assert fitted(BAR._replace(sandbox=NO_SANDBOX), 30) == "alice · no sandbox"
-    assert fitted(BAR._replace(session=NEW_SESSION), 60).startswith("alice · new session · claude")
-    assert fitted(Toolbar("a", None, "offline", None, None, None, None, "loading…"), 80) == "a · offline   loading…"
-    assert "\x1b" not in fitted(BAR._replace(model="x\x1b]0;owned\x07", note="\x1b[2J"), 200)
-    assert fitted(BAR._replace(cost=0.0001, context=7.0), 200).endswith("context 700%  3.4k in 1.2M out  <$0.01")
+    assert fit_toolbar(BAR._replace(sandbox=NO_SANDBOX), 30) == "alice · no sandbox"
+    assert fit_toolbar(BAR._replace(session=NEW_SESSION), 60).startswith("alice · new session · claude")
+    assert (
+        fit_toolbar(Toolbar("a", None, "offline", None, None, None, None, "loading…"), 80) == "a · offline   loading…"
+    )
+    assert "\x1b" not in fit_toolbar(BAR._replace(model="x\x1b]0;owned\x07", note="\x1b[2J"), 200)
+    assert fit_toolbar(BAR._replace(cost=0.0001, context=7.0), 200).endswith("context 700%  3.4k in 1.2M out  <$0.01")

@@ -29,7 +29,7 @@ def test_an_answer_counts_from_the_moment_the_question_is_there_and_no_earlier(
         monkeypatch.setattr(sys, "stdin", stdin)
         monkeypatch.setattr(sys, "stderr", stderr)
         monkeypatch.setattr(render, "say_part", show)
-        with tty_modes.quiet():
+        with tty_modes.without_echo():
             os.write(master, b"y\r" if said == "n" else b"n\r")
             assert select.select([stdin], [], [], 10)[0]
             if said == "y":

@@ -398,10 +398,10 @@ def test_who_is_given_the_terminal_keeps_it_after_being_stopped(monkeypatch: pyt
     with open(slave) as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
         found = termios.tcgetattr(slave)
-        with tty_modes.quiet():
+        with tty_modes.without_echo():
             hushed = termios.tcgetattr(slave)
             assert hushed != found
-            with tty_modes.plain():
+            with tty_modes.shell_mode():
                 signal.raise_signal(signal.SIGCONT)
                 assert termios.tcgetattr(slave) == found
             assert termios.tcgetattr(slave) == hushed

@@ -80,18 +80,18 @@ def test_an_ellipsis_is_no_directory() -> None:
     "name", ["a.txt", "a b.txt", "-x", "é.txt", "a.", "x\u202fAM.png", "it's", "(a)", ".env", "a,b"]
 )
 def test_what_is_mentioned_is_found_again(name: str) -> None:
-    prompt = attachments.mentioned("What is this?", [name])
+    prompt = attachments.with_mentions("What is this?", [name])
     assert prompt.startswith("What is this?\n\n@")
     (readings,) = attachments.mentions(prompt)
     assert readings[0] == name
 
 
 def test_a_file_that_is_mentioned_already_is_not_mentioned_again() -> None:
-    assert attachments.mentioned("see @a.txt.", ["a.txt"]) == "see @a.txt."
+    assert attachments.with_mentions("see @a.txt.", ["a.txt"]) == "see @a.txt."
 
 
 def test_a_mention_is_added_before_what_was_piped_in() -> None:
-    prompt = attachments.mentioned("why?\n\n<stdin>\ntext\n</stdin>", ["a.txt"])
+    prompt = attachments.with_mentions("why?\n\n<stdin>\ntext\n</stdin>", ["a.txt"])
     assert prompt == "why?\n\n@a.txt\n\n<stdin>\ntext\n</stdin>"
     assert attachments.mentions(prompt) == [["a.txt"]]
 

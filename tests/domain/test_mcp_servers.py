@@ -140,8 +140,8 @@ def test_a_local_server_gets_what_any_program_needs_and_what_its_table_names() -
         "MODE": "quiet",
     }
     assert mcp_servers.directory(server, environment) == "/elsewhere"
-    assert mcp_servers.missing(server, environment) == []
-    assert mcp_servers.missing(server, {**environment, "TOKEN": ""}) == ["TOKEN"]
+    assert mcp_servers.missing_variables(server, environment) == []
+    assert mcp_servers.missing_variables(server, {**environment, "TOKEN": ""}) == ["TOKEN"]
 
 
 def test_a_program_is_not_looked_for_where_one_happens_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def _replace(scene: Scene, base: bytes | None, edited: bytes) -> MemoryChange:
 def _forget(scene: Scene, text: str, file: str | None = None) -> ForgottenLines:
     memory = Memory(scene.paths)
     wish = forget_request(text, file, ignore_case=False)
-    lines = changes.foreseen(memory, wish)
+    lines = changes.lines_to_forget(memory, wish)
     with scene.work() as work:
         return changes.forget(work, memory, wish, lines)
 
@@ -102,7 +102,7 @@ def test_a_note_after_a_killed_turn_is_the_users_and_the_turn_the_agents(scene: 
     assert (ended.kind, ended.author) == ("turn", "unknown")
     assert (by_hand, by_hand.author) == (change.checkpoint, OTHER)
     with Repository.read_only(scene.paths) as reader:
-        at_end = history.at(reader, Memory(scene.paths), "MEMORY.md", ended)
+        at_end = history.notebook_at(reader, Memory(scene.paths), "MEMORY.md", ended)
     assert at_end.content == b"- one\n"
 
 
@@ -203,7 +203,7 @@ def test_nothing_is_forgotten_that_the_user_has_not_seen(scene: Scene) -> None:
     _add(scene, b"tea")
     memory = Memory(scene.paths)
     wish = forget_request("tea", None, ignore_case=False)
-    seen = changes.foreseen(memory, wish)
+    seen = changes.lines_to_forget(memory, wish)
     _add(scene, b"more tea")
     with scene.work() as work, pytest.raises(Refused) as refused:
         changes.forget(work, memory, wish, seen)
@@ -227,7 +227,7 @@ def test_a_notebook_that_changes_while_the_checkpoint_is_made_stays(
 
         monkeypatch.setattr(work, "save_now", disturbed)
         with pytest.raises(MemoryChanged):
-            changes.forget(work, memory, wish, changes.foreseen(memory, wish))
+            changes.forget(work, memory, wish, changes.lines_to_forget(memory, wish))
     assert _content(scene) == b"tea\nby an editor\n"
 
 
@@ -235,9 +235,9 @@ def test_forgetting_says_so_where_checkpoints_leave_memory_out(scene: Scene) -> 
     _add(scene, b"tea")
     memory = Memory(scene.paths)
     wish = forget_request("tea", None, ignore_case=False)
-    assert not changes.undoable(memory, [".deep/"])
+    assert not changes.can_undo(memory, [".deep/"])
     with scene.work(exclude=[".deep/"]) as work:
-        done = changes.forget(work, memory, wish, changes.foreseen(memory, wish))
+        done = changes.forget(work, memory, wish, changes.lines_to_forget(memory, wish))
     assert not done.undoable
     assert changes.undo_command("alice", done) is None
     assert _content(scene) == b""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deepctl.domain import profiles
-from deepctl.domain.memory.directory import MAX_BYTES, Memory, MemoryChanged, appended, lines_with, without
+from deepctl.domain.memory.directory import MAX_BYTES, Memory, MemoryChanged, append_note, lines_with, without_lines
 from deepctl.errors import BadName, Refused
 from deepctl.layout import ProfilePaths, Root
 from deepctl.store.diff import line_counts
@@ -34,7 +34,7 @@ def test_only_the_lines_with_the_text_go_and_every_other_byte_stays(text: bytes,
     for seed in range(200):
         content = _notebook(seed)
         gone = lines_with(content, text, ignore_case=ignore_case)
-        left = without(content, text, ignore_case=ignore_case)
+        left = without_lines(content, text, ignore_case=ignore_case)
         lines = content.splitlines(keepends=True)
         assert [lines[number - 1] for number, _ in gone] == [line for _, line in gone]
         for number, _ in reversed(gone):
@@ -47,8 +47,8 @@ def test_only_the_lines_with_the_text_go_and_every_other_byte_stays(text: bytes,
 
 def test_case_is_ignored_beyond_ascii_and_bytes_that_are_no_text_equal_themselves_only() -> None:
     content = "Straße\nCAFÉ\n".encode() + b"\xc3\n\xe9\n"
-    assert without(content, b"STRASSE", ignore_case=True) == "CAFÉ\n".encode() + b"\xc3\n\xe9\n"
-    assert without(content, "café".encode(), ignore_case=True) == "Straße\n".encode() + b"\xc3\n\xe9\n"
+    assert without_lines(content, b"STRASSE", ignore_case=True) == "CAFÉ\n".encode() + b"\xc3\n\xe9\n"
+    assert without_lines(content, "café".encode(), ignore_case=True) == "Straße\n".encode() + b"\xc3\n\xe9\n"
     assert lines_with(content, b"\xe9", ignore_case=True) == [(4, b"\xe9\n")]
 
 
@@ -56,7 +56,7 @@ def test_case_is_ignored_beyond_ascii_and_bytes_that_are_no_text_equal_themselve
 def test_nothing_and_several_lines_are_on_no_line(text: bytes) -> None:
     content = b"a\nb\n\r\na\r"
     assert lines_with(content, text, ignore_case=True) == []
-    assert without(content, text, ignore_case=True) == content
+    assert without_lines(content, text, ignore_case=True) == content
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_nothing_and_several_lines_are_on_no_line(text: bytes) -> None:
     ],
 )
 def test_a_note_is_appended_as_it_is(content: bytes, note: bytes, expected: bytes) -> None:
-    assert appended(content, note) == expected
+    assert append_note(content, note) == expected
 
 
 def test_lines_that_came_and_went_are_counted() -> None:

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepctl.domain.memory import changes
-from deepctl.domain.memory.directory import without
+from deepctl.domain.memory.directory import without_lines
 from deepctl.domain.purge import purge as purging
 from deepctl.domain.purge import report
 from deepctl.domain.purge.notebooks import LostLines, PurgeSelector, TextMatcher
@@ -122,7 +122,7 @@ def _identities(records: list[Record]) -> list[Record]:
 
 def _line_wise(content: bytes, text: bytes) -> bytes:
     kind, mode, rest = content.split(b" ", 2)
-    return b" ".join([kind, mode, without(rest, text, ignore_case=False)])
+    return b" ".join([kind, mode, without_lines(rest, text, ignore_case=False)])
 
 
 def _check_whole(scene: Scene) -> None:
@@ -689,7 +689,7 @@ def _tell(scene: Scene, text: str, what: str, lines: list[str], number: int) -> 
             assert _identities(scene.records()) == _identities(records)
             here = ".deep/memory/main/"
             assert {path: content for path, content in scene.files().items() if path != _RECEIPTS} == {
-                path: without(content.encode(), text.encode(), ignore_case=False).decode()
+                path: without_lines(content.encode(), text.encode(), ignore_case=False).decode()
                 if path.startswith(here)
                 else content
                 for path, content in live.items()

@@ -131,8 +131,8 @@ def test_the_session_used_last_is_still_the_one_that_goes_on(here: Scene, there:
         session = here.session(name)
         for file in Path(session.directory).iterdir():
             os.utime(file, ns=(0, 1_700_000_000_000_000_000 + number))
-    assert session_catalogue.latest(here.paths) == "b"
-    assert session_catalogue.latest(take(there, export(here)[0]).paths) == "b"
+    assert session_catalogue.latest_session(here.paths) == "b"
+    assert session_catalogue.latest_session(take(there, export(here)[0]).paths) == "b"
 
 
 def test_times_before_1970_and_far_from_now_are_kept(here: Scene, there: Root) -> None:
@@ -536,7 +536,7 @@ def test_a_destination_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None
     path = tmp_path / "a.tgz"
 
     def write(data: bytes, meanwhile: Callable[[], object]) -> None:
-        with export_target.opened(str(path), force=False) as file:
+        with export_target.open_target(str(path), force=False) as file:
             file.write(data)
             meanwhile()
 
@@ -547,9 +547,9 @@ def test_a_destination_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None
     with pytest.raises(Refused):
         write(b"mine", lambda: path.write_bytes(b"somebody else's"))
     assert path.read_bytes() == b"somebody else's"
-    with export_target.opened(str(path), force=True) as file:
+    with export_target.open_target(str(path), force=True) as file:
         file.write(b"mine")
-        with export_target.opened(str(path), force=True) as other:
+        with export_target.open_target(str(path), force=True) as other:
             other.write(b"another's")
     assert path.read_bytes() == b"mine"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -558,7 +558,7 @@ def test_a_destination_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None
 
 def test_a_link_that_comes_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     def write() -> None:
-        with export_target.opened(str(tmp_path / "x"), force=True) as file:
+        with export_target.open_target(str(tmp_path / "x"), force=True) as file:
             file.write(b"mine")
             (tmp_path / "x").symlink_to("secret")
 
@@ -576,7 +576,7 @@ def test_a_file_system_without_locks_takes_an_export_too(tmp_path: Path, monkeyp
     left.write_bytes(b"perhaps somebody is writing this")
     with monkeypatch.context() as patched:
         patched.setattr(fcntl, "flock", refused)
-        with export_target.opened(str(tmp_path / "x"), force=False) as file:
+        with export_target.open_target(str(tmp_path / "x"), force=False) as file:
             file.write(b"one")
     assert (tmp_path / "x").read_bytes() == b"one"
     assert left.exists()

@@ -142,7 +142,7 @@ def test_everything_of_a_profile_goes_and_nothing_else(root: Root) -> None:
 def test_parts_go_and_the_rest_stays_as_it_is(root: Root, only: tuple[str, ...]) -> None:
     alice = root.profile("alice").directory
     before = _seen(alice)
-    parts = wipe_plan.chosen(only)
+    parts = wipe_plan.parse_parts(only)
     gone = [place for part in parts for place in wipe_plan.PARTS[part]]
     _wipe(root, parts)
     after = _seen(alice)
@@ -156,18 +156,18 @@ def test_parts_go_and_the_rest_stays_as_it_is(root: Root, only: tuple[str, ...])
 
 
 def test_what_goes_along_with_a_part_is_chosen_with_it() -> None:
-    assert wipe_plan.chosen(["history,memory", "history"]) == ("memory", "history")
-    assert wipe_plan.chosen(["sessions"]) == ("checkpoints", "sessions")
-    assert wipe_plan.chosen(["workspace"]) == ("memory", "plans", "evicted", "workspace")
+    assert wipe_plan.parse_parts(["history,memory", "history"]) == ("memory", "history")
+    assert wipe_plan.parse_parts(["sessions"]) == ("checkpoints", "sessions")
+    assert wipe_plan.parse_parts(["workspace"]) == ("memory", "plans", "evicted", "workspace")
     for wrong in ("", "memory,", "Memory", "all"):
         with pytest.raises(UsageError) as raised:
-            wipe_plan.chosen([wrong])
+            wipe_plan.parse_parts([wrong])
         assert "memory, plans, evicted" in str(raised.value.hint)
 
 
 _WIPES: dict[str, tuple[str, ...]] = {
     "everything": (),
-    "sessions": wipe_plan.chosen(["sessions"]),
+    "sessions": wipe_plan.parse_parts(["sessions"]),
     "all parts": tuple(wipe_plan.PARTS),
     "memory": ("memory",),
 }
@@ -230,14 +230,14 @@ def _interrupt(path: str, report: object = None) -> int:
 def test_what_was_interrupted_is_known_and_finished_by_the_next(
     root: Root, only: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert trash.unfinished(root) == []
+    assert trash.unfinished_wipes(root) == []
     _interrupted(root, only, monkeypatch)
-    (left,) = trash.unfinished(root)
+    (left,) = trash.unfinished_wipes(root)
     assert (left.profile, left.is_partial) == ("alice", bool(only))
     assert os.path.isdir(left.path)
     assert profiles.all_names(root) == (["alice", "bob"] if only else ["bob"])
     _next_command(root)
-    assert trash.unfinished(root) == []
+    assert trash.unfinished_wipes(root) == []
     assert _hidden(root) == []
 
 
@@ -249,7 +249,7 @@ def test_a_wiped_name_can_be_used_at_once_while_the_old_directory_is_still_being
         profiles.create(root, "alice")
     Path(paths.workspace, "new.txt").write_text("new")
     assert len(_hidden(root)) == 1, "whoever wipes is at work on it, and nobody else"
-    assert trash.unfinished(root) == []
+    assert trash.unfinished_wipes(root) == []
     wipe_plan.delete([away])
     assert _hidden(root) == []
     assert os.listdir(paths.workspace) == ["new.txt"]
@@ -325,7 +325,7 @@ def test_parts_of_a_profile_whose_lock_is_held_are_left_to_the_holder(root: Root
     with Lock(alice.lock, profile="alice", command="chat"):
         _next_command(root)
         assert Path(alice.prompt_history).read_text(), "somebody is at work there"
-        assert len(trash.unfinished(root)) == 1
+        assert len(trash.unfinished_wipes(root)) == 1
     _next_command(root)
     assert Path(alice.prompt_history).read_bytes() == b""
     assert _hidden(root) == []
@@ -348,7 +348,7 @@ def test_what_a_later_deepctl_left_is_left_alone(root: Root) -> None:
     (left / "plan").write_bytes(sealed_lines.seal({"v": trash.FORMAT + 1, "something": "else"}))
     _next_command(root, "alice")
     assert left.exists()
-    assert [one.path for one in trash.unfinished(root)] == [str(left)]
+    assert [one.path for one in trash.unfinished_wipes(root)] == [str(left)]
 
 
 @pytest.mark.parametrize("name", [".wipe-me", ".wipe-0123abcd-", ".wipe-0123abcd-..", "wipe-0123abcd-alice", ".wipe"])
@@ -397,12 +397,12 @@ def test_what_cannot_be_deleted_is_named_the_rest_goes_and_no_command_is_kept_fr
         assert "deepctl doctor" in str(raised.value.hint)
         assert profiles.all_names(root) == ["bob"]
         _next_command(root)
-        (left,) = trash.unfinished(root)
+        (left,) = trash.unfinished_wipes(root)
         names = sorted(name for _, _, files in os.walk(left.path) for name in files)
         assert names == ["a.txt"]
         profiles.create(root, "alice")
     _next_command(root)
-    assert trash.unfinished(root) == []
+    assert trash.unfinished_wipes(root) == []
 
 
 def test_a_link_in_the_way_to_a_part_is_refused_and_nothing_goes(root: Root, tmp_path: Path) -> None:
@@ -413,7 +413,7 @@ def test_a_link_in_the_way_to_a_part_is_refused_and_nothing_goes(root: Root, tmp
     with pytest.raises(Refused, match="symbolic link"):
         _wipe(root, ("memory",))
     assert _seen(root.profile("alice").directory) == before
-    _wipe(root, wipe_plan.chosen(["workspace"]))
+    _wipe(root, wipe_plan.parse_parts(["workspace"]))
     assert list(workspace.iterdir()) == []
     assert _seen(tmp_path / "outside") == outside
 
@@ -482,7 +482,7 @@ def test_where_something_is_mounted_nothing_goes(root: Root, monkeypatch: pytest
 
     monkeypatch.setattr(wipe_plan, "mounts", mounts)
     before = _seen(root.path)
-    for only in ((), wipe_plan.chosen(["workspace"])):
+    for only in ((), wipe_plan.parse_parts(["workspace"])):
         with pytest.raises(Refused, match="mounted at"):
             wipe_plan.plan(root, paths, only)
     wipe_plan.plan(root, paths, ("memory", "history"))
@@ -499,7 +499,7 @@ def test_what_is_mounted_below_a_directory_is_known() -> None:
 
 def test_no_modes_in_a_workspace_keep_an_ordinary_user_from_wiping(tmp_path: Path) -> None:
     def wipe() -> None:
-        for only in ((), wipe_plan.chosen(["workspace"]), ("memory",), ("plans",)):
+        for only in ((), wipe_plan.parse_parts(["workspace"]), ("memory",), ("plans",)):
             root = _story(tmp_path / ("-".join(only) or "whole"))
             workspace = Path(root.profile("alice").workspace)
             for closed in (".deep/memory/main", ".deep/memory", ".deep", "plans", ""):
@@ -561,7 +561,7 @@ def test_copies_that_stay_in_checkpoints_are_counted(root: Root) -> None:
     scene = Scene(Path(root.path))
 
     def copies(*only: str) -> tuple[int, ...] | None:
-        found = wipe_plan.copies(paths, wipe_plan.plan(root, paths, wipe_plan.chosen(only)))
+        found = wipe_plan.copies(paths, wipe_plan.plan(root, paths, wipe_plan.parse_parts(only)))
         return found and tuple(found)
 
     records = len(scene.records())
@@ -585,7 +585,7 @@ def test_a_wiped_memory_can_be_brought_back_from_a_checkpoint(root: Root) -> Non
 
 @pytest.mark.parametrize("part", ["sessions", "checkpoints", "workspace"])
 def test_work_goes_on_after_parts_are_gone(root: Root, part: str) -> None:
-    _wipe(root, wipe_plan.chosen([part]))
+    _wipe(root, wipe_plan.parse_parts([part]))
     scene = Scene(Path(root.path))
     assert scene.prompts() == ([] if part == "sessions" else ["first"])
     scene.agent("later.txt", "one")
@@ -643,7 +643,7 @@ def test_the_container_goes_first_and_if_it_cannot_nothing_does(root: Root, monk
     paths = root.profile("alice")
     before = _seen(paths.directory)
     monkeypatch.setattr(sandbox_settings, "remove_container_if_any", refused)
-    for only in ((), wipe_plan.chosen(["workspace"])):
+    for only in ((), wipe_plan.parse_parts(["workspace"])):
         with pytest.raises(DeepctlError, match="Docker"):
             _wipe(root, only)
     assert _seen(paths.directory) == before

@@ -144,7 +144,7 @@ def test_a_link_swapped_in_between_check_and_use_leads_nowhere(place: Path, tmp_
     finally:
         stop.set()
         thread.join()
-    assert seen == {b"public", None, "Outside"}
+    assert seen == {b"public", None, "OutsideTree"}
     assert (outside / "file").read_text() == "secret"
     assert [entry.name for entry in outside.iterdir()] == ["file"]
     (outside / "file").unlink()

@@ -26,7 +26,7 @@ class Scene:
         self.workspace = Path(self.paths.workspace)
 
     def session(self, name: str = "main") -> SessionRecord:
-        found = session_catalogue.spelled(self.paths, name)
+        found = session_catalogue.stored_name(self.paths, name)
         return session_catalogue.find(self.paths, found) if found else session_catalogue.start(self.paths, name)
 
     @contextmanager

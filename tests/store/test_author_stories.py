@@ -155,7 +155,7 @@ class AuthorStories(RuleBasedStateMachine):
     def delete(self, pick: int) -> None:
         name = self._session(pick)
         with self.scene.work() as work:
-            if session_catalogue.spelled(work.paths, name) is not None:
+            if session_catalogue.stored_name(work.paths, name) is not None:
                 session_delete.delete(work, session_delete.plan(work.paths, work.ledger, work.store.packs, name))
                 self.sessions.remove(name)
 

@@ -244,7 +244,7 @@ class TestSessions:
         session_import.take_over(paths, session_import.parse(raw, "x"))
         assert session_export.as_json(session_export.export(paths, "main")).encode() == raw
         assert self.seen(paths) == self.seen(scene.paths)
-        short = session_export.redacted(session_export.export(scene.paths, "main"), Redaction({}))
+        short = session_export.redact(session_export.export(scene.paths, "main"), Redaction({}))
         assert short.compactions == [log_file.Compaction(8, 4)]
 
     def test_an_export_without_compactions_is_what_it_was_but_for_its_number(self, scene: Scene) -> None:

@@ -186,6 +186,6 @@ def test_the_story_itself_is_as_it_should_be(tmp_path: Path) -> None:
     scene = _story(tmp_path)
     assert scene.prompts() == ["first", "second", "last"]
     assert scene.files()["a.txt"] == "changed\n"
-    assert session_catalogue.latest(scene.paths) == "main"
+    assert session_catalogue.latest_session(scene.paths) == "main"
     _check_readable(scene, {record.id for record in scene.records()})
     _check_nothing_is_left(scene)

@@ -236,7 +236,7 @@ def test_a_fork_is_not_rewound_to_messages_that_it_does_not_have(scene: Scene) -
         os.unlink(os.path.join(forked.directory, f"{first.log}.jsonl"))
         with pytest.raises((Refused, Damaged)):
             rewind.run(work, forked, rewind.RewindRequest(first))
-    assert session_catalogue.spelled(scene.paths, "forked") == "forked"
+    assert session_catalogue.stored_name(scene.paths, "forked") == "forked"
 
 
 def test_a_damaged_tree_in_between_leaves_exact(scene: Scene) -> None:

@@ -264,15 +264,15 @@ def _folds(place: str) -> Iterator[tuple[str, bytes, Ledger]]:
     raw = path.read_bytes()
     ends = [number + 1 for number, byte in enumerate(raw) if byte == ord("\n")]
     for end in ends:
-        index_db.write_fold(cache, raw[:end], ledger.parsed(raw[:end], str(path)).values())
-        yield cache, raw, ledger.parsed(raw, str(path))
+        index_db.write_fold(cache, raw[:end], ledger.parse(raw[:end], str(path)).values())
+        yield cache, raw, ledger.parse(raw, str(path))
 
 
 def test_a_fold_and_the_lines_behind_it_are_the_ledger(everything: str) -> None:
     for cache, raw, whole in _folds(everything):
         fold = index_db.read_fold(cache, raw)
         assert fold is not None
-        assert _values(ledger.parsed(raw, "", fold)) == _values(whole)
+        assert _values(ledger.parse(raw, "", fold)) == _values(whole)
         assert _values(ledger.read(everything, cache)) == _values(whole)
 
 

@@ -467,7 +467,7 @@ def test_every_view_of_a_checkpoint_says_that_its_files_are_lost(
         Repository.read_only(scene.paths) as reader,
         pytest.raises(Damaged, match=f"The files of checkpoint {lost} are lo"),
     ):
-        history.kept(reader, "lab")
+        history.checkpoint_with_files(reader, "lab")
 
 
 def test_a_rewind_names_exact_only_where_that_works(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Story(Work):
         """Do it, in spite of conflicts; returns those. What comes out is what was foretold."""
         with self.objects.new_batch() as batch:
             planned = rewind_plan.own_work(self.objects, self.intervals, self.now, "s1", batch)
-            foretold = trees.patched(self.objects, batch, self.now, planned.changes)
+            foretold = trees.patch(self.objects, batch, self.now, planned.changes)
         restore.working_tree(str(self.root), self.objects).apply(planned.changes)
         assert self.snapshot().tree == foretold
         return planned.conflicts

@@ -333,9 +333,7 @@ def test_a_redacted_export_is_an_export(scene: Scene, tmp_path: Path) -> None:
         pass
     session_catalogue.start(scene.paths, "sk-a1b2c3d4e5f6g7h8i9j0k")
     redaction = Redaction({"HOME": "/srv/me", "A_SECRET": "be kinder"})
-    raw = session_export.as_json(
-        session_export.redacted(session_export.export(scene.paths, "main"), redaction)
-    ).encode()
+    raw = session_export.as_json(session_export.redact(session_export.export(scene.paths, "main"), redaction)).encode()
     assert key.encode() not in raw
     assert b"/home/alice" not in raw
     assert b"be kinder" not in raw
@@ -344,7 +342,7 @@ def test_a_redacted_export_is_an_export(scene: Scene, tmp_path: Path) -> None:
     assert redaction.homes > 1
     assert _exported(_import(tmp_path / "b", raw)) == raw
     assert (
-        session_export.redacted(session_export.export(scene.paths, "sk-a1b2c3d4e5f6g7h8i9j0k"), redaction).name
+        session_export.redact(session_export.export(scene.paths, "sk-a1b2c3d4e5f6g7h8i9j0k"), redaction).name
         == "redacted"
     )
 

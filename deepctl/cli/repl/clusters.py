@@ -40,7 +40,7 @@ def is_simple(text: str) -> bool:
     return text.isascii() or max(map(ord, text)) < _SIMPLE
 
 
-def around(text: str, position: int) -> tuple[int, int]:
+def cluster_at(text: str, position: int) -> tuple[int, int]:
     """The start and the end of the cluster that contains `position`; `position` twice if it is between two clusters."""
     if not 0 < position < len(text) or (text[position - 1].isascii() and text[position].isascii()):
         return position, position
@@ -53,7 +53,7 @@ def around(text: str, position: int) -> tuple[int, int]:
     return (first + start, first + end) if end > position - first else (position, position)
 
 
-def drawn(text: str) -> str:
+def with_stand_ins(text: str) -> str:
     """`text` with stand-ins, for prompt_toolkit to draw."""
     if is_simple(text):
         return text
@@ -74,13 +74,13 @@ def _stand_in(cluster: str) -> str:
     return _stand_ins[cluster]
 
 
-def written(text: str) -> str:
+def without_stand_ins(text: str) -> str:
     """Drawn text with its clusters, as it is written to a terminal. It contains no other escape sequences."""
     return _STAND_IN.sub(lambda match: _cluster(match[0]), text.replace("\x1b", "?"))
 
 
 def has_stand_ins(text: str) -> bool:
-    """Whether `text` must be written by `written`."""
+    """Whether `text` must be written by `without_stand_ins`."""
     return not text.isascii() and _STAND_IN.search(text) is not None
 
 
@@ -144,21 +144,21 @@ def buffer() -> type[Buffer]:
         @cursor_position.setter
         def cursor_position(self, value: int) -> None:
             # Inserting sets the whole document, so a cluster that is typed code point by code point stays complete.
-            start, end = around(self.text, value)
+            start, end = cluster_at(self.text, value)
             move(self, end if value > self.cursor_position else start)
 
         def delete_before_cursor(self, count: int = 1) -> str:
-            start, _ = around(self.text, max(self.cursor_position - count, 0))
+            start, _ = cluster_at(self.text, max(self.cursor_position - count, 0))
             return super().delete_before_cursor(self.cursor_position - start)
 
         def delete(self, count: int = 1) -> str:
-            _, end = around(self.text, min(self.cursor_position + count, len(self.text)))
+            _, end = cluster_at(self.text, min(self.cursor_position + count, len(self.text)))
             return super().delete(end - self.cursor_position)
 
         def swap_characters_before_cursor(self) -> None:
             text, end = self.text, self.cursor_position
-            middle, _ = around(text, end - 1)
-            start, _ = around(text, middle - 1)
+            middle, _ = cluster_at(text, end - 1)
+            start, _ = cluster_at(text, middle - 1)
             if start >= 0:
                 self.text = text[:start] + text[middle:end] + text[start:middle] + text[end:]
 

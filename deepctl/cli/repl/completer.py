@@ -20,7 +20,7 @@ from unicodedata import normalize
 
 from deepctl.cli.chat_session import ProfileChat
 from deepctl.cli.repl import slash_commands
-from deepctl.cli.repl.clusters import drawn
+from deepctl.cli.repl.clusters import with_stand_ins
 from deepctl.cli.repl.state import ReplState, SlashCommand
 from deepctl.domain import providers, settings
 from deepctl.errors import DeepctlError
@@ -30,7 +30,7 @@ from deepctl.output.text import ago, printable
 from deepctl.quantities import counted
 from deepctl.store import session_catalogue
 from deepctl.store.records import Record
-from deepctl.unicode import folded
+from deepctl.unicode import fold
 
 if TYPE_CHECKING:
     from prompt_toolkit.completion import CompleteEvent, Completer, Completion
@@ -222,8 +222,8 @@ def _candidates(word: CompletionContext, source: CandidateSource) -> Iterator[Ca
             candidates = source.models()
         case _:
             return
-    prefix = folded(word.prefix)
-    yield from (candidate for candidate in candidates if folded(candidate.text).startswith(prefix))
+    prefix = fold(word.prefix)
+    yield from (candidate for candidate in candidates if fold(candidate.text).startswith(prefix))
 
 
 def _path_text(path: str, word: CompletionContext) -> str:
@@ -269,14 +269,14 @@ def _names(directory: str, root: str, prefix: str) -> list[str]:
 
 def _scan(directory: int, prefix: str) -> Iterator[str]:
     is_exact = prefix != prefix.lower()
-    normal_prefix = normalize("NFC", prefix) if is_exact else folded(prefix)
+    normal_prefix = normalize("NFC", prefix) if is_exact else fold(prefix)
     end = time.monotonic() + _SCAN_SECONDS
     with os.scandir(directory) as entries:
         for number, entry in enumerate(entries):
             if number % 256 == 255 and time.monotonic() > end:
                 return
             name = entry.name
-            if not (normalize("NFC", name) if is_exact else folded(name)).startswith(normal_prefix):
+            if not (normalize("NFC", name) if is_exact else fold(name)).startswith(normal_prefix):
                 continue
             if (name.startswith(".") and not prefix.startswith(".")) or not name.isprintable() or '"' in name:
                 continue
@@ -299,7 +299,10 @@ def completer(source: CandidateSource) -> Completer:
         try:
             return [
                 Completion(
-                    match.text, -match.length, display=drawn(match.display), display_meta=drawn(match.description)
+                    match.text,
+                    -match.length,
+                    display=with_stand_ins(match.display),
+                    display_meta=with_stand_ins(match.description),
                 )
                 for match in matches(text, source)
             ]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from deepctl.cli.repl import command_names
 from deepctl.cli.repl.state import ReplState, SlashCommand
 from deepctl.output.render import show
-from deepctl.output.text import terminal_width, tinted, wrapped
+from deepctl.output.text import terminal_width, tint, wrap
 
 _WIDTH = 80
 _MIN_HELP_WIDTH = 30
@@ -44,10 +44,10 @@ class _Overview(NamedTuple):
         groups.append(("More", list(self.more)))
         name_width = max(len(name) for _, rows in groups for name, _ in rows)
         for group, rows in groups:
-            print(tinted(group, "strong"))
+            print(tint(group, "strong"))
             for name, meaning in rows:
                 _print_row(name, meaning, name_width)
-        print(f"\n{wrapped(_TURN, sys.stdout)}")
+        print(f"\n{wrap(_TURN, sys.stdout)}")
 
 
 def _print_row(name: str, meaning: str, name_width: int) -> None:
@@ -55,7 +55,7 @@ def _print_row(name: str, meaning: str, name_width: int) -> None:
     room = columns - name_width - 2 * _GAP
     is_beside = room >= _MIN_HELP_WIDTH
     lines = textwrap.wrap(meaning, room if is_beside else max(_MIN_HELP_WIDTH, columns - 3 * _GAP)) or [""]
-    first = " " * _GAP + tinted(name, "name")
+    first = " " * _GAP + tint(name, "name")
     if is_beside:
         print(f"{first}{' ' * (name_width - len(name) + _GAP)}{lines[0]}".rstrip())
         indent, lines = name_width + 2 * _GAP, lines[1:]
@@ -75,7 +75,7 @@ class _CommandHelp(NamedTuple):
         return {"command": self.command.name}
 
     def print(self) -> None:
-        print(f"{tinted(self.command.name, 'name')} {self.command.usage}".rstrip())
+        print(f"{tint(self.command.name, 'name')} {self.command.usage}".rstrip())
         for line in textwrap.wrap(self.command.help, (terminal_width() or _WIDTH) - _GAP):
             print(" " * _GAP + line)
 
@@ -108,7 +108,7 @@ class _ShellCommandUsage(NamedTuple):
                 name, usage = self.command.name, self.command.usage
             else:
                 usage = " ".join(shell.collect_usage_pieces(context))
-            print(f"{tinted(name, 'name')} {usage}".rstrip())
+            print(f"{tint(name, 'name')} {usage}".rstrip())
             shell.format_help_text(context, formatter)
             shell.format_options(context, formatter)
             shell.format_epilog(context, formatter)
@@ -116,7 +116,7 @@ class _ShellCommandUsage(NamedTuple):
         options = [f"--{name}" for name in ("user", "session", "wait") if name in hidden_names]
         if options:
             filled_in = f"Filled in from the chat if not given: {', '.join(options)}."
-            print(f"\n{wrapped(filled_in, sys.stdout)}")
+            print(f"\n{wrap(filled_in, sys.stdout)}")
 
 
 def show_overview(commands: Sequence[SlashCommand], *, has_shell: bool) -> None:

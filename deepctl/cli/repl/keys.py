@@ -79,7 +79,7 @@ class DoubleCtrlC:
         return self._before
 
 
-def cleaned(text: str) -> str:
+def clean_paste(text: str) -> str:
     """Pasted text as it is inserted into the line: newlines separate lines, and invisible characters are removed."""
     return whole(_INVISIBLE.sub("", _LINE_ENDS.sub("\n", text)))
 
@@ -253,7 +253,7 @@ def bindings(
 
     @keys.add(Keys.BracketedPaste)
     def _paste(event: KeyPressEvent) -> None:
-        text = cleaned(event.data)
+        text = clean_paste(event.data)
         if not is_focused():
             text = text.partition("\n")[0]
         # Without the event that starts completion, because a paste is not a command that is being typed.
@@ -299,7 +299,7 @@ def bindings(
 
         with handed_over():
             text, failure = editor.edit_text(whole(line.text))
-        line.document = Document(cleaned(text))
+        line.document = Document(clean_paste(text))
         if failure is not None:
             tell(printable(failure))
 

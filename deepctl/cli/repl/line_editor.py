@@ -24,7 +24,7 @@ from deepctl.cli.repl.screen import ScreenReader
 from deepctl.cli.repl.status import Toolbar
 from deepctl.errors import Interrupted, Refused, Terminated
 from deepctl.files import atomic
-from deepctl.output.text import is_dumb, printable, wrapped
+from deepctl.output.text import is_dumb, printable, wrap
 from deepctl.unicode import whole
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class Editor:
         """Show a line above the prompt, from any thread. Between two reads, the next read shows it. The typed text
         stays.
         """
-        self._notices.extend(wrapped(printable(part), sys.stdout) for part in line.split("\n"))
+        self._notices.extend(wrap(printable(part), sys.stdout) for part in line.split("\n"))
         self._call_soon(self._reader.show_notices)
 
     def take_pending(self) -> list[str]:

@@ -73,7 +73,7 @@ def converse(chat: ChatSession, session: str | None, new: str | None, files: Seq
 
     The lock is held only during turns, so an idle chat blocks no other process.
     """
-    with tty_modes.undisturbed(), tty_modes.terminable(), tty_modes.quiet(), tty_modes.interruptible():
+    with tty_modes.undisturbed(), tty_modes.terminable(), tty_modes.without_echo(), tty_modes.interruptible():
         tty_modes.take_off_typed_ahead()
         chat.display.notice(chat.begin(session, new))
         chat.display.notice(_WELCOME)
@@ -103,7 +103,7 @@ class Repl:
         """Read and run entries until the user leaves."""
         self._state.chat.warm(self._on_warm)
         # On a dumb terminal the kernel edits the line, and has to echo it.
-        between_entries = nullcontext() if is_dumb() else tty_modes.quiet()
+        between_entries = nullcontext() if is_dumb() else tty_modes.without_echo()
         with tty_modes.undisturbed(), tty_modes.terminable(), between_entries:
             self._loop()
 
@@ -137,7 +137,7 @@ class Repl:
             self._state.has_quit = True
         elif slash is not None:
             self._state.next_prompt = None
-            with tty_modes.quiet():
+            with tty_modes.without_echo():
                 slash_commands.run(self._state, slash[0], line[slash.end() :].strip())
                 if self._state.next_prompt is not None:
                     self._send(self._state.next_prompt)
@@ -150,7 +150,7 @@ class Repl:
         """Run a turn. Raises the errors that prevent it from ending."""
         state = self._state
         state.last_prompt, state.last_prompt_at, state.undone_prompt = prompt, quantities.now(), ""
-        with tty_modes.quiet(), tty_modes.whole_pastes(), self._in_turn():
+        with tty_modes.without_echo(), tty_modes.whole_pastes(), self._in_turn():
             text = "\n\n".join([prompt, *state.shared_output])
             state.chat.turn(text, state.session, state.new, state.files, TurnCallbacks(self._on_begun, self._on_sent))
         self._ended_with_blank_line = True
@@ -248,7 +248,7 @@ class Repl:
         """The session of the next turn where none is chosen."""
         if self._latest is None and isinstance(self._state.chat, ProfileChat):
             # Remembered, because the toolbar is drawn with every key.
-            self._latest = session_catalogue.latest(self._state.chat.paths()) or session_catalogue.FIRST
+            self._latest = session_catalogue.latest_session(self._state.chat.paths()) or session_catalogue.FIRST
         return self._latest
 
 
@@ -302,7 +302,7 @@ def _run_and_show(state: ReplState, line: str) -> str:
     """Run a command and show its output. Returns the context for the agent, should the user share it."""
     output = _CommandOutput()
     try:
-        with tty_modes.quiet():
+        with tty_modes.without_echo():
             _warn(state, line)
             output.begin()
             result = state.chat.command(line, output.add)

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from deepctl.cli import tty_modes
 from deepctl.cli.repl import clusters, keys
-from deepctl.cli.repl.clusters import drawn
+from deepctl.cli.repl.clusters import with_stand_ins
 from deepctl.cli.repl.keys import HINT, DoubleCtrlC
-from deepctl.cli.repl.status import Toolbar, fitted
+from deepctl.cli.repl.status import Toolbar, fit_toolbar
 from deepctl.errors import DeepctlError, Terminated
 from deepctl.output.text import cells, has_colour, printable
 from deepctl.unicode import whole
@@ -114,7 +114,7 @@ class ScreenReader:
             # After a turn that was stopped, an entry that was typed ahead is not sent by itself.
             if keys.take_typed_ahead(self._keyboard, self._before, send=not self._double_ctrl_c.armed):
                 self._application.output.write_raw("\r\x1b[K")
-            self._buffer.reset(Document(keys.cleaned(text)))
+            self._buffer.reset(Document(keys.clean_paste(text)))
             self.show_notices()
             return await self._application.run_async(
                 pre_run=self._begin, set_exception_handler=False, handle_sigint=False
@@ -207,7 +207,7 @@ class ScreenReader:
         """Meanwhile another program has the terminal, set as it was before."""
         _erase(self._application)
         try:
-            with tty_modes.plain():
+            with tty_modes.shell_mode():
                 yield
         finally:
             self._resumed_at = asyncio.get_running_loop().time()
@@ -329,7 +329,7 @@ class Drawing:
         # A prompt that leaves no room is shortened.
         if cells(prompt) > self._columns() // 2:
             prompt = "> "
-        return [("class:prompt", drawn(prompt) if line == row == 0 else " " * cells(prompt))]
+        return [("class:prompt", with_stand_ins(prompt) if line == row == 0 else " " * cells(prompt))]
 
     def _has_bar(self) -> bool:
         rows = self._size().rows
@@ -343,7 +343,7 @@ class Drawing:
         if self._completion_count():
             return []  # the menu covers it, but not its end
         try:
-            return [("class:toolbar", drawn(fitted(self._toolbar(), width)))]
+            return [("class:toolbar", with_stand_ins(fit_toolbar(self._toolbar(), width)))]
         except (DeepctlError, OSError):
             return []
 
@@ -377,7 +377,7 @@ def output(stream: TextIO) -> Vt100_Output:
     class Output(Vt100_Output):
         def write(self, data: str) -> None:
             if clusters.has_stand_ins(data):
-                self.write_raw(clusters.written(data))
+                self.write_raw(clusters.without_stand_ins(data))
             else:
                 super().write(data)
 

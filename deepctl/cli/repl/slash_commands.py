@@ -200,7 +200,7 @@ def _fork(state: ReplState, arguments: str) -> None:
         values = run_cli_command.parse("checkpoints", "fork", *words)
     run_cli_command.run(state, "checkpoints", "fork", *words)
     name = values.get("name")
-    existing_name = session_catalogue.spelled(state.profile(), name) if name is not None else None
+    existing_name = session_catalogue.stored_name(state.profile(), name) if name is not None else None
     if existing_name is not None:
         _continue_in(state, existing_name)
         state.last_prompt = None
@@ -233,7 +233,7 @@ def _new(state: ReplState, arguments: str) -> None:
             "Type the first prompt of the session as the next entry.",
         )
     name = layout.check_name(words[0], "session")
-    existing_name = session_catalogue.spelled(state.profile(), name)
+    existing_name = session_catalogue.stored_name(state.profile(), name)
     if existing_name is not None:
         raise Refused(
             f"There is already a session {existing_name!r}.",
@@ -256,7 +256,7 @@ def _switch(state: ReplState, arguments: str) -> None:
         )
     name = layout.check_name(words[0], "session")
     paths = state.profile()
-    existing_name = session_catalogue.spelled(paths, name)
+    existing_name = session_catalogue.stored_name(paths, name)
     if existing_name is None:
         near = get_close_matches(name, session_catalogue.all_names(paths), 1, 0.5)
         suggestion = f"Did you mean {near[0]}? " if near else ""
@@ -358,7 +358,7 @@ def _edit(state: ReplState, arguments: str) -> None:
 
 def _compact(state: ReplState, arguments: str) -> None:
     session = None if isinstance(state.chat, EphemeralChatSession) else state.current_session().name
-    with tty_modes.quiet():
+    with tty_modes.without_echo():
         state.chat.compact(session, arguments or None)
     if session is not None:
         state.session = session

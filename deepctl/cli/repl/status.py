@@ -14,7 +14,7 @@ from deepctl.cli.repl.state import ReplState
 from deepctl.domain import profiles, settings
 from deepctl.errors import DeepctlError
 from deepctl.output.render import show
-from deepctl.output.text import cells, clipped, home, printable, terminal_width, tinted
+from deepctl.output.text import cells, clip, home, printable, terminal_width, tint
 from deepctl.quantities import counted, size
 from deepctl.store import session_catalogue
 
@@ -67,7 +67,7 @@ def toolbar(state: ReplState, latest_session: Callable[[], str | None], note: st
     )
 
 
-def fitted(bar: Toolbar, width: int) -> str:
+def fit_toolbar(bar: Toolbar, width: int) -> str:
     """The toolbar in at most `width` cells: the least important value is left out first, and the last one is cut."""
     names = {
         "profile": printable(bar.profile),
@@ -111,7 +111,7 @@ def _joined(names: dict[str, str], numbers: dict[str, str], note: str) -> str:
 def _cut(line: str, width: int) -> str:
     if cells(line) <= width:
         return line
-    return f"{clipped(line, width - 1)}…" if width > 0 else ""
+    return f"{clip(line, width - 1)}…" if width > 0 else ""
 
 
 def _percent(share: float) -> str:
@@ -146,7 +146,7 @@ class _Status(NamedTuple):
     def print(self) -> None:
         name_width = max(len(name) for name, _ in self.rows)
         for name, value in self.rows:
-            print(f"{tinted(f'{name:<{name_width}}', 'faint')}  {_indented(printable(value), name_width + 2)}")
+            print(f"{tint(f'{name:<{name_width}}', 'faint')}  {_indented(printable(value), name_width + 2)}")
 
 
 def _indented(value: str, indent: int) -> str:

@@ -142,7 +142,7 @@ def code(command: ShellCommand) -> str:
     return text if name in _DATA or _STARTS_PROGRAMS.search(text) else ""
 
 
-def started(text: str, is_program: Callable[[Word], bool]) -> Iterator[Step]:
+def started_commands(text: str, is_program: Callable[[Word], bool]) -> Iterator[Step]:
     """The commands that code may start: from every word on that names a program, with any separators between words."""
     words = [match[0].rstrip(".:") for match in _CODE_WORD.finditer(text)]
     starts = 0
@@ -218,7 +218,7 @@ _HIDES_END = re.compile(rb"['\"`\\#]|case|<<")
 """The possible surroundings of a closing parenthesis that does not end a substitution."""
 
 
-def overlooked(text: ShellText) -> Iterator[Text]:
+def other_readings(text: ShellText) -> Iterator[Text]:
     """Commands that a shell may run if it reads the text differently than the grammar."""
     yield from _substitutions(text)
     if text.bash_only:

@@ -86,7 +86,7 @@ def analyse(text: str, is_program: Callable[[Word], bool] = lambda _: False) -> 
             unclear[TOO_MANY] = None
             break
         shell_text = ShellText(source, arguments.kept_from)
-        for item in chain(shell_text.steps(), arguments.overlooked(shell_text)):
+        for item in chain(shell_text.steps(), arguments.other_readings(shell_text)):
             if len(commands) + len(possible) > _MAX_COMMANDS:
                 unclear[TOO_MANY] = None
                 return Analysis(commands, possible, list(unclear))
@@ -104,7 +104,7 @@ def analyse(text: str, is_program: Callable[[Word], bool] = lambda _: False) -> 
                     (commands if is_certain and is_sure else possible).append(command)
                     if is_certain and (code := arguments.code(command)) and code not in known_codes:
                         known_codes.add(code)
-                        for start in arguments.started(code, is_program):
+                        for start in arguments.started_commands(code, is_program):
                             if isinstance(start, ShellCommand):
                                 possible.append(start)
                             else:

@@ -93,7 +93,7 @@ def as_text(word: Word) -> str:
     return "".join(part if isinstance(part, str) else "${_}" for part in word)
 
 
-def joined(parts: Iterable[str | ComputedPart]) -> Word:
+def join_parts(parts: Iterable[str | ComputedPart]) -> Word:
     """The parts as one word."""
     whole: list[str | ComputedPart] = []
     for part in parts:
@@ -462,8 +462,8 @@ class ShellText:
                 parts += self._part(child)
                 if child.type == "word" and _BRACKET.search(self._text(child)):
                     break
-            return joined(parts)
-        return joined(self._part(node))
+            return join_parts(parts)
+        return join_parts(self._part(node))
 
     def _part(self, node: Node) -> Word:
         match node.type:
@@ -529,11 +529,11 @@ def _unquoted(text: str) -> Word:
             parts.append("" if match[1] == "\n" else match[1])
         elif match[2] == "[":
             # The possible characters and the text after them are not read.
-            return joined([*parts, ComputedPart.FILES])
+            return join_parts([*parts, ComputedPart.FILES])
         else:
             parts.append(ComputedPart.FILES)
     parts.append(text[at:])
-    return joined(parts)
+    return join_parts(parts)
 
 
 _BACKQUOTE = re.compile(r"(?<!\\)(?:\\\\)*`")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from deepctl import distribution, layout, locks
 from deepctl.domain import addresses, provider_keys, settings
 from deepctl.domain.doctor import machine, stored_state
-from deepctl.domain.doctor.check import Check, Status, guarded
+from deepctl.domain.doctor.check import Check, Status, run_guarded
 from deepctl.domain.doctor.machine import Sandboxes, settings_file, untrusted
 from deepctl.domain.doctor.stored_state import DiskUsage, rights
 from deepctl.domain.env_variables import ollama_address, problems, value
@@ -43,20 +43,20 @@ def _checks(
     only = profiles[0] if user is not None else None
     in_force = settings.load(environment)
     sandboxes = Sandboxes(environment)
-    yield from guarded("versions", lambda: machine.versions(version))
-    yield from guarded("namesakes", lambda: machine.namesakes(environment))
-    yield from guarded("root", lambda: machine.root(root))
-    yield from guarded("leftovers", lambda: stored_state.beside_profiles(root))
-    yield from guarded("config", lambda: machine.config(in_force.files[0]))
-    yield from guarded("disk", lambda: machine.disk(root))
-    yield from guarded(
+    yield from run_guarded("versions", lambda: machine.versions(version))
+    yield from run_guarded("namesakes", lambda: machine.namesakes(environment))
+    yield from run_guarded("root", lambda: machine.root(root))
+    yield from run_guarded("leftovers", lambda: stored_state.beside_profiles(root))
+    yield from run_guarded("config", lambda: machine.config(in_force.files[0]))
+    yield from run_guarded("disk", lambda: machine.disk(root))
+    yield from run_guarded(
         "sandbox", lambda: sandboxes.machine(in_force.of_profile(only) if only is not None else in_force)
     )
     if not profiles:
         # The result for the first profile.
         yield from by_settings("sandbox", lambda: sandboxes.in_force(in_force))
         yield from by_settings("model", lambda: model(environment, in_force))
-        yield from guarded("mcp", lambda: machine.servers(environment, in_force))
+        yield from run_guarded("mcp", lambda: machine.servers(environment, in_force))
     parts = {paths: stored_state.disk_usage(paths) for paths in profiles}
     if len(profiles) > 1:
         yield _all_space(parts)
@@ -105,19 +105,19 @@ def checks_of(
         return [problem._replace(profile=paths.name)]
     unset = f"config unset KEY --user {paths.name}"
     checks = [
-        *guarded("settings", lambda: settings_file("settings", in_force.files[0], unset)),
-        *guarded("trust", lambda: untrusted(paths)),
+        *run_guarded("settings", lambda: settings_file("settings", in_force.files[0], unset)),
+        *run_guarded("trust", lambda: untrusted(paths)),
         *by_settings("model", lambda: model(environment, in_force)),
         *by_settings("sandbox", lambda: sandboxes.in_force(in_force)),
-        *guarded("mcp", lambda: machine.servers(environment, in_force)),
-        *guarded("lock", lambda: _lock(paths)),
-        *guarded("rights", lambda: rights(paths)),
-        *guarded("sessions", lambda: stored_state.sessions(paths)),
-        *guarded("memory", lambda: stored_state.memory(paths)),
-        *guarded("checkpoints", lambda: stored_state.checkpoints(paths)),
-        *guarded("leftovers", lambda: stored_state.in_profile(paths)),
-        *guarded("todo", lambda: stored_state.todo_lists(paths)),
-        *guarded("space", lambda: _space(paths, usage)),
+        *run_guarded("mcp", lambda: machine.servers(environment, in_force)),
+        *run_guarded("lock", lambda: _lock(paths)),
+        *run_guarded("rights", lambda: rights(paths)),
+        *run_guarded("sessions", lambda: stored_state.sessions(paths)),
+        *run_guarded("memory", lambda: stored_state.memory(paths)),
+        *run_guarded("checkpoints", lambda: stored_state.checkpoints(paths)),
+        *run_guarded("leftovers", lambda: stored_state.in_profile(paths)),
+        *run_guarded("todo", lambda: stored_state.todo_lists(paths)),
+        *run_guarded("space", lambda: _space(paths, usage)),
         *by_settings("budget", lambda: _budget(in_force, paths)),
     ]
     return [check._replace(profile=paths.name) for check in checks]
@@ -266,7 +266,7 @@ def _is_alive(pid: int) -> bool:
 def _space(paths: ProfilePaths, usage: list[DiskUsage]) -> Iterator[Check]:
     total, unread_count = sum(part.bytes for part in usage), sum(part.unread for part in usage)
     parts = ", ".join(f"{part.name} {size(part.bytes)}" for part in usage)
-    if reserve_size := reserve.held(paths):
+    if reserve_size := reserve.held_bytes(paths):
         parts += f"; {size(reserve_size)} more held in reserve for a full disk"
     if unread_count:
         yield Check(

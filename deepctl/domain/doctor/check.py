@@ -32,7 +32,7 @@ class Check(NamedTuple):
     profile: str | None = None
 
 
-def guarded(name: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
+def run_guarded(name: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
     """The checks of `look`. Its error becomes a problem, and its earlier checks stay."""
     checks: list[Check] = []
     try:
@@ -40,13 +40,15 @@ def guarded(name: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
     except DeepctlError as error:
         checks.append(Check(name, "problem", error.message, error.hint))
     except OSError as error:
-        checks.append(Check(name, "problem", told(error), _HELP.get(error.errno or 0, "Check the disk.")))
+        checks.append(Check(name, "problem", error_in_words(error), _HELP.get(error.errno or 0, "Check the disk.")))
     except RecursionError as error:
-        checks.append(Check(name, "problem", told(error), "Its contents are nested too deeply to come from deepctl."))
+        checks.append(
+            Check(name, "problem", error_in_words(error), "Its contents are nested too deeply to come from deepctl.")
+        )
     return checks
 
 
-def told(error: Exception) -> str:
+def error_in_words(error: Exception) -> str:
     """An error in words, with its path."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
@@ -54,7 +56,7 @@ def told(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def some(names: Iterable[str]) -> str:
+def first_few(names: Iterable[str]) -> str:
     """The first names of many, and the number of the others."""
     all_names = list(names)
     remainder = len(all_names) - _SHOWN

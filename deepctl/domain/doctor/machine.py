@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from deepctl import distribution, layout
 from deepctl.domain import mcp_servers, profiles, settings
-from deepctl.domain.doctor.check import Check, Status, some, told
+from deepctl.domain.doctor.check import Check, Status, error_in_words, first_few
 from deepctl.domain.doctor.stored_state import KNOWN
 from deepctl.domain.mcp_servers import McpServer
 from deepctl.domain.permissions import CommandPolicy, Permissions
@@ -93,7 +93,7 @@ def root(place: Root) -> Iterator[Check]:
         yield Check("root", "ok", f"{place.path}, not created yet")
         return
     except OSError as error:
-        yield Check("root", "problem", told(error), "Set $DEEPCTL_HOME to another directory.")
+        yield Check("root", "problem", error_in_words(error), "Set $DEEPCTL_HOME to another directory.")
         return
     unsafe = ownership.examine(place.path, *profiles.ROOT_PARTS)
     if unsafe is not None:
@@ -140,7 +140,7 @@ def _inside(place: Root) -> Iterator[Check]:
             yield Check(
                 name,
                 "warning",
-                f"in {path}, not created by deepctl: {some(foreign_names)}",
+                f"in {path}, not created by deepctl: {first_few(foreign_names)}",
                 "Find out what created it.",
             )
 
@@ -190,11 +190,11 @@ def settings_file(name: str, file: SettingsFile, unset: str) -> Iterator[Check]:
         yield Check(name, "problem", error.message, error.hint)
         return
     except OSError as error:
-        yield Check(name, "problem", told(error), "It cannot be read, so its settings are not in force.")
+        yield Check(name, "problem", error_in_words(error), "It cannot be read, so its settings are not in force.")
         return
     for problem in problems:
         yield Check(name, "problem", problem.message, problem.hint)
-    unknown = settings.unknown(values)
+    unknown = settings.unknown_keys(values)
     if unknown:
         yield Check(
             name,
@@ -235,7 +235,7 @@ def untrusted(paths: ProfilePaths) -> Iterator[Check]:
             else f"Correct {paths.untrusted} with an editor, or remove it.",
         )
     try:
-        values = settings.parsed(settings.read_document(paths.settings), paths.settings)
+        values = settings.parse_tables(settings.read_document(paths.settings), paths.settings)
     except (DeepctlError, OSError):
         return  # the check of the file reports the error
     # A profile that 0.1 imported, with all its settings in force, cannot be distinguished from one that was created
@@ -378,7 +378,7 @@ def servers(environment: Mapping[str, str], in_force: Settings) -> Iterator[Chec
 
 
 def _server(server: McpServer, environment: Mapping[str, str]) -> Iterator[Check]:
-    unset = mcp_servers.missing(server, environment)
+    unset = mcp_servers.missing_variables(server, environment)
     if unset:
         names = " and ".join(f"${name}" for name in unset)
         yield Check(
@@ -387,7 +387,7 @@ def _server(server: McpServer, environment: Mapping[str, str]) -> Iterator[Check
             f"{server.name}: {names} {'is' if len(unset) == 1 else 'are'} not set",
             "Set it in the environment of deepctl; otherwise the server is left out.",
         )
-    if (problem := mcp_servers.unfit(server, environment)) is not None:
+    if (problem := mcp_servers.unfit_variable(server, environment)) is not None:
         yield Check("mcp", "problem", f"{server.name}: {problem}", "Copy it again, without extra characters.")
     if server.command is not None:
         program = mcp_servers.program(server, environment)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from deepctl import layout
-from deepctl.domain.doctor.check import Check, some, told
+from deepctl.domain.doctor.check import Check, error_in_words, first_few
 from deepctl.domain.memory import changes
 from deepctl.domain.memory.directory import Memory, odd_lines
 from deepctl.domain.wipe import trash
@@ -48,7 +48,7 @@ def sessions(paths: ProfilePaths) -> Iterator[Check]:
         except (DeepctlError, OSError) as error:
             whole = False
             hint = error.hint if isinstance(error, DeepctlError) else None
-            yield Check("sessions", "problem", f"{name}: {told(error)}", hint)
+            yield Check("sessions", "problem", f"{name}: {error_in_words(error)}", hint)
             continue
         turns += len({message.turn for message in conversation.messages})
         messages += len(conversation.messages)
@@ -60,7 +60,7 @@ def sessions(paths: ProfilePaths) -> Iterator[Check]:
             yield Check(
                 "sessions",
                 "problem",
-                f"{name}: {some(damaged_names)}",
+                f"{name}: {first_few(damaged_names)}",
                 "These lines are left out; the rest of the conversation is used. `deepctl checkpoints repair "
                 f"--user {paths.name}` repairs what can be repaired.",
             )
@@ -95,7 +95,7 @@ def memory(paths: ProfilePaths) -> Iterator[Check]:
                 yield Check(
                     "memory",
                     "warning",
-                    f"{notebook.path} is not UTF-8 text in line{'' if len(numbers) == 1 else 's'} {some(numbers)}",
+                    f"{notebook.path} is not UTF-8 text in line{'' if len(numbers) == 1 else 's'} {first_few(numbers)}",
                     "The agent sees U+FFFD there. `deepctl memory edit` can correct it. If the whole file has "
                     "another encoding, use iconv.",
                 )
@@ -116,7 +116,7 @@ def checkpoints(paths: ProfilePaths) -> Iterator[Check]:
     for problem in problems:
         alike.setdefault((problem.reason, problem.file), []).extend([problem.id] if problem.id else [])
     for (reason, file), ids in list(alike.items())[:_MOST]:
-        id_list = f"; checkpoint{'' if len(ids) == 1 else 's'} {some(ids)}" if ids else ""
+        id_list = f"; checkpoint{'' if len(ids) == 1 else 's'} {first_few(ids)}" if ids else ""
         yield Check("checkpoints", "problem", f"{file}: {reason}{id_list}", _VERIFY.format(paths.name))
     if len(alike) > _MOST:
         yield Check("checkpoints", "problem", f"{len(alike) - _MOST} more of the same kind", _VERIFY.format(paths.name))
@@ -181,7 +181,7 @@ def beside_profiles(root: Root) -> Iterator[Check]:
     """Interrupted wipes, and incomplete profiles."""
     if not os.path.isdir(root.profiles):
         return  # the check of the root reports what replaced it
-    for wipe in trash.unfinished(root):
+    for wipe in trash.unfinished_wipes(root):
         target = f"parts of {wipe.profile}" if wipe.is_partial else wipe.profile
         yield Check(
             "unfinished",
@@ -194,7 +194,7 @@ def beside_profiles(root: Root) -> Iterator[Check]:
             "leftovers",
             "ok",
             "incomplete profiles of interrupted commands; the next command that changes any profile removes "
-            f"them: {some(half_made)}",
+            f"them: {first_few(half_made)}",
         )
 
 
@@ -205,7 +205,8 @@ def in_profile(paths: ProfilePaths) -> Iterator[Check]:
         yield Check(
             "unfinished",
             "warning",
-            f"the deletion of {counted(len(deletions), 'session')} was interrupted: {some(sorted(deletions.values()))}",
+            f"the deletion of {counted(len(deletions), 'session')} was interrupted: "
+            f"{first_few(sorted(deletions.values()))}",
             f"{_NEXT} finishes it.",
         )
     for draft in changes.drafts_left(paths):
@@ -221,13 +222,13 @@ def in_profile(paths: ProfilePaths) -> Iterator[Check]:
             "leftovers",
             "ok",
             f"{counted(len(temporary), 'temporary file')} of killed commands; the next command that changes this "
-            f"profile removes them: {some(temporary)}",
+            f"profile removes them: {first_few(temporary)}",
         )
 
 
 def todo_lists(paths: ProfilePaths) -> Iterator[Check]:
     """The to-do list without a session, invalid lists, and lists of deleted sessions."""
-    if todo.unsettled(paths):
+    if todo.has_shared_list(paths):
         session = todo.old_lists_owner(paths, None)
         owner = (
             (f"the to-do list of session {session.name}; the next turn stores it there") if session else "no session's"
@@ -235,10 +236,10 @@ def todo_lists(paths: ProfilePaths) -> Iterator[Check]:
         yield Check("todo", "ok", f"{layout.TODO_FILE} in the workspace is {owner}")
     if unreadable_lists := todo.unreadable(paths):
         yield Check(
-            "todo", "warning", f"unreadable to-do lists: {some(unreadable_lists)}", "Repair or remove the files."
+            "todo", "warning", f"unreadable to-do lists: {first_few(unreadable_lists)}", "Repair or remove the files."
         )
     if orphans := todo.orphans(paths):
-        yield Check("todo", "ok", f"to-do lists of deleted sessions, which no agent sees: {some(orphans)}")
+        yield Check("todo", "ok", f"to-do lists of deleted sessions, which no agent sees: {first_few(orphans)}")
 
 
 def _temporary(paths: ProfilePaths) -> Iterable[str]:
@@ -285,16 +286,21 @@ def rights(paths: ProfilePaths) -> Iterator[Check]:
             if status.st_mode & owner_bits != owner_bits:
                 unusable_paths.append(path)
     if foreign_paths:
-        yield Check("rights", "problem", f"not created by deepctl: {some(foreign_paths)}", "Find out what replaced it.")
+        yield Check(
+            "rights", "problem", f"not created by deepctl: {first_few(foreign_paths)}", "Find out what replaced it."
+        )
     if foreign:
         yield Check(
-            "rights", "problem", f"owned by another user of this machine: {some(foreign)}", "Find out who created it."
+            "rights",
+            "problem",
+            f"owned by another user of this machine: {first_few(foreign)}",
+            "Find out who created it.",
         )
     if unusable_paths:
         yield Check(
             "rights",
             "problem",
-            f"not accessible to their owner: {some(unusable_paths)}",
+            f"not accessible to their owner: {first_few(unusable_paths)}",
             f"chmod -R u+rwX {_words(unusable_paths)}",
         )
     if open_paths:
@@ -302,7 +308,7 @@ def rights(paths: ProfilePaths) -> Iterator[Check]:
         yield Check(
             "rights",
             "warning",
-            f"other users of this machine can access {counted(len(open_paths), 'path')}: {some(open_paths)}",
+            f"other users of this machine can access {counted(len(open_paths), 'path')}: {first_few(open_paths)}",
             f"{find_command} -o -exec chmod go-rwx {{}} +",
         )
     if not (foreign_paths or foreign or unusable_paths or open_paths):
@@ -375,7 +381,7 @@ def disk_usage(paths: ProfilePaths) -> list[DiskUsage]:
         usage_by_part[kind] = DiskUsage(
             kind, before.bytes + part_usage.bytes, before.files + part_usage.files, before.unread + part_usage.unread
         )
-    if reserve_size := reserve.held(paths):
+    if reserve_size := reserve.held_bytes(paths):
         cache = usage_by_part["cache"]
         usage_by_part["cache"] = cache._replace(bytes=cache.bytes - reserve_size, files=cache.files - 1)
     return sorted((part for part in usage_by_part.values() if part.files or part.unread), key=lambda part: -part.bytes)

@@ -18,10 +18,10 @@ from deepctl.domain.memory.directory import (
     Memory,
     MemoryChanged,
     Notebook,
-    appended,
+    append_note,
     lines_with,
     odd_lines,
-    without,
+    without_lines,
 )
 from deepctl.errors import Damaged, DeepctlError, MemoryNotFound, NotFound, Refused, SessionNotFound
 from deepctl.files import atomic
@@ -62,7 +62,7 @@ def add(work: Repository, memory: Memory, file: str, note: bytes) -> MemoryChang
     session = begin(work)
     notebook = memory.find(file)
     before = notebook.content if notebook is not None else None
-    return _write(work, session, memory, file, before, appended(before or b"", note))
+    return _write(work, session, memory, file, before, append_note(before or b"", note))
 
 
 def replace(work: Repository, memory: Memory, file: str, base: bytes | None, new_content: bytes) -> MemoryChange:
@@ -94,15 +94,15 @@ def begin(work: Repository) -> SessionRecord | None:
     """
     if work.policy == MANUAL_ONLY:
         return None
-    session = at_hand(work)
+    session = readable_session(work)
     if session is not None:
         work.between()
     return session
 
 
-def at_hand(work: Repository) -> SessionRecord | None:
+def readable_session(work: Repository) -> SessionRecord | None:
     """The most recently written session, or another one if it is damaged; `None` if none is readable."""
-    latest = session_catalogue.latest(work.paths)
+    latest = session_catalogue.latest_session(work.paths)
     for name in [latest, *session_catalogue.all_names(work.paths)] if latest is not None else []:
         try:
             session = session_catalogue.find(work.paths, name)
@@ -228,7 +228,7 @@ class TextNotFound(NotFound):
     code = "memory_text_not_found"
 
 
-def foreseen(memory: Memory, request: ForgetRequest) -> list[NotebookLine]:
+def lines_to_forget(memory: Memory, request: ForgetRequest) -> list[NotebookLine]:
     """The lines to be removed. Raises `TextNotFound` if there are none, `MemoryNotFound` if there is no such file."""
     lines = _lines(_read(memory, request), request)
     if lines:
@@ -261,7 +261,7 @@ def _lines(notebooks: list[Notebook], request: ForgetRequest) -> list[NotebookLi
     ]
 
 
-def undoable(memory: Memory, exclude: list[str]) -> bool:
+def can_undo(memory: Memory, exclude: list[str]) -> bool:
     """Whether checkpoints contain the notebooks, so that forgotten lines can be restored."""
     return not hidden_by([], excluding(exclude))(os.fsencode(memory.path(layout.NOTEBOOK)))
 
@@ -281,18 +281,18 @@ def forget(
             "Run the command again to see what it would remove now.",
             code="memory_changed",
         )
-    session = at_hand(work) or session_catalogue.start(work.paths, _free(work))
+    session = readable_session(work) or session_catalogue.start(work.paths, _free(work))
     before = work.save_now(session)
     file_names = {line.file for line in expected_lines}
     affected_notebooks = [notebook for notebook in notebooks if notebook.name in file_names]
-    is_undoable = undoable(memory, list(work.workspace.exclude))
+    is_undoable = can_undo(memory, list(work.workspace.exclude))
     if is_undoable:
         _check_kept(work, before, affected_notebooks)
     names: list[str] = []
     late: AfterCommit | None = None
     try:
         for notebook in affected_notebooks:
-            after = without(notebook.content, request.text, ignore_case=request.ignore_case)
+            after = without_lines(notebook.content, request.text, ignore_case=request.ignore_case)
             try:
                 memory.write(notebook.name, after, expected_content=notebook.content)
             except AfterCommit as error:
@@ -320,7 +320,7 @@ def undo_command(profile: str, result: ForgottenLines) -> str | None:
 
 
 def _free(work: Repository) -> str:
-    existing_name = session_catalogue.spelled(work.paths, session_catalogue.FIRST)
+    existing_name = session_catalogue.stored_name(work.paths, session_catalogue.FIRST)
     return session_catalogue.FIRST if existing_name is None else session_catalogue.free_name(work.paths)
 
 

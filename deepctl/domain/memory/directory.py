@@ -264,7 +264,7 @@ def lines_with(content: bytes, text: bytes, *, ignore_case: bool) -> list[tuple[
     return [(number, line) for number, line in enumerate(lines, 1) if _holds(line, text, ignore_case)]
 
 
-def without(content: bytes, text: bytes, *, ignore_case: bool) -> bytes:
+def without_lines(content: bytes, text: bytes, *, ignore_case: bool) -> bytes:
     """`content` without the lines that contain `text`, and otherwise byte for byte the same."""
     return b"".join(line for line in content.splitlines(keepends=True) if not _holds(line, text, ignore_case))
 
@@ -277,7 +277,7 @@ def _holds(line: bytes, text: bytes, ignore_case: bool) -> bool:
 
 def folded_text(text: bytes) -> str:
     """`text` for comparison in any case; bytes that are not UTF-8 equal only themselves."""
-    return unicode.folded(text.decode("utf-8", "surrogateescape"))
+    return unicode.fold(text.decode("utf-8", "surrogateescape"))
 
 
 def as_text(content: bytes) -> str:
@@ -328,7 +328,7 @@ def _is_odd(line: bytes) -> bool:
     return False
 
 
-def appended(content: bytes, note: bytes) -> bytes:
+def append_note(content: bytes, note: bytes) -> bytes:
     """`content` with `note` as its last line or lines, each ended by a newline."""
     end = b"" if not content or content.endswith(b"\n") else b"\n"
     return content + end + (note if note.endswith(b"\n") else note + b"\n")

@@ -90,7 +90,7 @@ class CheckpointTrees:
         )
 
 
-def at(reader: ReadOnlyRepository, memory: Memory, file: str, record: Record) -> Notebook:
+def notebook_at(reader: ReadOnlyRepository, memory: Memory, file: str, record: Record) -> Notebook:
     """A notebook as of a checkpoint with files; its `modified_at` is the checkpoint's time.
 
     Raises `MemoryNotFound`, `Damaged`, or `Refused` if the checkpoint has no information, or another entry there.
@@ -118,7 +118,7 @@ def at(reader: ReadOnlyRepository, memory: Memory, file: str, record: Record) ->
     return Notebook(name, path, len(content), record.created_at, content)
 
 
-def kept(reader: ReadOnlyRepository, reference: str) -> Record:
+def checkpoint_with_files(reader: ReadOnlyRepository, reference: str) -> Record:
     """The checkpoint of `reference`. Raises `CheckpointNotFound`, `Damaged`, or `Refused` without files."""
     record = lookup.find_checkpoint(reader.paths, reader.ledger, reference, None)
     lookup.check_files(record, lookup.OTHER_CHECKPOINTS_HINT)
@@ -272,11 +272,11 @@ def compare(reader: ReadOnlyRepository, memory: Memory, before: str | None, afte
 
     Raises `NotFound` without checkpoints, `Damaged`, or `Refused` if one does not contain the notebooks.
     """
-    first = kept(reader, before) if before is not None else _latest(reader.ledger)
-    second = kept(reader, after) if after is not None else None
+    first = checkpoint_with_files(reader, before) if before is not None else _latest(reader.ledger)
+    second = checkpoint_with_files(reader, after) if after is not None else None
     past = CheckpointTrees(reader.objects)
-    old = _then(reader, past, memory, first)
-    new = _then(reader, past, memory, second) if second is not None else _present(memory)
+    old = _checkpoint_notebooks(reader, past, memory, first)
+    new = _checkpoint_notebooks(reader, past, memory, second) if second is not None else _present_notebooks(memory)
     differences = []
     for name in sorted(old.keys() | new.keys()):
         old_side, now = old.get(name), new.get(name)
@@ -303,7 +303,7 @@ class _ComparedNotebook(NamedTuple):
     content: Callable[[], bytes]
 
 
-def _then(
+def _checkpoint_notebooks(
     reader: ReadOnlyRepository, past: CheckpointTrees, memory: Memory, record: Record
 ) -> dict[str, _ComparedNotebook]:
     check_seen(past, record, memory.path(layout.NOTEBOOK))
@@ -319,16 +319,16 @@ def _then(
     }
 
 
-def _present(memory: Memory) -> dict[str, _ComparedNotebook]:
+def _present_notebooks(memory: Memory) -> dict[str, _ComparedNotebook]:
     notebooks = {}
     for entry in memory.notebooks():
         notebook = memory.find(entry.name)
         if notebook is not None:
-            notebooks[entry.name] = _of(notebook.content)
+            notebooks[entry.name] = _side_of(notebook.content)
     return notebooks
 
 
-def _of(content: bytes) -> _ComparedNotebook:
+def _side_of(content: bytes) -> _ComparedNotebook:
     return _ComparedNotebook(hashlib.sha256(content).digest(), lambda: content)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from deepctl.domain.memory.directory import Memory
 from deepctl.errors import MemoryNotFound, UsageError
-from deepctl.unicode import folded, merged, spans
+from deepctl.unicode import fold, merge, spans
 
 Span = tuple[int, int]
 """The position of a match in a line: start and end (exclusive), in characters."""
@@ -33,16 +33,16 @@ Finder = Callable[[str], list[Span] | None]
 
 
 def words(query: str) -> Finder:
-    """Finds lines that contain all words, compared as by `deepctl.unicode.folded`.
+    """Finds lines that contain all words, compared as by `deepctl.unicode.fold`.
 
     Raises `UsageError` without words.
     """
-    parts = [folded(word) for word in query.split()]
+    parts = [fold(word) for word in query.split()]
     if not parts:
         raise UsageError("The QUERY is empty.", "Give one or more words to search for.")
 
     def find(line: str) -> list[Span] | None:
-        folded_line = folded(line)
+        folded_line = fold(line)
         return spans(line, parts) if all(word in folded_line for word in parts) else None
 
     return find
@@ -65,7 +65,7 @@ def pattern(query: str) -> Finder:
         ) from None
 
     def find(line: str) -> list[Span] | None:
-        return merged([match.span() for match in regex.finditer(line)]) if regex.search(line) else None
+        return merge([match.span() for match in regex.finditer(line)]) if regex.search(line) else None
 
     return find
 

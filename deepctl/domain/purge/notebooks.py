@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from deepctl import layout, unicode
-from deepctl.domain.memory.directory import Memory, folded_text, lines_with, without
+from deepctl.domain.memory.directory import Memory, folded_text, lines_with, without_lines
 from deepctl.errors import Damaged, Refused
 from deepctl.files import sealed_lines
 from deepctl.files.paths_beneath import DirectoryEntry, DirectoryTree, OutsideTree
@@ -111,7 +111,7 @@ class WorkspaceNotebooks:
             raise memory_changed()
         for file, _ in expected_lines:
             before = self._read(file)
-            after = without(before, self._selector.matcher.text, ignore_case=self._selector.matcher.ignore_case)
+            after = without_lines(before, self._selector.matcher.text, ignore_case=self._selector.matcher.ignore_case)
             if "/" in file or not file.endswith(".md") or file.startswith("."):
                 self._tree.write(self._memory.path(file), after)
             else:
@@ -248,7 +248,7 @@ class Rewriter:
             after = before, entry.size
             if content is not None:
                 text, ignore_case = self._selector.matcher
-                new_content = without(content, text, ignore_case=ignore_case)
+                new_content = without_lines(content, text, ignore_case=ignore_case)
                 name = os.fsdecode(entry.name)
                 self._lines |= {(name, line): None for _, line in lines_with(content, text, ignore_case=ignore_case)}
                 after = self._sink.add(new_content), len(new_content)
@@ -350,7 +350,7 @@ class TextMatcher(NamedTuple):
         if self.is_nowhere:
             return False
         needle = self.text.decode("utf-8", "surrogateescape")
-        return needle in text or (self.ignore_case and unicode.folded(needle) in unicode.folded(text))
+        return needle in text or (self.ignore_case and unicode.fold(needle) in unicode.fold(text))
 
     def is_in_json(self, value: Any) -> bool:
         """Whether a string anywhere in a JSON value contains it, also inside JSON in a string."""
@@ -393,7 +393,7 @@ class _CaselessMatcher:
     def take(self, piece: bytes, *, final: bool = False) -> None:
         if not self.is_found:
             window = self._tail + self._decoder.decode(piece, final)
-            self.is_found = self._text in unicode.folded(window)
+            self.is_found = self._text in unicode.fold(window)
             # Unfolded, because a sequence that folds to one character may start in this piece and end in the next.
             self._tail = window[max(0, len(window) - _UNFOLDED * len(self._text) - _UNFOLDED) :]
 

@@ -102,21 +102,21 @@ class Export:
             now = b""
         before = self._ledger.raw
         if not now.startswith(before):
-            raise changed("its checkpoints were rewritten")
+            raise profile_changed("its checkpoints were rewritten")
         tail = now[len(before) :]
         for line in sealed_lines.parse(tail):
             # What the line cut short at the end was to become, if anybody is writing it, points at nothing old.
             if line.value is None and line.problem == "cut short":
                 continue
             if line.value is None or "rewind" in line.value or not line.value.keys() & {"record", "label", "tied"}:
-                raise changed("a rewind or a removal of checkpoints ran in between")
+                raise profile_changed("a rewind or a removal of checkpoints ran in between")
 
 
 _LEDGER_PATH = f"checkpoints/{ledger.LEDGER}"
 _SIZE_PATH = f"checkpoints/{log_file.LEDGER_SIZE}"
 
 
-def changed(reason: str) -> Locked:
+def profile_changed(reason: str) -> Locked:
     """The profile changed while it was read, in a way that an archive cannot tell of."""
     return Locked(
         f"The profile changed while it was read: {reason}.",
@@ -132,8 +132,8 @@ def _read_ledger(paths: ProfilePaths) -> ExportLedger:
     except FileNotFoundError:
         return ExportLedger(b"", None)
     with open(descriptor, "rb") as file:
-        raw = file.read(sealed_lines.whole(descriptor))
-    checkpoint_ledger = ledger.parsed(raw, path)
+        raw = file.read(sealed_lines.end_of_whole_lines(descriptor))
+    checkpoint_ledger = ledger.parse(raw, path)
     # A pack without a line is one whose line comes later; but if lines are lost, all packs may count.
     is_short = ledger.read(paths.checkpoints).is_short
     size = log_file.ledger_size_line(log_file.start_of_last_line(raw), is_short=is_short)
@@ -193,7 +193,7 @@ class _ArchiveWriter:
         status = os.fstat(descriptor)
         size = status.st_size
         if not entry.path.startswith("workspace/") and entry.path.endswith(".jsonl"):
-            size = sealed_lines.whole(descriptor)  # not the line that is being written now
+            size = sealed_lines.end_of_whole_lines(descriptor)  # not the line that is being written now
             os.lseek(descriptor, 0, os.SEEK_SET)
         entry = entry._replace(mode=stat.S_IMODE(status.st_mode), size=size, modified=status.st_mtime_ns)
         if size <= _CHUNK:
@@ -207,7 +207,7 @@ class _ArchiveWriter:
             size -= len(piece)
             self._report(self._done + entry.size - size)
         if size:
-            raise changed(f"{entry.path!a} was cut short")
+            raise profile_changed(f"{entry.path!a} was cut short")
         self._file.write(bytes(archive_reader.padding(entry.size)))
         self._count(entry, hasher.hexdigest())
 
@@ -220,7 +220,7 @@ class _ArchiveWriter:
         self._line(archive.manifest_line(entry, digest))
         self.totals = self.totals.with_(entry.kind, entry.size)
         if any(have > most for have, most in zip(self.totals, self._most, strict=True)):
-            raise changed("its workspace grew by more than an eighth")
+            raise profile_changed("its workspace grew by more than an eighth")
         self._done = self.totals.bytes
         self._report(self._done)
 
@@ -362,7 +362,7 @@ class ExportWalk:
         """An entry has vanished, or cannot be read: acceptable in a workspace, which other programs use."""
         if is_own and path != "workspace":
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                raise gone(path) from None
+                raise data_vanished(path) from None
             error.filename = os.path.join(self._directory, path)
             raise error
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
@@ -386,7 +386,7 @@ class ExportWalk:
             os.close(descriptor)
 
 
-def gone(path: str) -> Locked:
+def data_vanished(path: str) -> Locked:
     """Data of deepctl's own vanished while the profile was read."""
     return Locked(
         f"The profile changed while it was read: {path} no longer exists.",

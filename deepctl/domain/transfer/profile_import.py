@@ -96,7 +96,7 @@ def examine(
         raise incoming.hostile(f"it is of a profile called {header.profile[:100]!a}")
     name = layout.check_name(header.profile if name is None else name)
     if profiles.exists(root, name):
-        raise taken(name)
+        raise name_taken(name)
     most = limits.bytes if limits.bytes is not None else max(MAX_BYTES, _RATIO * (size or 0))
     if header.bytes > most or header.entries > limits.files:
         raise Refused(
@@ -116,7 +116,7 @@ def examine(
     return OpenArchive(incoming, name)
 
 
-def taken(name: str) -> Refused:
+def name_taken(name: str) -> Refused:
     """There is already a profile of that name."""
     return Refused(
         f"There is already a profile {name!r}; nothing was imported.",
@@ -159,7 +159,7 @@ def take_in(
         staging.complete()
         with lock():
             if profiles.exists(root, source.name):
-                raise taken(source.name)
+                raise name_taken(source.name)
             staging.move(root.profile(source.name).directory)
     return ProfileImport(root.profile(source.name), incoming.header.profile, incoming.totals, notes, items)
 
@@ -225,7 +225,7 @@ def _check_ledger(incoming: ArchiveReader, paths: ProfilePaths) -> None:
         raw = atomic.read_file(os.path.join(paths.checkpoints, ledger.LEDGER))
     except FileNotFoundError:
         return
-    unfinished = ledger.parsed(raw, f"The ledger in {incoming.name}").unfinished
+    unfinished = ledger.parse(raw, f"The ledger in {incoming.name}").unfinished
     if unfinished is not None and unfinished.root:
         # The next command would finish the rewind, in a directory that the archive names.
         raise incoming.hostile("an interrupted rewind in it belongs to a directory on another machine")

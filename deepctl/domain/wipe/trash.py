@@ -88,7 +88,7 @@ def _is_own(path: str) -> bool:
     return status.st_uid == os.geteuid() and (stat.S_ISLNK(status.st_mode) or not status.st_mode & 0o022)
 
 
-def unfinished(root: Root) -> list[Leftover]:
+def unfinished_wipes(root: Root) -> list[Leftover]:
     """The remains of interrupted wipes that no process is deleting. Changes nothing."""
     return [leftover for leftover in leftovers(root) if not is_held(leftover.path)]
 
@@ -177,7 +177,8 @@ def delete(trash: Trash, report: Report | None = None) -> int:
 def finish(root: Root, lock_holder: str) -> None:
     """Finish interrupted wipes, and remove incomplete profiles. The caller holds the lock of `lock_holder`.
 
-    Data on which another process works is skipped, and a failure is left to the next command; `unfinished` lists it.
+    Data on which another process works is skipped, and a failure is left to the next command; `unfinished_wipes` lists
+    it.
     """
     entries = _entries(root)  # one call: without leftovers, this is the only cost
     for leftover in _leftovers(root, entries):

@@ -110,7 +110,7 @@ class WipePlan(NamedTuple):
         return sum(part.weight.files + part.weight.directories for part in self.parts)
 
 
-def chosen(texts: Iterable[str]) -> tuple[str, ...]:
+def parse_parts(texts: Iterable[str]) -> tuple[str, ...]:
     """The selected parts; each of `texts` may name several, separated by commas. Raises `UsageError`.
 
     Parts that are deleted along with a part are included.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from deepctl.errors import StorageError
 from deepctl.output import render
-from deepctl.output.render import worded
+from deepctl.output.render import with_command_names
 from deepctl.output.stream.lines import of_stdout
 from deepctl.output.text import is_terminal, printable_lines, terminal_size
 
@@ -145,7 +145,7 @@ class LiveDisplay:
         if self._turn is None:
             render.notice(message)
         else:
-            self._queue.append(({"type": "notice", "message": worded(message)}, time.monotonic()))
+            self._queue.append(({"type": "notice", "message": with_command_names(message)}, time.monotonic()))
 
     def stop(self) -> None:
         """End the live lines, however the turn ended. Settled lines stay on the screen."""

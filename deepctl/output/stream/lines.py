@@ -10,7 +10,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from deepctl.output.text import cells, clipped, has_colour, printable_lines
+from deepctl.output.text import cells, clip, has_colour, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,7 +67,7 @@ def of_stdout() -> TerminalCaps:
     return TerminalCaps(has_colour(sys.stdout), sys.stdout.encoding or "ascii")
 
 
-def wrapped(line: Text, width: int) -> list[Text]:
+def wrap(line: Text, width: int) -> list[Text]:
     """`line`, which may have newlines, wrapped between words so that every row fits."""
     rows = line.wrap(console(), max(width, NARROWEST), overflow="fold", tab_size=TAB)
     for row in rows:
@@ -75,25 +75,25 @@ def wrapped(line: Text, width: int) -> list[Text]:
     return list(rows)
 
 
-def folded(line: Text, width: int) -> list[Text]:
+def fold(line: Text, width: int) -> list[Text]:
     """`line` wrapped at each full row, as the terminal does it."""
     if cells(line.plain) <= width:
         return [line]
     offsets, end = [], 0
     while end < len(line.plain):
         # At least one, even in a very narrow window.
-        end += max(len(clipped(line.plain[end : end + _LONGEST_ROW], max(width, 2))), 1)
+        end += max(len(clip(line.plain[end : end + _LONGEST_ROW], max(width, 2))), 1)
         offsets.append(end)
     return list(line.divide(offsets[:-1]))
 
 
-def cut(line: Text, width: int, caps: TerminalCaps) -> Text:
+def cut_line(line: Text, width: int, caps: TerminalCaps) -> Text:
     """`line` with an ellipsis if it does not fit on a row of `width` cells."""
     if cells(line.plain) <= width:
         return line
     dots = caps.sign("…", "...")
     short_line = line.copy()
-    short_line.right_crop(len(line.plain) - len(clipped(line.plain, width - len(dots)).rstrip()))
+    short_line.right_crop(len(line.plain) - len(clip(line.plain, width - len(dots)).rstrip()))
     return short_line.append(dots)
 
 

@@ -13,7 +13,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 from deepctl.output.stream.highlight import Highlighter
-from deepctl.output.stream.lines import TAB, TerminalCaps, wrapped
+from deepctl.output.stream.lines import TAB, TerminalCaps, wrap
 from deepctl.output.stream.markdown_blocks import Blocks, is_list, parser
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Markdown:
 
     def _plain(self, source: Sequence[str], width: int) -> list[Text]:
         """Lines as they are, in which no mark means anything."""
-        return [row for line in source for row in wrapped(self._text(line.expandtabs(TAB)), width)]
+        return [row for line in source for row in wrap(self._text(line.expandtabs(TAB)), width)]
 
     def _text(self, line: str = "") -> Text:
         from rich.text import Text

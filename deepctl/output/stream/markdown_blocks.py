@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from deepctl.output.stream.highlight import Highlighter
-from deepctl.output.stream.lines import NARROWEST, TAB, TerminalCaps, console, wrapped
+from deepctl.output.stream.lines import NARROWEST, TAB, TerminalCaps, console, wrap
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -100,7 +100,7 @@ class Blocks:
             case "paragraph":
                 return self._paragraph(node, is_open)
             case "heading":
-                lines = wrapped(self._heading(node), self._width)
+                lines = wrap(self._heading(node), self._width)
             case "fence" | "code_block":
                 return self._code(node, is_open)
             case "blockquote":
@@ -120,14 +120,14 @@ class Blocks:
 
     def _paragraph(self, node: SyntaxTreeNode, is_open: bool) -> Lines:
         pieces = node.children[0].children
-        lines = wrapped(self.inline(pieces), self._width)
+        lines = wrap(self.inline(pieces), self._width)
         if not is_open:
             return Lines(lines, len(lines))
         # Its last line can become the head of a table; a backslash before it is then no line break.
         breaks = [number for number, piece in enumerate(pieces) if piece.type == "softbreak"]
         if not breaks or any(_may_open(piece) for piece in pieces[: breaks[-1]]):
             return Lines(lines, 0)
-        return Lines(lines, len(wrapped(self.inline(pieces[: breaks[-1]]), self._width)))
+        return Lines(lines, len(wrap(self.inline(pieces[: breaks[-1]]), self._width)))
 
     def _heading(self, node: SyntaxTreeNode) -> Text:
         from rich.text import Text
@@ -301,5 +301,5 @@ def _records(headings: list[Text], records: list[list[Text]], width: int) -> lis
         if number:
             lines.append(Text())
         for heading, value in zip(headings, record, strict=True):
-            lines += wrapped(Text.assemble((f"{heading.plain}: ", "bold"), value), width)
+            lines += wrap(Text.assemble((f"{heading.plain}: ", "bold"), value), width)
     return lines

@@ -8,8 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from deepctl.output.stream.lines import TerminalCaps, cut, wrapped
-from deepctl.output.text import cells, clipped, printable
+from deepctl.output.stream.lines import TerminalCaps, cut_line, wrap
+from deepctl.output.text import cells, clip, printable
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -79,7 +79,7 @@ class ToolCall:
         if about and room >= _LEAST:
             head = Text.assemble(head, "  ", _without_middle(about, room, caps))
         head.append(outcome, "dim" if self.ok or self.seconds is None else "red")
-        return cut(head, width, caps)
+        return cut_line(head, width, caps)
 
     def about(self) -> str:
         """The argument that identifies the subject of the call, on one line."""
@@ -139,9 +139,9 @@ def _indented(caps: TerminalCaps, mark: str, text: str, width: int) -> list[Text
     first = "   " + caps.safe(mark)
     if "\n" in safe_text:
         rows = [Text(first.rstrip(), "dim")]
-        body = [row for line in safe_text.split("\n") for row in wrapped(Text(line), width - 5)]
+        body = [row for line in safe_text.split("\n") for row in wrap(Text(line), width - 5)]
         return rows + [Text.assemble("     ", row) for row in body]
-    rows = wrapped(Text.assemble((first[3:], "dim"), safe_text), width - 5)
+    rows = wrap(Text.assemble((first[3:], "dim"), safe_text), width - 5)
     return [Text.assemble("   " if not number else "     ", row) for number, row in enumerate(rows)]
 
 
@@ -160,8 +160,8 @@ def _without_middle(text: str, width: int, caps: TerminalCaps) -> str:
         return text
     dots = caps.sign("…", "...")
     room = max(width - len(dots), 0)
-    end = clipped(text, room // 2, from_end=True)
-    beginning = clipped(text, room - cells(end)).rstrip()
+    end = clip(text, room // 2, from_end=True)
+    beginning = clip(text, room - cells(end)).rstrip()
     return f"{beginning}{dots}{end.lstrip()}"
 
 

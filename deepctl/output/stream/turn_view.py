@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from deepctl.output.stream.lines import TAB, TerminalCaps, cut, folded, wrapped
+from deepctl.output.stream.lines import TAB, TerminalCaps, cut_line, fold, wrap
 from deepctl.output.stream.markdown import Markdown
 from deepctl.output.stream.tool_lines import ToolCall
 from deepctl.output.text import printable
@@ -63,7 +63,7 @@ class PlainText:
     def _rows(self, text: str, width: int) -> list[Text]:
         from rich.text import Text
 
-        return wrapped(Text(text, self._style), width) if text else []
+        return wrap(Text(text, self._style), width) if text else []
 
 
 class TurnView:
@@ -135,7 +135,7 @@ class TurnView:
         """Show a message that is not part of the answer."""
         from rich.text import Text
 
-        self._add("notice", wrapped(Text(self._caps.safe(printable(message)), "dim"), width))
+        self._add("notice", wrap(Text(self._caps.safe(printable(message)), "dim"), width))
 
     def waited(self, seconds: float) -> None:
         """A question to the person took this time, which does not count as time of the turn."""
@@ -165,7 +165,7 @@ class TurnView:
         """The rows below the final ones, for a window of `height` lines; at most `height - 1` rows."""
         from rich.text import Text
 
-        rows = [row for line in (self._stream.tail(width) if self._stream else ()) for row in folded(line, width)]
+        rows = [row for line in (self._stream.tail(width) if self._stream else ()) for row in fold(line, width)]
         rows += [
             call.line(self._caps, width, self._spinner() if not number else self._caps.sign("·", "-"))
             for number, call in enumerate(self._pending.values())
@@ -219,7 +219,7 @@ class TurnView:
         parts = [self._doing(), f"{int(time.monotonic() - self._began)} s", "Ctrl-C stops", suffix]
         text = self._caps.sign(" · ", " - ").join(part for part in parts if part)
         line = Text.assemble((self._spinner(), "cyan"), (f" {self._caps.safe(printable(text))}", "dim"))
-        return cut(line, width - 1, self._caps)
+        return cut_line(line, width - 1, self._caps)
 
     def _doing(self) -> str:
         if self._retry is not None:
