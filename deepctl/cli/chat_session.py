@@ -78,7 +78,7 @@ class UsageCounter:
 
     def __init__(self) -> None:
         self.total = UsageTotals()
-        """`text` with an empty line between a list and a note below it, which Markdown would add to the item."""
+        """The usage of the whole chat, without a `context`."""
         self._sessions: dict[str | None, UsageTotals] = {}
 
     def of(self, session: str | None) -> UsageTotals:
