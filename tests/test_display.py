@@ -26,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepctl.errors import StorageError
-from deepctl.output.stream.display import LiveDisplay
+from deepctl.output.stream.display import LiveDisplay, TextDisplay
 from deepctl.output.stream.lines import TerminalCaps
 from deepctl.output.stream.live_region import LiveRegion
 from deepctl.output.stream.markdown import Markdown
@@ -673,3 +673,9 @@ def test_a_count_of_tokens_that_cannot_be_is_no_failure(count: int | None, shown
     turn.event({**RESULT, "usage": usage, "cost": 0.5}, 0.0, 80)
     assert turn.usage == f"{shown} in, 1 out, $0.50"
     assert turn.settled(80) == []
+
+
+def test_a_plain_display_reports_a_compaction_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    compaction = {"messages_before": 40, "messages_after": 6, "tokens_before": 120_000, "tokens_after": 9_000}
+    TextDisplay().event({"type": "compaction", "summary": "s", **compaction})
+    assert capsys.readouterr() == ("", "The conversation was compacted: 40 messages to 6, 120k tokens to 9.0k.\n")

@@ -304,7 +304,7 @@ async def _stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterato
     if not commands:
         text = (
             "I am deepctl's offline model, not an LLM: I understand `remember TEXT`, `write PATH: TEXT`, `read PATH`, "
-            "`list [PATH]`, `run COMMAND`, `plan TITLE: STEP; STEP` and `recall [WORDS]`, one a line, and can see "
+            "`list [PATH]`, `run COMMAND`, `plan TITLE: STEP; STEP` and `recall [WORDS]`, one per line, and can see "
             f"{_counted(len(prompts) - 1, 'earlier turn')} of this conversation."
         )
     for piece in _pieces(text):

@@ -37,7 +37,10 @@ def chat(
     session: Annotated[
         str | None,
         typer.Option(
-            "--session", "-s", metavar="NAME", help="Session to continue. It is created if it does not exist."
+            "--session",
+            "-s",
+            metavar="NAME",
+            help="Session to continue. It is created if it does not exist. Default: the session that was used last.",
         ),
     ] = None,
     new: Annotated[
@@ -45,7 +48,8 @@ def chat(
         typer.Option(
             "--new",
             metavar="[NAME]",
-            help="Start a new session. The next word is its NAME, so write the prompt before --new.",
+            help="Start a new session. The next word is its NAME, so write the prompt before --new. The name of an "
+            "existing session is refused. Default: the next free one of session-2, session-3 and so on.",
             show_default=False,
         ),
     ] = None,
@@ -60,21 +64,29 @@ def chat(
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="MODEL", help="Model, as provider:name.")
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="Model, as provider:name. Default: $DEEPCTL_MODEL, then the setting model, then offline.",
+        ),
     ] = None,
     approve: Annotated[
         Literal["ask", "auto", "never"] | None,
         typer.Option(
-            help="Answer to approval requests. ask: at the terminal; refused without a terminal (the default). auto: "
-            "approve. never: refuse. Approval requests come from unsandboxed commands and from rules of the "
-            "profile."
+            help="Answer to approval requests. ask: ask at the terminal; without a terminal, refuse. auto: approve; "
+            "a command that a `deny` rule may cover is refused, and --sandbox auto without bubblewrap asks. never: "
+            "refuse. Approval requests come from unsandboxed commands and from rules of the profile. Default: the "
+            "setting approve, then ask."
         ),
     ] = None,
     sandbox: Annotated[
         Literal["auto", "bubblewrap", "docker", "none"] | None,
         typer.Option(
             help="Where the agent's commands run. auto: bubblewrap; if it does not work, unsandboxed after an "
-            "approval request for each command. none: unsandboxed, with your rights."
+            "approval request for each command. none: unsandboxed, with your rights. Default: the setting sandbox, "
+            "then auto."
         ),
     ] = None,
     network: Annotated[bool, typer.Option("--network", help="Let sandboxed commands use the network.")] = False,

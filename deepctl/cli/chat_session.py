@@ -336,7 +336,7 @@ class ProfileChat(ChatSession):
             self._at = current.name, current.id
         self.counts.compacted(current.name, result)
         if result.checkpoint is not None:
-            self.display.notice(f"/rewind {result.checkpoint[:8]} undoes it.")
+            self.display.notice(f"/rewind {result.checkpoint[:8]} undoes the compaction.")
 
     @property
     def prompt_history(self) -> str:

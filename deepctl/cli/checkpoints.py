@@ -49,10 +49,18 @@ Ref = Annotated[
     str, typer.Argument(help="Checkpoint: an id, the first 4 or more digits of an id, a label, or ~N for N turns back.")
 ]
 SessionName = Annotated[
-    str | None, typer.Option("--session", "-s", metavar="NAME", help="Session to work on. Default: the latest one.")
+    str | None,
+    typer.Option(
+        "--session", "-s", metavar="NAME", help="Session to work on. Default: the session that was used last."
+    ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would happen.")]
-Force = Annotated[bool, typer.Option("--force", help="Also undo later changes by another author.")]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Also rewind files with a conflict. Edits by another author in these files are undone."
+    ),
+]
 
 
 @app.command("list", epilog="Example: deepctl checkpoints list --user alice --limit 10")
@@ -210,14 +218,15 @@ def _rewind(
     as_json: bool,
 ) -> None:
     """Apply `request` to the profile of `--user`, or only show the preview."""
+    is_undo = command == "checkpoints undo"
     if dry_run:
         with options.reading(user, "Looking") as reader:
-            preview = rewind_preview(reader, *request(reader))
+            preview = rewind_preview(reader, *request(reader))._replace(is_undo=is_undo)
         show(preview, as_json)
         _check(preview)
         return
     with options.working(user, command, wait, as_json) as repository:
-        view = rewound(repository, *request(repository))
+        view = rewound(repository, *request(repository))._replace(is_undo=is_undo)
     show(view, as_json)
 
 
@@ -328,7 +337,12 @@ def fork(
 
 @app.command(epilog="Example: deepctl checkpoints remove 3fa2 77c0 --user alice")
 def remove(
-    refs: Annotated[list[str], typer.Argument(metavar="REF...", help="Which.")],
+    refs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="REF...", help="Checkpoints to remove: ids, the first 4 or more digits of ids, labels, or ~N."
+        ),
+    ],
     user: options.User = None,
     session: SessionName = None,
     dry_run: DryRun = False,
@@ -365,9 +379,10 @@ def prune(
 ) -> None:
     """Remove old checkpoints.
 
-    --keep N selects all but the newest N. --older-than AGE selects by age. With both options, a checkpoint must meet
-    both conditions. Three kinds of checkpoints always stay: labelled ones, the newest one, and those that can undo the
-    last rewind of a session.
+    --keep N removes all checkpoints except the newest N. Checkpoints of tool calls are not counted; the ones before
+    the Nth checkpoint are removed. --older-than AGE removes checkpoints by age. With both options, a checkpoint is
+    removed only if it meets both conditions. Three kinds of checkpoints always stay: labelled ones, the newest one, and
+    those that can undo the last rewind of a session.
     """
     if keep is None and older_than is None:
         raise UsageError("Nothing says which checkpoints to remove.", "Give --keep N, --older-than AGE, or both.")
@@ -438,7 +453,10 @@ def import_(
     ],
     user: options.User = None,
     session: Annotated[
-        str | None, typer.Option("--session", "-s", metavar="NAME", help="Name of the new session.")
+        str | None,
+        typer.Option(
+            "--session", "-s", metavar="NAME", help="Name of the new session. Default: imported, imported-2 and so on."
+        ),
     ] = None,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,

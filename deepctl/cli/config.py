@@ -22,13 +22,25 @@ if TYPE_CHECKING:
     from deepctl.domain.trust import TrustItem
 
 app = typer.Typer(
-    help="Your settings, or with --user those of one profile.",
+    help="The settings of all profiles, or with --user of one profile.",
     rich_markup_mode=None,
     add_completion=False,
     context_settings=HELP_OPTIONS,
 )
 
-Key = Annotated[str, typer.Argument(help="Name of the setting.")]
+Key = Annotated[str, typer.Argument(help="Name of the setting. `deepctl config show` lists the names.")]
+FileOwner = Annotated[
+    str | None,
+    typer.Option(
+        "--user",
+        "-u",
+        "--profile",
+        metavar="NAME",
+        help="Use the settings file of this profile. Default: config.toml, the settings of all profiles.",
+        show_default=False,
+    ),
+]
+"""Whose settings file is meant. $DEEPCTL_USER and default_user do not apply, other than in `options.User`."""
 
 
 def _profile(user: str | None) -> ProfilePaths | None:
@@ -76,7 +88,7 @@ def _waiting(profile: ProfilePaths) -> tuple[list[TrustItem], str | None]:
 
 @app.command(epilog="Example: deepctl config get model")
 def get(key: Key, user: options.User = None, as_json: options.Json = False) -> None:
-    """Print the value of a setting in force."""
+    """Print the value of a setting that is in force now."""
     settings.describe(key)
     profile, in_force = options.profile_of_chat(user)
     value = in_force.resolve(key)
@@ -89,7 +101,7 @@ def get(key: Key, user: options.User = None, as_json: options.Json = False) -> N
 def set_(
     key: Key,
     value: Annotated[str, typer.Argument(help="New value of the setting.")],
-    user: options.User = None,
+    user: FileOwner = None,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
@@ -101,7 +113,7 @@ def set_(
 
 
 @app.command(epilog="Example: deepctl config unset model --user alice")
-def unset(key: Key, user: options.User = None, wait: options.Wait = 0.0, as_json: options.Json = False) -> None:
+def unset(key: Key, user: FileOwner = None, wait: options.Wait = 0.0, as_json: options.Json = False) -> None:
     """Remove a setting from the file. Unknown settings can be removed too."""
     _change(key, None, user, "config unset", wait, as_json)
 
@@ -118,7 +130,7 @@ def _change(key: str, value: str | None, user: str | None, command: str, wait: f
 
 
 @app.command(epilog='Example: $EDITOR "$(deepctl config path)"')
-def path(user: options.User = None, as_json: options.Json = False) -> None:
+def path(user: FileOwner = None, as_json: options.Json = False) -> None:
     """Print the path of the settings file, even if the file does not exist."""
     profile = _profile(user)
     show(ProfilePathView(profile.name if profile else None, _file(profile)), as_json)

@@ -26,7 +26,8 @@ Only = Annotated[
 
 @app.command(epilog="Example: deepctl doctor --user alice --json")
 def doctor(user: Only = None, as_json: options.Json = False) -> None:
-    """Check whether deepctl works here: versions, paths, model, key, sandbox, locks, damage, leftovers and space.
+    """Check whether deepctl works here: versions, paths, model, key, sandbox, locks, damage, temporary files of killed
+    commands, and space.
 
     All profiles are checked, or only the one of --user. Nothing is changed. The exit code is 0, or 5 if something does
     not work.

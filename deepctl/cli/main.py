@@ -28,9 +28,9 @@ COMMANDS = {
     "wipe": "Delete a profile, or parts of it, permanently.",
     "sandbox": "The place where the agent's commands run.",
     "models": "List the model in force, the usable providers, and the models of your own servers.",
-    "config": "Your settings, or with --user those of one profile.",
-    "doctor": "Check whether deepctl works here: versions, paths, model, key, sandbox, locks, damage, leftovers "
-    "and space.",
+    "config": "The settings of all profiles, or with --user of one profile.",
+    "doctor": "Check whether deepctl works here: versions, paths, model, key, sandbox, locks, damage, temporary files "
+    "of killed commands, and space.",
 }
 """Top-level commands in the order of `--help`, with their short help. Each key is the name of a module in this package,
 which `--help` does not import. A test compares the texts.

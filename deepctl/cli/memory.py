@@ -40,8 +40,17 @@ app = typer.Typer(
     context_settings=HELP_OPTIONS,
 )
 
-Agent = Annotated[str, typer.Option("--agent", metavar="NAME", help="Whose memory.")]
-File = Annotated[str | None, typer.Argument(metavar="[FILE]", help="Memory file. Default: MEMORY.md.")]
+Agent = Annotated[
+    str,
+    typer.Option(
+        "--agent",
+        metavar="NAME",
+        help="Agent whose notebooks are used. deepctl's own agent is `main`; applications can have others.",
+    ),
+]
+File = Annotated[
+    str | None, typer.Argument(metavar="[FILE]", help="Notebook, with or without .md. Default: MEMORY.md.")
+]
 
 
 class _TextCommand(TyperCommand):
@@ -104,7 +113,10 @@ def list_(user: options.User = None, agent: Agent = layout.AGENT, as_json: optio
 def add(
     text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="The note. Default, and with -: stdin.")] = None,
     file: Annotated[
-        str, typer.Option("--file", metavar="FILE", help="Memory file. It is created if it does not exist.")
+        str,
+        typer.Option(
+            "--file", metavar="FILE", help="Notebook, with or without .md. It is created if it does not exist."
+        ),
     ] = layout.NOTEBOOK,
     user: options.User = None,
     agent: Agent = layout.AGENT,
@@ -290,7 +302,7 @@ def diff(
 ) -> None:
     """Show how the notebooks changed between two points in time.
 
-    When piped, the output is valid input for `patch -p1` in a workspace.
+    When piped, the output is valid input for `patch -p1 --binary` in a workspace.
     """
     from deepctl.domain.memory import history
     from deepctl.store import lookup, session_catalogue

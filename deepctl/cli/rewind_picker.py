@@ -13,6 +13,7 @@ from deepctl.errors import DeepctlError, Interrupted, NotFound
 from deepctl.output.render import Progress
 from deepctl.output.rewind import preview_line
 from deepctl.output.text import ago, cells, fit, printable, visible
+from deepctl.quantities import counted
 from deepctl.store import lookup, rewind
 from deepctl.store.records import Record, SessionRecord
 from deepctl.store.repository import ReadOnlyRepository, Repository
@@ -167,7 +168,8 @@ class _Picker:
         if len(changes) > _PREVIEWED:
             lines.append(f"  … and {len(changes) - _PREVIEWED} more")
         if plan.kept:
-            lines.append(f"  {len(plan.kept)} other files differ and stay, because the agent did not change them")
+            verbs = "differs and stays" if len(plan.kept) == 1 else "differ and stay"
+            lines.append(f"  {counted(len(plan.kept), 'other file')} {verbs}: not changed by this session")
         return lines
 
 

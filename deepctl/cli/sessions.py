@@ -31,12 +31,14 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Session.")]
-Latest = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Session. Default: the latest one.")]
+Latest = Annotated[
+    str | None, typer.Argument(metavar="[NAME]", help="Session. Default: the session that was used last.")
+]
 
 
 @app.command("list", epilog="Example: deepctl sessions list --user alice")
 def list_(user: options.User = None, as_json: options.Json = False) -> None:
-    """List the sessions of a profile, latest first."""
+    """List the sessions of a profile. The session that was used last is the first."""
     profile = options.existing_profile(user)
     show(views.SessionListView(profile.name, session_catalogue.summaries(profile, lookup.heads(profile))), as_json)
 
@@ -168,9 +170,14 @@ def export(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
     redact: Annotated[
-        bool, typer.Option("--redact", help="Remove keys, tokens, passwords in addresses, and home directories.")
+        bool, typer.Option("--redact", help="Replace keys, tokens, home directories, and the passwords in addresses.")
     ] = False,
-    as_json: options.Json = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print one JSON document about the export. Without --output, it contains the whole text."
+        ),
+    ] = False,
 ) -> None:
     """Write a session to a file or to stdout.
 

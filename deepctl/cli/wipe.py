@@ -36,7 +36,8 @@ def wipe(
         list[str] | None,
         typer.Option(
             metavar="PARTS",
-            help=f"Delete only these parts, separated by commas: {', '.join(PARTS)}.",
+            help=f"Delete only these parts, separated by commas: {', '.join(PARTS)}. evicted: large tool results. "
+            "history: prompts that you typed.",
             show_default=False,
         ),
     ] = None,

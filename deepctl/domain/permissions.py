@@ -263,9 +263,9 @@ class CommandPolicy(NamedTuple):
             return f"commands run {self._where}, each after an approval request"
         if self._default == "deny":
             return "commands are refused: [permissions] denies them"
-        by = "unsandboxed" if self.unsandboxed else "by [permissions]"
-        reason = "`approve` is `never`" if self.approve == "never" else "there is no terminal for approval requests"
-        return f"commands are refused: {by}, each needs an approval, and {reason}"
+        need = "each unsandboxed command needs an approval" if self.unsandboxed else "[permissions] asks for approval"
+        reason = "`approve` is `never`" if self.approve == "never" else "there is no terminal"
+        return f"commands are refused, because {need}, and {reason}"
 
     def _told(self, outcome: Outcome) -> str:
         if outcome == "refused":

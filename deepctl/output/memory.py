@@ -316,7 +316,7 @@ def _row_at_terminal(version: Version) -> tuple[str, ...]:
 
 
 class NotebookDiffView(NamedTuple):
-    """The differences between notebooks; `after` is `None` for now. Piped, exact bytes for `patch -p1`."""
+    """The differences between notebooks; `after` is `None` for now. Piped, exact bytes for `patch -p1 --binary`."""
 
     profile: str
     agent: str
@@ -420,7 +420,20 @@ _SHOWN = 20
 
 def question(result: PurgeResult) -> str:
     """The question before a purge."""
-    return f"Purge {_summary(result)} permanently?"
+    places = [counted(len(result.live), "notebook")] if result.live else []
+    if result.notebooks:
+        places.append(counted(result.checkpoints, "checkpoint"))
+    if result.leftovers:
+        places.append(_leftovers(result))
+    return f"Remove the text permanently from {_enumerated(places)}?"
+
+
+def _enumerated(parts: list[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def _leftovers(result: PurgeResult) -> str:
+    return f"{counted(result.leftovers, 'content')} that removed checkpoints left"
 
 
 def _summary(result: PurgeResult) -> str:
@@ -430,8 +443,8 @@ def _summary(result: PurgeResult) -> str:
         versions = counted(result.notebooks, "version")
         parts.append(f"{versions} of notebooks in {counted(result.checkpoints, 'checkpoint')}")
     if result.leftovers:
-        parts.append(f"{counted(result.leftovers, 'content')} that removed checkpoints left")
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+        parts.append(_leftovers(result))
+    return _enumerated(parts)
 
 
 _WORDS = {
@@ -520,7 +533,7 @@ class PurgedLinesView(NamedTuple):
         for note in self._notes():
             notice(note)
         if self.places:
-            print("The text would still be in:" if self.dry_run else "It still is in:")
+            print("The text would still be in:" if self.dry_run else "The text is still in:")
         for place in self.places[:_SHOWN]:
             print(f"  {_shown(place)}")
         if len(self.places) > _SHOWN:

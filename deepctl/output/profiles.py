@@ -372,15 +372,16 @@ class WipeView(NamedTuple):
         stays = "Still there: " if not self.dry_run else "What stays: "
         if self.copies is not None and (self.copies.checkpoints or self.copies.logs):
             copies = self.copies
-            copy_notes = []
+            places = []
             if copies.checkpoints:
-                copy_notes.append(
-                    f"copies in {counted(copies.checkpoints, 'checkpoint')} of {counted(copies.sessions, 'session')}"
+                places.append(
+                    f"in {counted(copies.checkpoints, 'checkpoint')} of {counted(copies.sessions, 'session')}"
                 )
             if copies.logs:
-                copy_notes.append(f"quotations of it in the messages of {counted(copies.logs, 'session')}")
+                places.append(f"possibly in the messages of {counted(copies.logs, 'session')}")
             notes.append(
-                f"{stays}{', and '.join(copy_notes)}; `deepctl wipe --only sessions --user {profile}` deletes both."
+                f"{stays}copies of this data {', and '.join(places)}; `deepctl wipe --only sessions --user {profile}` "
+                "deletes them."
             )
         if self.leaves_rewound:
             notes.append(f"{stays}rewound turns in message logs; `--only sessions` deletes them.")

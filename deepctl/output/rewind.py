@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from deepctl.store.rewind import RewindPlan
 
 
-_OVERRODE = " (the checkpoint before this one contains the earlier state)"
-
-
 class RewindView(NamedTuple):
-    """A rewind, done or as a preview. `preview` has the files before and after, `undo` is a command."""
+    """A rewind, done or as a preview. `preview` has the files before and after, `undo` is a command.
+
+    `is_undo` is true for the rewind that `checkpoints undo` does.
+    """
 
     profile: str
     dry_run: bool
@@ -35,6 +35,7 @@ class RewindView(NamedTuple):
     remarks: list[str]
     preview: list[FileDifference]
     undo: str = ""
+    is_undo: bool = False
 
     def document(self) -> dict[str, Any]:
         result: dict[str, Any] = {
@@ -66,10 +67,7 @@ class RewindView(NamedTuple):
             print_sentence(f"Nothing to do since {record.id}{label}: {reason}.")
             self._print_paths()
             return
-        verb = "Would rewind" if self.dry_run else "Rewound"
-        if self.plan.refusal is not None:
-            verb = "Would refuse to rewind"
-        print_sentence(f"{verb} session {self.plan.session} to {record.id}{label}, turn {record.turn}.")
+        self._print_heading(f"{record.id}{label}, turn {record.turn}")
         message_count = self.plan.messages_removed
         if message_count:
             leave = "would leave" if self.dry_run else "left"
@@ -82,11 +80,14 @@ class RewindView(NamedTuple):
                 f"{counted(self.plan.turns_restored, 'turn')} ({counted(restored_count, 'message')}) {phrase}."
             )
         if self.dry_run:
-            _print_preview(self.preview)
+            conflicts = {os.fsdecode(path) for path in self.plan.conflicts}
+            for file in self.preview:
+                print(f"  {preview_line(file)}{'  (conflict)' if file.path in conflicts else ''}")
         else:
+            overrode = f" (checkpoint {self.safety.record.id} contains the earlier version)" if self.safety else ""
             for verb, paths in (("restored", self.restored), ("deleted", self.deleted)):
                 for path in paths:
-                    remark = _OVERRODE if path in self.plan.conflicts else ""
+                    remark = overrode if path in self.plan.conflicts else ""
                     print_sentence(f"  {verb:<9} {visible(os.fsdecode(path))}{remark}")
         self._print_paths()
         for remark in self.remarks:
@@ -98,12 +99,29 @@ class RewindView(NamedTuple):
         if self.safety is not None:
             notice(f"To undo this: `{self.undo}`. Checkpoint {self.safety.record.id} contains the state before it.")
 
+    def _print_heading(self, target: str) -> None:
+        session = self.plan.session
+        if self.plan.refusal is not None:
+            from deepctl.store.rewind import RewindConflicts
+
+            has_conflicts = isinstance(self.plan.refusal, RewindConflicts)
+            result = "refused because of conflicts. With --force it would be done" if has_conflicts else "refused"
+            print_sentence(f"The rewind of session {session} to {target} would be {result}.")
+        elif self.is_undo:
+            verb, place = ("Would undo", "would be") if self.dry_run else ("Undid", "is")
+            print_sentence(f"{verb} the last rewind: session {session} {place} back at {target}.")
+        else:
+            print_sentence(f"{'Would rewind' if self.dry_run else 'Rewound'} session {session} to {target}.")
+
     def _print_paths(self) -> None:
-        for path in self.plan.conflicts if self.dry_run else ():
-            print_sentence(f"  conflict  {visible(os.fsdecode(path))}")
+        if self.dry_run:
+            listed = {file.path for file in self.preview}
+            for name in map(os.fsdecode, self.plan.conflicts):
+                if name not in listed:
+                    print_sentence(f"  conflict  {visible(name)}")
         for path in self.kept:
             print_sentence(
-                f"  kept      {visible(os.fsdecode(path))} (differs from the checkpoint, not changed by the agent)"
+                f"  kept      {visible(os.fsdecode(path))} (differs from the checkpoint, not changed by this session)"
             )
         if self.kept and not self.plan.request.exact:
             notice("--exact changes the kept files too.")

@@ -44,7 +44,7 @@ class SessionListView(NamedTuple):
             notice(f"Profile {self.profile} has no sessions yet; `deepctl chat --user {self.profile}` starts one.")
             return
         table(
-            ("SESSION", "UPDATED", "TURNS", "TITLE"),
+            ("SESSION", "LAST MESSAGE", "TURNS", "TITLE"),
             [
                 (
                     session.name,
@@ -214,7 +214,7 @@ def redaction_note(redaction: Redaction | None) -> str | None:
     if redaction is None:
         return None
     homes = f"{redaction.homes:,} home director{'y' if redaction.homes == 1 else 'ies'}"
-    return f"Removed {counted(redaction.secrets, 'secret')} and {homes}. Check the file before you give it away."
+    return f"Replaced {counted(redaction.secrets, 'secret')} and {homes}. Check the file before you give it away."
 
 
 class SessionImportView(NamedTuple):

@@ -239,7 +239,7 @@ class SandboxView(NamedTuple):
         rows = [
             ("Profile", sandbox.profile),
             ("Sandbox", sandbox.sandbox),
-            ("Questions", sandbox.approve),
+            ("Approval", sandbox.approve),
             ("Time", f"{limits.seconds:g} s a command"),
             ("Memory", size(limits.memory)),
             ("Processes", str(limits.processes)),
@@ -309,7 +309,7 @@ class DiagnosisView(NamedTuple):
             for check in checks:
                 page.check(check)
         if well:
-            page.heading("Nothing amiss in")
+            page.heading("No problems in")
             page.text(", ".join(well))
         page.text(self._summary(), indent="")
 

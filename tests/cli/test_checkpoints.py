@@ -137,7 +137,12 @@ def test_an_edit_of_yours_after_the_agents_is_a_conflict_and_force_takes_it_back
     told = alice("rewind", "~2", "--dry-run", "--json")
     assert (told.code, told.error) == (6, refused.error), "it exits as the rewind does"
     assert told.json["files"]["conflicts"] == ["a.txt"]
-    assert alice("rewind", "~2", "--dry-run").stdout.startswith("Would refuse to rewind session main")
+    lines = alice("rewind", "~2", "--dry-run").stdout.splitlines()
+    assert lines[0].startswith("The rewind of session main to ")
+    assert lines[0].endswith(" would be refused because of conflicts. With --force it would be done.")
+    assert [line for line in lines if line.startswith("  ") and "a.txt" in line] == [
+        "  modified  a.txt  +1 -1  (conflict)"
+    ]
     assert alice("rewind", "~2", "--dry-run", "--force", "--json").ok().json["files"]["conflicts"] == ["a.txt"]
     assert "--dry-run" not in alice("rewind", "~2", "--dry-run").stderr, "it has just listed them"
     forced = alice("rewind", "~2", "--force", "--json").ok().json
@@ -523,7 +528,9 @@ def test_a_file_that_force_takes_back_is_listed_once(alice: Alice) -> None:
     (alice.workspace / "a.txt").write_text("mine")
     lines = alice("rewind", "~2", "--force").ok().stdout.splitlines()
     listed = [line.strip() for line in lines if line.startswith("  ") and "a.txt" in line]
-    assert listed == ["restored  a.txt (the checkpoint before this one contains the earlier state)"]
+    safety = alice("list", "--json").ok().json["checkpoints"][0]
+    assert safety["kind"] == "rewind"
+    assert listed == [f"restored  a.txt (checkpoint {safety['id']} contains the earlier version)"]
 
 
 def test_dry_run_merges_notebooks_as_the_rewind_does(alice: Alice) -> None:

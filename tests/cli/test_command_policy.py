@@ -32,8 +32,8 @@ PLACES = ("auto", "auto, missing", "bubblewrap", "none")
 
 UNASKED = "commands run unsandboxed, with your rights and the network, without approval requests"
 ASKED = "commands run unsandboxed, with your rights and the network, each after an approval request"
-NEVER = "commands are refused: unsandboxed, each needs an approval, and `approve` is `never`"
-NOBODY = "commands are refused: unsandboxed, each needs an approval, and there is no terminal for approval requests"
+NEVER = "commands are refused, because each unsandboxed command needs an approval, and `approve` is `never`"
+NOBODY = "commands are refused, because each unsandboxed command needs an approval, and there is no terminal"
 NO_SHELL = "no shell: there is no sandbox for commands, and no terminal for approval requests"
 CONFINED = "commands run in bubblewrap, without the network"
 

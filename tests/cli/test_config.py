@@ -156,3 +156,18 @@ def test_a_mark_of_byte_order_in_settings_is_no_part_of_them(
     assert deepctl("config", "get", "approve").ok().stdout == "never\n"
     deepctl("config", "set", "sandbox", "none").ok()
     assert deepctl("config", "get", "approve").ok().stdout == "never\n"
+
+
+def test_set_unset_and_path_use_config_toml_without_user_whatever_profile_is_the_default(
+    deepctl: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deepctl("profiles", "create", "dan").ok()
+    monkeypatch.setenv("DEEPCTL_USER", "dan")
+    changed = deepctl("config", "set", "approve", "never", "--json").ok().json
+    assert changed["profile"] is None
+    assert changed["path"] == deepctl("config", "path").ok().stdout.strip()
+    assert deepctl("config", "unset", "approve", "--json").ok().json["profile"] is None
+    for command in ("set", "unset", "path"):
+        shown = " ".join(deepctl("config", command, "--help").ok().stdout.split())
+        assert "Default: config.toml, the settings of all profiles." in shown
+        assert "$DEEPCTL_USER" not in shown

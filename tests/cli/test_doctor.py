@@ -135,7 +135,7 @@ class TestProfiles:
             deepctl("profiles", "create", name).ok()
         deepctl("config", "set", "sandbox", "none", "--user", "carol").ok()
         shown = deepctl("doctor").ok().stdout
-        assert "Nothing amiss in\n  alice, bob\n" in shown
+        assert "No problems in\n  alice, bob\n" in shown
         assert "Profile carol\n  ! sandbox" in shown
         assert "Profile alice" not in shown
         assert "Profile alice" in deepctl("doctor", "--user", "alice").ok().stdout

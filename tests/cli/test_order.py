@@ -29,8 +29,9 @@ def alice(deepctl: InProcess) -> None:
 
 
 def test_how_to_undo_a_rewind_is_the_last_that_a_rewind_and_an_undo_say(alice: None, deepctl: InProcess) -> None:
-    for arguments, first in ((("rewind",), "Rewound session first to"), (("undo",), "Rewound session first to")):
-        lines = _merged("checkpoints", *arguments, "--user", "alice")
+    first_lines = {"rewind": "Rewound session first to ", "undo": "Undid the last rewind: session first is back at "}
+    for command, first in first_lines.items():
+        lines = _merged("checkpoints", command, "--user", "alice")
         assert lines[0].startswith(first)
         assert lines[-1].startswith("To undo this: `deepctl checkpoints undo --user alice`. Checkpoint ")
 

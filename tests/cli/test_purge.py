@@ -167,7 +167,7 @@ def test_at_a_terminal_the_profiles_name_is_typed(alice: Alice) -> None:
     assert alice.everything() == before
     agreed = Terminal("memory", "forget", _TEXT, "--purge", "--user", "alice")
     agreed.expect(f"MEMORY.md:1: - the {_TEXT}")
-    agreed.expect("Purge 1 line in 1 notebook and 2 versions of notebooks in 6 checkpoints permanently?")
+    agreed.expect("Remove the text permanently from 1 notebook and 6 checkpoints?")
     agreed.type("alice\r")
     agreed.expect("Purged 1 line in 1 notebook")
     agreed.expect("session main: 6 messages")

@@ -84,3 +84,13 @@ def test_labels_and_turns_can_be_read_in_a_narrow_window(workspace: Path, deepct
     assert "write a.t" in line
     assert all(len(line) <= columns for line in terminal.screen.splitlines())
     terminal.close()
+
+
+def test_a_file_that_stays_is_counted_in_the_preview(workspace: Path, deepctl: InProcess) -> None:
+    (workspace / "mine.txt").write_text("mine")
+    deepctl("checkpoints", "save", "--user", "alice").ok()
+    picker = Terminal("checkpoints", "rewind", "--user", "alice")
+    picker.expect("1 other file differs and stays: not changed by this session")
+    picker.type("q")
+    assert picker.wait() == 130
+    picker.close()

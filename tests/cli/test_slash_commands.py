@@ -302,7 +302,7 @@ def test_model_approval_and_sandbox_change_for_this_conversation(
     chat = opened("--user", "alice", "--sandbox", "none")
     assert "Selected: none (chosen for this conversation)" in " ".join(chat("/sandbox").split())
     assert "ask (the default)" in chat("/approve")
-    assert "refused. Everything else runs as before. /approve ask turns approval requests on." in " ".join(
+    assert "are refused. Everything else runs as before. /approve ask turns approval requests on." in " ".join(
         chat("/approve never").split()
     )
     chat("run touch never.txt")

@@ -24,7 +24,7 @@ _EXAMPLE = re.compile(r"deepctl .*")
 _TURN = "A turn is one prompt and all work to answer it."
 _SHELL = ("!command", "Run a command where the agent's commands run.")
 _MENTION = ("@path", "Show a file of the workspace to the model.")
-_KEYS = ("Ctrl-C, Ctrl-D", "Stop an answer or empty the line; leave.")
+_KEYS = (("Ctrl-C", "Stop an answer, or empty the line."), ("Ctrl-D", "Leave the chat."))
 
 
 class _Overview(NamedTuple):
@@ -121,7 +121,7 @@ class _ShellCommandUsage(NamedTuple):
 
 def show_overview(commands: Sequence[SlashCommand], *, has_shell: bool) -> None:
     """Print all commands in their groups, and the other entries."""
-    sections = [_MENTION, _SHELL, _KEYS] if has_shell else [_MENTION, _KEYS]
+    sections = [_MENTION, _SHELL, *_KEYS] if has_shell else [_MENTION, *_KEYS]
     show(_Overview(commands, sections), as_json=False)
 
 

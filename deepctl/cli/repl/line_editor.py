@@ -225,8 +225,9 @@ class DumbReader:
         self._ended = loop.create_future()
         self._entry = []
         if text:
+            self._write("Text to copy into the prompt:\n")
             for line in text.split("\n"):
-                self._write(f"(was: {printable(line)})\n")
+                self._write(f"  {printable(line)}\n")
         if self._double_ctrl_c.armed:
             self._write(f"{HINT}\n")
         self._write(self._take_notices() + self._prompt())

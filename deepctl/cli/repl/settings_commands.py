@@ -13,12 +13,12 @@ from deepctl.output.text import printable
 
 APPROVE = ("ask", "auto", "never")
 SANDBOX = ("auto", "bubblewrap", "docker", "none")
-_NEED = "unsandboxed commands without a rule, and actions that a rule asks about,"
-_ELSE = "Everything else runs as before. /approve ask turns approval requests on."
+_NEED = "an unsandboxed command without a rule, and an action with a rule `ask`"
 _QUESTIONS = {
-    "asked": f"You get approval requests: {_NEED} wait for your answer.",
-    "allowed": f"There are no approval requests: {_NEED} run at once. /approve ask turns them on.",
-    "denied": f"There are no approval requests: {_NEED} are refused. {_ELSE}",
+    "asked": f"deepctl asks you before {_NEED}.",
+    "allowed": f"deepctl does not ask you: {_NEED} run at once. /approve ask turns approval requests on.",
+    "denied": f"deepctl does not ask you: {_NEED} are refused. Everything else runs as before. /approve ask turns "
+    "approval requests on.",
 }
 _SOURCES = {
     "option": "chosen for this conversation",

@@ -418,7 +418,7 @@ ALL = (
                  _SESSIONS, _fork, "reference", ("checkpoints", "fork")),
     SlashCommand("/compact", "[FOCUS]", "Summarise older messages, to free context.",
                  _SESSIONS, _compact, in_ephemeral=True),
-    SlashCommand("/export", "FILE [OPTION…]", "Write this session to a .md file, else as JSON.",
+    SlashCommand("/export", "FILE [OPTION…]", "Write this session as Markdown (FILE.md) or JSON.",
                  _SESSIONS, _export, shell_words=command_names.EXPORT),
     SlashCommand("/memory", "[COMMAND…]", "Show the memory, or run a command on it.",
                  _MEMORY, _group("memory", ("show",)),

@@ -165,7 +165,7 @@ def show_status(state: ReplState, arguments: str) -> None:
     model = settings_commands.in_force(state, "model")
     approve = settings_commands.in_force(state, "approve")
     rows.append(("Model", f"{model.value or 'offline'} ({settings_commands.source(model)})"))
-    rows.append(("Questions", f"{approve.value} ({settings_commands.source(approve)})"))
+    rows.append(("Approval", f"{approve.value} ({settings_commands.source(approve)})"))
     try:
         rows.append(("Sandbox", settings_commands.sandbox_sentence(state)))
     except DeepctlError as error:
@@ -203,7 +203,7 @@ def _servers(state: ReplState) -> str:
 
 def _usage_rows(state: ReplState) -> list[tuple[str, str]]:
     usage = state.chat.counts.total
-    rows = [("Tokens", f"{usage.input_tokens:,} sent, {usage.output_tokens:,} received in this chat")]
+    rows = [("Tokens", f"{usage.input_tokens:,} sent, {usage.output_tokens:,} received since the chat started")]
     if usage.cost is None:
         rows.append(("Cost", "unknown: there is no price for the model"))
     elif usage.cost:

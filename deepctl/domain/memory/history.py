@@ -247,7 +247,7 @@ class _HistoryBuilder:
 class NotebookDifference(NamedTuple):
     """One notebook that differs; `change` is `added`, `deleted` or `modified`.
 
-    `diff` is unified, for `patch -p1` in a workspace; `remark` is the reason if there is no diff.
+    `diff` is unified, for `patch -p1 --binary` in a workspace; `remark` is the reason if there is no diff.
     """
 
     name: str

@@ -86,6 +86,10 @@ class TextDisplay:
                 render.notice(
                     f"↻ {event['reason']}: trying again in {wait} ({event['attempt']} of {event['attempts']})"
                 )
+            case "compaction":
+                from deepctl.output.stream.turn_view import compacted
+
+                self.notice(compacted(event))
             case "notice":
                 self.notice(event["message"])
             case "tool_result" | "result":

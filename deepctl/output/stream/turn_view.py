@@ -106,7 +106,7 @@ class TurnView:
                 self._retry = (event, at + float(event["seconds"]))
                 self._retries += 1
             case "compaction":
-                self._notice(_compacted(event), width)
+                self._notice(compacted(event), width)
             case "notice":
                 self._notice(event["message"], width)
             case "result":
@@ -240,7 +240,8 @@ def _seconds(seconds: float) -> str:
     return f"{int(seconds + 0.5) if seconds >= 1 else round(seconds, 1):g} s"
 
 
-def _compacted(event: Mapping[str, Any]) -> str:
+def compacted(event: Mapping[str, Any]) -> str:
+    """The line that reports a compaction."""
     messages = f"{event['messages_before']} messages to {event['messages_after']}"
     tokens = f"{_thousands(event['tokens_before'])} tokens to {_thousands(event['tokens_after'])}"
     return f"The conversation was compacted: {messages}, {tokens}."
