@@ -44,12 +44,13 @@ class Lease(Protocol):
 class Lock:
     """The exclusive lock of one profile, as a context manager.
 
-    `wait` is in seconds; 0 does not wait. Raises `Locked` (exit 4), naming the holder, after this time.
+    `wait` is in seconds; 0 does not wait. Raises `Locked` (exit 4), naming the holder, after this time. `work` tells in
+    this error what the holder does, if it is not work on a profile.
     """
 
-    def __init__(self, path: str, *, profile: str, command: str, wait: float = 0.0) -> None:
+    def __init__(self, path: str, *, command: str, profile: str = "", work: str = "", wait: float = 0.0) -> None:
         self._path = path
-        self._profile = profile
+        self._work = work or f"working on profile {profile!r}"
         self._command = command
         self._wait = wait
         self._descriptor = -1
@@ -86,7 +87,7 @@ class Lock:
         holder = _parse(os.pread(descriptor, 4096, 0))
         owner = f" (pid {holder.pid}, `deepctl {holder.command}`, since {holder.since})" if holder else ""
         return Locked(
-            f"Another process is working on profile {self._profile!r}{owner}.",
+            f"Another process is {self._work}{owner}.",
             "Wait for it to finish, or give --wait SECONDS.",
         )
 

@@ -452,7 +452,7 @@ class TestNoNumber:
         for command in (("config", "show"), ("config", "set", "model", "offline"), ("chat", "hello")):
             refused = deepctl(*command, "--user", "alice")
             assert refused.code == 5, command
-            assert "profile.toml says version = " in refused.stderr
+            assert "profile.toml has version = " in refused.stderr
         deepctl("sessions", "list", "--user", "alice").ok()
         assert path.read_bytes() == before
 

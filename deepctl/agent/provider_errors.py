@@ -241,7 +241,7 @@ def _address_hint(to: ModelEndpoint) -> str | None:
     if provider in ("openai", "openai-responses"):
         return (
             f"{lacks}This request used the Responses API, which most local servers do not have: "
-            f"openai-chat:{to.model.partition(':')[2]} uses the other API."
+            f"openai-chat:{to.model.partition(':')[2]} uses the Chat Completions API."
         )
     return lacks.strip() or f"Check {to.origin}."
 

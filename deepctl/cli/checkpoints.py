@@ -385,7 +385,7 @@ def prune(
     those that can undo the last rewind of a session.
     """
     if keep is None and older_than is None:
-        raise UsageError("Nothing says which checkpoints to remove.", "Give --keep N, --older-than AGE, or both.")
+        raise UsageError("Neither --keep nor --older-than is given.", "Give --keep N, --older-than AGE, or both.")
     oldest = time_before(older_than) if older_than is not None else None
 
     def select(paths: ProfilePaths, ledger: Ledger) -> list[Record]:
@@ -408,9 +408,7 @@ def time_before(age: str, now: datetime | None = None) -> datetime:
     try:
         return (now or datetime.now(timezone.utc)) - timedelta(minutes=int(match[1]) * _MINUTES[match[2]])
     except OverflowError:
-        raise UsageError(
-            f"{age} ago is before the first year of the calendar.", "Give a shorter age.", code="bad_age"
-        ) from None
+        raise UsageError(f"The age {age} is too long.", "Give a shorter age.", code="bad_age") from None
 
 
 def _remove(

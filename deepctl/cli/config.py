@@ -57,7 +57,7 @@ def _lock(profile: ProfilePaths | None, command: str, wait: float) -> Lease:
         return profiles.lock(root, profile.name, command=command, wait=wait)
     profiles.make_root(root)
     # No profile can have this name, so it cannot be confused with a profile's lock.
-    return Lock(os.path.join(root.locks, ".config"), profile="config.toml", command=command, wait=wait)
+    return Lock(os.path.join(root.locks, ".config"), work="changing config.toml", command=command, wait=wait)
 
 
 @app.command("show", epilog="Example: deepctl config show --user alice")

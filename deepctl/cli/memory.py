@@ -451,7 +451,7 @@ def _found(result: PurgeResult, request: ForgetRequest) -> PurgeResult:
     where = f"in {request.file!r}" if request.file is not None else "in the notebooks"
     text = request.text.decode("utf-8", "backslashreplace")
     raise TextNotFound(
-        f"No line {where} contains {text!a}, and no checkpoint of one does.",
+        f"No line {where} contains {text!a}, and neither does any checkpoint.",
         "`deepctl memory search` finds lines by their words."
         if request.ignore_case
         else "--ignore-case also finds it in another case.",

@@ -43,7 +43,7 @@ def _error_and_correction(complaint: Any, command: str) -> tuple[str, str]:
     if message.startswith("No such option"):
         near = near_to(option or "", getattr(complaint, "possibilities", None) or ())
         if option == "--json" and command == "deepctl":
-            return "--json stands before the command", "Write --json after the command: `deepctl profiles list --json`."
+            return "--json is before the command", "Write --json after the command: `deepctl profiles list --json`."
         return f"`{command}` has no option {option}", f"Did you mean {' or '.join(near)}?" if near else ""
     if message.startswith("No such command"):
         name = message.removeprefix("No such command ").partition(". Did you mean ")[0]
@@ -61,7 +61,7 @@ def _error_and_correction(complaint: Any, command: str) -> tuple[str, str]:
         return f"{option} takes no value", ""
     if "unexpected extra argument" in message:
         words = message.partition("(s) (")[2].removesuffix(")")
-        return f"`{command}` takes fewer arguments; this is too much: {words}", "Several words need quotes around them."
+        return f"`{command}` takes fewer arguments; unexpected: {words}", "Several words need quotes around them."
     return message, ""
 
 

@@ -193,7 +193,7 @@ def _wiped(
         if previews is not None and [result.plan for result in results] != [result.plan for result in previews]:
             raise Refused(
                 "Something changed after you saw what would be deleted; nothing was deleted.",
-                "Look at it again. If it keeps changing, --yes deletes the present state.",
+                "Run the command again to see what it would delete now. --yes deletes without a confirmation.",
                 code="changed",
             )
         for position, (target, result) in enumerate(zip(targets, results, strict=True)):

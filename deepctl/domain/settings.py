@@ -150,8 +150,10 @@ def validate(key: str, value: object, where: str | None = None) -> str:
     place = f" in {where}" if where else ""
     if isinstance(value, str) and not value.isprintable() and any("\ud800" <= c <= "\udfff" for c in value):
         raise BadSetting(f"Setting {key!r}{place} is not UTF-8 text.")
-    if not isinstance(value, str) or not value:
-        raise BadSetting(f"Setting {key!r}{place} must be text that is not empty, not {without_passwords(value)!r}.")
+    if not isinstance(value, str):
+        raise BadSetting(f"Setting {key!r}{place} must be text, not {without_passwords(value)!r}.")
+    if not value:
+        raise BadSetting(f"Setting {key!r}{place} must not be empty.")
     if setting.choices and value not in setting.choices:
         raise BadSetting(
             f"Setting {key!r}{place} cannot be {without_passwords(value)!r}.",
@@ -233,7 +235,7 @@ def parse_tables(raw: bytes, path: str) -> dict[str, Any]:
         layout.bring_up(layout.SETTINGS_FORMAT, tables, path)
     except layout.BadVersion:
         raise Damaged(
-            f"{path} says version = {tables['version']!r}, which is not a version.",
+            f"{path} has version = {tables['version']!r}, which is not a valid version.",
             f"It must be {layout.SETTINGS_FORMAT.current}, or missing. Correct the file with an editor.",
         ) from None
     return tables

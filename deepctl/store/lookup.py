@@ -130,7 +130,7 @@ def _back(ledger: Ledger, head: str | None, count: int, turns: int) -> Record:
     turn = turns - count
     if turn < 0:
         raise CheckpointNotFound(
-            f"The session has {turns} turn{'' if turns == 1 else 's'}, so there is no turn {count} back.",
+            f"The session has {turns} turn{'' if turns == 1 else 's'}, so there is no checkpoint ~{count}.",
             "`deepctl checkpoints list` lists the checkpoints.",
         )
     # Of several with the same number of turns, the latest is the state in which the next turn started. If there is no
@@ -143,9 +143,9 @@ def _back(ledger: Ledger, head: str | None, count: int, turns: int) -> Record:
         turn_start = candidates[0][0]
         if nearest_kept is not None and _is_same(nearest_kept, turn_start):
             return nearest_kept
-        problem = f"The checkpoint {count} turn{'' if count == 1 else 's'} back has been removed."
+        problem = f"Checkpoint ~{count} has been removed."
     else:
-        problem = f"There is no checkpoint {count} turn{'' if count == 1 else 's'} back."
+        problem = f"There is no checkpoint ~{count}."
     later = [record for record, is_there in checkpoints if is_there and record.turn > turn]
     nearest = [f"before it is {nearest_kept.id}"] if nearest_kept is not None else []
     nearest += [f"after it is {later[-1].id}"] if later else []

@@ -80,7 +80,8 @@ class FilesNotKept(Refused):
         super().__init__(
             f"These files of the workspace cannot be saved before the rewind ({reason}), so nothing was changed: "
             f"{_shown(paths)}.",
-            "Restore your permissions on them (chmod u+rwX), or move them out of the workspace, and try again.",
+            "Give yourself read and write permission (chmod u+rwX), or move the files out of the workspace, and try "
+            "again.",
         )
         self.paths = list(paths)
 
@@ -187,7 +188,8 @@ def request_rewind(
     """
     if isinstance(repository, Repository) and repository.finished_rewind and reference.startswith("~"):
         raise Refused(
-            f"{' '.join(repository.finished_rewind)} {reference} is counted from there, so nothing more was rewound.",
+            f"{' '.join(repository.finished_rewind)} After it, {reference} can be another checkpoint, so nothing more "
+            "was rewound.",
             "Run the command again to rewind further; `deepctl checkpoints undo` undoes the finished rewind.",
             code="rewind_finished",
         )

@@ -84,7 +84,7 @@ EXCUSED: dict[tuple[str, str], str] = {
     ("cli/repl/slash_commands.py", "There is no TEXT to remember."): _SAID,
     ("cli/repl/slash_commands.py", "… is not the number of a tool call."): _SAID,
     ("cli/repl/slash_commands.py", "… needs stored state, and an --ephemeral chat stores nothing."): _SAID,
-    ("cli/repl/slash_commands.py", "… takes no argument; this is too much: …."): _SAID,
+    ("cli/repl/slash_commands.py", "… takes no argument; unexpected: …."): _SAID,
     ("cli/repl/slash_commands.py", "/rewind needs a REF at a dumb terminal."): _SAID,
     ("cli/repl/slash_commands.py", "Session … has no checkpoint to fork from."): _SAID,
     ("cli/repl/slash_commands.py", "There is no turn to undo."): _SAID,

@@ -466,9 +466,7 @@ def run(state: ReplState, name: str, arguments: str) -> None:
         _help(state, name)
         return
     if arguments and not command.usage:
-        raise UsageError(
-            f"{command.name} takes no argument; this is too much: {arguments}.", f"Type {command.name} alone."
-        )
+        raise UsageError(f"{command.name} takes no argument; unexpected: {arguments}.", f"Type {command.name} alone.")
     command.run(state, arguments)
 
 

@@ -14,7 +14,7 @@ _SHOWN = 3
 _HELP = {
     errno.ENOTDIR: "Find out what replaced it.",
     errno.ELOOP: "Find out what created the link.",
-    errno.EACCES: "Restore your permissions on it (chmod u+rwX).",
+    errno.EACCES: "Give yourself read and write permission (chmod u+rwX).",
     errno.EPERM: "Find out who may change it.",
 }
 

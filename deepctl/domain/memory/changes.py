@@ -173,7 +173,7 @@ def read_draft(draft: Draft) -> bytes:
     except (FileNotFoundError, NotADirectoryError):
         with suppress(OSError):
             os.rmdir(draft.directory)
-        raise Refused(f"The editor left no file ({draft.path}), so nothing was changed.", code="no_draft") from None
+        raise Refused(f"The editor removed the file ({draft.path}), so nothing was changed.", code="no_draft") from None
 
 
 def discard_draft(draft: Draft) -> None:

@@ -135,7 +135,7 @@ def check_seen(past: CheckpointTrees, record: Record, path: str) -> None:
     """Raises `Refused` if a checkpoint left `path` out."""
     if past.unseen(record, path):
         raise Refused(
-            f"Checkpoint {record.id} leaves {path} out.",
+            f"Checkpoint {record.id} does not contain {path}.",
             "The setting snapshot.exclude leaves files out of checkpoints; `deepctl checkpoints show` lists the "
             "missing files.",
             code="not_kept",

@@ -165,7 +165,7 @@ def delete(trash: Trash, report: Report | None = None) -> int:
     except OSError as error:
         problem = atomic.storage_error(
             error,
-            "Everything else was deleted. Once it can be deleted, the next command that changes something "
+            "Everything else was deleted. Make the file deletable; the next command that changes a profile "
             "deletes it. `deepctl doctor` lists what remains.",
         )
         reason = problem.message.partition(": ")[2]
