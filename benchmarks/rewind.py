@@ -61,7 +61,7 @@ def _rewind() -> bool:
                 done = rewind.run(found, session, RewindRequest(target))
             rewinds.append(time.perf_counter() - began)
             syncs.append(counted.count)
-            assert len(done.restored) == 1
+            assert len(done.restored_paths) == 1
     ratio = statistics.median(rewinds) / statistics.median(walks)
     print("A rewind of one changed file of 10,000 (medians in one run):")
     print(f"  calls that sync to disk: {max(syncs)}")

@@ -132,7 +132,7 @@ def test_a_rewind_and_an_undo_with_nothing_to_do_touch_nothing(scene: Scene) -> 
 
     before, records = status(), len(scene.records())
     done = scene.rewind("~0")
-    assert (done.safety, done.restored, done.deleted) == (None, [], [])
+    assert (done.safety, done.restored_paths, done.deleted_paths) == (None, [], [])
     assert (status(), len(scene.records())) == (before, records)
     scene.rewind("~1", only="conversation")
     assert status() == before

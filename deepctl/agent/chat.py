@@ -262,7 +262,7 @@ class _Conversation(NamedTuple):
     """A session at the start of a turn: its stored messages, its end, and the messages for the model."""
 
     reader: SessionReader
-    kept: MessageList
+    message_list: MessageList
     end: Position
     history: SentHistory
 
@@ -368,7 +368,7 @@ class Chat:
 
 
 def _notices(conversation: _Conversation) -> list[str]:
-    session, damage, history = conversation.session.name, conversation.kept.damage, conversation.history
+    session, damage, history = conversation.session.name, conversation.message_list.damage, conversation.history
     notices = []
     torn_count = sum(line.torn for line in damage)
     damaged_count = len(damage) - torn_count

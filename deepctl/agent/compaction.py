@@ -85,7 +85,7 @@ class ShortenedHistory(NamedTuple):
     summary: ModelRequest
     messages: list[ModelMessage]
     begins: int
-    kept: list[ModelMessage]
+    tail: list[ModelMessage]
 
     @property
     def text(self) -> str:
@@ -212,9 +212,9 @@ def _tokens_after(tokens: int, messages: list[ModelMessage], short_history: Shor
     """The tokens of a shortened history that had `tokens` before: the removed messages count as the provider
     reported.
     """
-    removed_tokens = sum(estimate_message_tokens(messages)[: len(messages) - len(short_history.kept)])
+    removed_tokens = sum(estimate_message_tokens(messages)[: len(messages) - len(short_history.tail)])
     added_tokens = sum(
-        estimate_message_tokens(short_history.messages[: len(short_history.messages) - len(short_history.kept)])
+        estimate_message_tokens(short_history.messages[: len(short_history.messages) - len(short_history.tail)])
     )
     return max(tokens - removed_tokens + added_tokens, 0)
 

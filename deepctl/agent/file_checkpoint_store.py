@@ -413,7 +413,7 @@ class FileCheckpointStore:
             _SESSION, target.turn, target.log, target.offset, target.message_count, target.prompt, target.point
         )
         result = rewinding.run_files(store, workspace, request, position, author, _NoHead())
-        return sorted(os.fsdecode(path) for path in result.restored + result.deleted)
+        return sorted(os.fsdecode(path) for path in result.restored_paths + result.deleted_paths)
 
 
 _QUEUES: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, asyncio.Lock]] = WeakKeyDictionary()

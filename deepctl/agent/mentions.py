@@ -77,8 +77,8 @@ def takes(model: Model, kind: str) -> bool:
 class DirectoryListing(NamedTuple):
     """The contents of a directory: the first names, and the number of the others."""
 
-    shown: list[DirectoryEntry]
-    more: int
+    first_entries: list[DirectoryEntry]
+    more_count: int
 
 
 class MentionTarget(NamedTuple):
@@ -278,10 +278,10 @@ class _PromptFiles:
             f"{_escaped_name(entry.name)}/"
             if entry.is_directory
             else f"{_escaped_name(entry.name)} ({_amount(entry.size)})"
-            for entry in entries.shown
+            for entry in entries.first_entries
         ]
-        if entries.more:
-            lines.append(f"… and {entries.more:,} more")
+        if entries.more_count:
+            lines.append(f"… and {entries.more_count:,} more")
         text = redact("\n".join(lines) or "(empty)", self._environment)
         if len(text.encode()) > self._text:
             self.name_only(target, f"a prompt can include up to {size(MAX_TEXT)} of text")

@@ -236,7 +236,7 @@ class _TurnRecorder:
         """The run's list becomes another one. The last message is still to be sent, and may be added to until then."""
         self._messages(before[:-1])
         self._known = len(short_history.messages) - 1
-        self.places.compacted(short_history.begins, before, short_history.kept)
+        self.places.compacted(short_history.begins, before, short_history.tail)
         self._compaction = (short_history, event)
 
     def result(self, part: ToolReturnPart) -> None:

@@ -44,9 +44,9 @@ class ChatStatus(NamedTuple):
 class TurnCallbacks(NamedTuple):
     """Receives the progress of a turn: these steps have happened even if the turn fails later."""
 
-    begun: Callable[[str], None] = lambda session: None
+    on_begin: Callable[[str], None] = lambda session: None
     """The session exists, under this name."""
-    sent: Callable[[], None] = lambda: None
+    on_send: Callable[[], None] = lambda: None
     """The agent has received the prompt and its attachments."""
 
 
@@ -284,7 +284,7 @@ class ProfileChat(ChatSession):
             in_force = self.setup.settings if is_first else settings.load(os.environ, profile)
             name = _session(profile, self.renamed(profile, session), new, self.display)
             self._at = name, session_catalogue.find(profile, name).id
-            stages.begun(name)
+            stages.on_begin(name)
             self.introduce(self.display.notice)
             limit = in_force.size("limits.checkpoints")
             self._started(profile.name, name, engine)
@@ -294,7 +294,7 @@ class ProfileChat(ChatSession):
                 text = prompt
                 if files:
                     text = attachments.with_mentions(prompt, attachments.attach(profile, files, self._notice))
-                stages.sent()
+                stages.on_send()
                 with self.counts.turn(name, engine.running.spent):
                     result = engine.chat.turn(work, name, text, self.display.event)
             warning = options.over_budget(profile, limit)
@@ -428,7 +428,7 @@ class EphemeralChatSession(ChatSession):
         self.introduce(self.display.notice)
         self._started(None, None, engine)
         text = attachments.with_mentions(prompt, engine.chat.attach(files, self._notice)) if files else prompt
-        stages.sent()
+        stages.on_send()
         with self.counts.turn(None, engine.running.spent):
             outcome = engine.chat.turn(text, self.display.event)
         self._finished(outcome, None, None, None)

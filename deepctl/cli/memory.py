@@ -268,7 +268,7 @@ def forget(
         )
     with options.working(profile.name, "memory forget", wait, as_json, in_force=in_force, frees=True) as work:
         result = changes.forget(work, Memory(work.paths, agent), request, lines)
-    show(view._replace(forgotten=result, undo=changes.undo_command(profile.name, result), is_shown=not yes), as_json)
+    show(view._replace(result=result, undo=changes.undo_command(profile.name, result), is_shown=not yes), as_json)
 
 
 @app.command("history", epilog="Example: deepctl memory history --user alice")

@@ -245,7 +245,7 @@ def _put_into_force(paths: ProfilePaths, *, yes: bool, wait: float, as_json: boo
     usable = [item for item in untrusted.items if item.problem is None]
     unusable = [item for item in untrusted.items if item.problem is not None]
     if not usable:
-        TrustView(paths.name, [], False, left=unusable).check()
+        TrustView(paths.name, [], False, remaining_items=unusable).check()
         return TrustView(paths.name, [], False)
     is_shown = not yes and not as_json
     if is_shown:

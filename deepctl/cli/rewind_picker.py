@@ -167,9 +167,9 @@ class _Picker:
         lines += [f"  {preview_line(change)}" for change in changes[:_PREVIEWED]]
         if len(changes) > _PREVIEWED:
             lines.append(f"  … and {len(changes) - _PREVIEWED} more")
-        if plan.kept:
-            verbs = "differs and stays" if len(plan.kept) == 1 else "differ and stay"
-            lines.append(f"  {counted(len(plan.kept), 'other file')} {verbs}: not changed by this session")
+        if plan.kept_paths:
+            verbs = "differs and stays" if len(plan.kept_paths) == 1 else "differ and stay"
+            lines.append(f"  {counted(len(plan.kept_paths), 'other file')} {verbs}: not changed by this session")
         return lines
 
 

@@ -144,9 +144,9 @@ def problems(environment: Mapping[str, str], provider: str | None) -> Iterator[V
 def _empty_key(environment: Mapping[str, str], provider: str) -> Iterator[VariableProblem]:
     """The key of a provider, if it is set but empty and no other variable has one."""
     key = provider_keys.look(provider, environment)
-    if key is None or key.found:
+    if key is None or key.set_names:
         return
-    for variable in key.wanted:
+    for variable in key.names:
         if variable in environment and variable not in ADDRESSES.get(provider, ()):
             yield VariableProblem(variable, "is set but empty", "Set it to a value, or unset it.", "bad_key")
             return

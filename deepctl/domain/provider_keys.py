@@ -66,8 +66,8 @@ OPENAI = ("openai", "openai-chat", "openai-responses")
 class KeyVariables(NamedTuple):
     """The variables of a provider's key, and those that have a value."""
 
-    wanted: tuple[str, ...]
-    found: tuple[str, ...]
+    names: tuple[str, ...]
+    set_names: tuple[str, ...]
 
 
 def provider(model: str) -> str:

@@ -96,7 +96,7 @@ def _provider(name: str, environment: Mapping[str, str], base_url: str | None) -
     is_installed = _is_there(_MODULES.get(name, "openai"))
     look = provider_keys.look(name, environment)
     assert look is not None
-    key = KeyVariable((look.found or look.wanted)[0], bool(look.found))
+    key = KeyVariable((look.set_names or look.names)[0], bool(look.set_names))
     needless = (name == "openai" and base_url is not None) or name == "ollama" or name in provider_keys.ELSEWHERE
     return Provider(name, is_installed, _EXTRAS.get(name), key, is_installed and (key.set or needless))
 

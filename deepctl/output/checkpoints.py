@@ -360,10 +360,10 @@ class CheckpointRemovalView(NamedTuple):
 
 class VerificationView(NamedTuple):
     profile: str
-    verified: VerificationResult
+    result: VerificationResult
 
     def document(self) -> dict[str, Any]:
-        result = self.verified
+        result = self.result
         return {
             "profile": self.profile,
             "checkpoints": result.checkpoints,
@@ -374,7 +374,7 @@ class VerificationView(NamedTuple):
         }
 
     def print(self) -> None:
-        result = self.verified
+        result = self.result
         for problem in result.problems:
             print(f"Damaged: {printable(problem.id or problem.file)}: {printable(problem.reason)}")
         for note in result.notes:

@@ -198,18 +198,18 @@ def line_shown(name: str, number: int, text: str) -> str:
 
 
 class ForgottenLinesView(NamedTuple):
-    """The removed lines, or those that would be removed (`forgotten` is `None`). `is_shown`: the user has seen them."""
+    """The removed lines, or those that would be removed (`result` is `None`). `is_shown`: the user has seen them."""
 
     profile: str
     agent: str
     request: ForgetRequest
     lines: list[NotebookLine]
-    forgotten: ForgottenLines | None
+    result: ForgottenLines | None
     undo: str | None
     is_shown: bool = False
 
     def document(self) -> dict[str, Any]:
-        result = self.forgotten
+        result = self.result
         return {
             "profile": self.profile,
             "agent": self.agent,
@@ -233,12 +233,12 @@ class ForgottenLinesView(NamedTuple):
                 print(line_shown(line.file, line.line, _text(line.text)))
         count = len(self.lines)
         files = len({line.file for line in self.lines})
-        verb = "Forgot" if self.forgotten is not None else "Would forget"
+        verb = "Forgot" if self.result is not None else "Would forget"
         where = f"{files} notebook{'' if files == 1 else 's'}"
         print(f"{verb} {count} line{'' if count == 1 else 's'} in {where}.")
-        if self.forgotten is None:
+        if self.result is None:
             return
-        for note in self.forgotten.notes:
+        for note in self.result.notes:
             notice(note)
         if self.undo is not None:
             notice("Checkpoints and conversations still contain the text. To restore the memory:")
@@ -420,7 +420,7 @@ _SHOWN = 20
 
 def question(result: PurgeResult) -> str:
     """The question before a purge."""
-    places = [counted(len(result.live), "notebook")] if result.live else []
+    places = [counted(len(result.workspace_lines), "notebook")] if result.workspace_lines else []
     if result.notebooks:
         places.append(counted(result.checkpoints, "checkpoint"))
     if result.leftovers:
@@ -437,8 +437,8 @@ def _leftovers(result: PurgeResult) -> str:
 
 
 def _summary(result: PurgeResult) -> str:
-    lines = sum(len(notebook.lines) for notebook in result.live)
-    parts = [f"{counted(lines, 'line')} in {counted(len(result.live), 'notebook')}"] if lines else []
+    lines = sum(len(notebook.lines) for notebook in result.workspace_lines)
+    parts = [f"{counted(lines, 'line')} in {counted(len(result.workspace_lines), 'notebook')}"] if lines else []
     if result.notebooks:
         versions = counted(result.notebooks, "version")
         parts.append(f"{versions} of notebooks in {counted(result.checkpoints, 'checkpoint')}")
@@ -474,13 +474,13 @@ class PurgedLinesView(NamedTuple):
     profile: str
     agent: str
     request: ForgetRequest
-    purged: PurgeResult
+    result: PurgeResult
     places: list[PurgePlace]
     dry_run: bool
     is_shown: bool = False
 
     def document(self) -> dict[str, Any]:
-        result = self.purged
+        result = self.result
         return {
             **self._lines().document(),
             "dry_run": self.dry_run,
@@ -489,7 +489,7 @@ class PurgedLinesView(NamedTuple):
                 "checkpoints": result.checkpoints,
                 "notebooks": result.notebooks,
                 "leftovers": result.leftovers,
-                "lines": [{"file": file, "text": _text(line)} for file, line in result.kept],
+                "lines": [{"file": file, "text": _text(line)} for file, line in result.checkpoint_lines],
             },
             "still_in": [{"place": place.place, "name": place.name, "count": place.times} for place in self.places],
         }
@@ -499,7 +499,7 @@ class PurgedLinesView(NamedTuple):
 
         lines = [
             NotebookLine(notebook.file, number, text)
-            for notebook in self.purged.live
+            for notebook in self.result.workspace_lines
             for number, text in notebook.lines
         ]
         return ForgottenLinesView(self.profile, self.agent, self.request, lines, None, None)
@@ -507,7 +507,7 @@ class PurgedLinesView(NamedTuple):
     def _notes(self) -> list[str]:
         return [
             f"Pack {name} cannot be read completely, so it stays; it may contain the text."
-            for name in self.purged.unread
+            for name in self.result.unread_packs
         ]
 
     def tell(self) -> None:
@@ -518,18 +518,20 @@ class PurgedLinesView(NamedTuple):
 
     def _only_kept(self) -> list[str]:
         """Lines that are in checkpoints but no longer in the workspace."""
-        live = {(notebook.file, text) for notebook in self.purged.live for _, text in notebook.lines}
-        kept_lines = dict.fromkeys((file, _text(line)) for file, line in self.purged.kept if (file, line) not in live)
+        live = {(notebook.file, text) for notebook in self.result.workspace_lines for _, text in notebook.lines}
+        kept_lines = dict.fromkeys(
+            (file, _text(line)) for file, line in self.result.checkpoint_lines if (file, line) not in live
+        )
         return [f"{printable(file)} in checkpoints: {printable_lines(text)}" for file, text in kept_lines]
 
     def print(self) -> None:
         if not self.is_shown or not is_terminal(sys.stdout):
-            for notebook in self.purged.live:
+            for notebook in self.result.workspace_lines:
                 for number, text in notebook.lines:
                     print(line_shown(notebook.file, number, _text(text)))
             for line in self._only_kept():
                 print(line)
-        print(f"{'Would purge' if self.dry_run else 'Purged'} {_summary(self.purged)}.")
+        print(f"{'Would purge' if self.dry_run else 'Purged'} {_summary(self.result)}.")
         for note in self._notes():
             notice(note)
         if self.places:

@@ -169,24 +169,24 @@ class ProfileExportView(NamedTuple):
     profile: str
     file: str
     path: str
-    done: profile_export.ProfileArchive
+    archive: profile_export.ProfileArchive
 
     def document(self) -> dict[str, Any]:
         return {
             "profile": self.profile,
             "file": self.file,
             "path": self.path,
-            **self.done.totals._asdict(),
-            "left_out": [entry._asdict() for entry in self.done.left_out],
+            **self.archive.totals._asdict(),
+            "left_out": [entry._asdict() for entry in self.archive.left_out],
         }
 
     def print(self) -> None:
-        print(f"Exported {self.profile} to {printable(self.file)}: {_amount(self.done.totals)}.")
+        print(f"Exported {self.profile} to {printable(self.file)}: {_amount(self.archive.totals)}.")
         self.notices()
 
     def notices(self) -> None:
         """Print on stderr which files are not in the archive."""
-        left_out = self.done.left_out
+        left_out = self.archive.left_out
         for path, reason in left_out[:_SHOWN]:
             notice(f"Left out: {path} ({reason})")
         if len(left_out) > _SHOWN:
@@ -196,33 +196,33 @@ class ProfileExportView(NamedTuple):
 class ProfileImportView(NamedTuple):
     """An imported profile. `trusted` means that its imported settings are in force."""
 
-    done: profile_import.ProfileImport
+    result: profile_import.ProfileImport
     trusted: bool = False
 
     def document(self) -> dict[str, Any]:
         return {
-            "profile": self.done.paths.name,
-            "path": self.done.paths.directory,
-            "from": self.done.origin,
-            **self.done.totals._asdict(),
-            "notes": self.done.notes,
-            "settings": documents(self.done.untrusted),
+            "profile": self.result.paths.name,
+            "path": self.result.paths.directory,
+            "from": self.result.origin,
+            **self.result.totals._asdict(),
+            "notes": self.result.notes,
+            "settings": documents(self.result.untrusted),
             "trusted": self.trusted,
         }
 
     def print(self) -> None:
-        name = self.done.paths.name
-        origin = "" if self.done.origin == name else f", which was {self.done.origin}"
-        print(f"Imported {name}{printable(origin)}: {_amount(self.done.totals)}.")
-        for note in self.done.notes:
+        name = self.result.paths.name
+        origin = "" if self.result.origin == name else f", which was {self.result.origin}"
+        print(f"Imported {name}{printable(origin)}: {_amount(self.result.totals)}.")
+        for note in self.result.notes:
             notice(note)
 
     def notice_waiting(self) -> None:
         """Print on stderr which settings are not in force."""
-        if self.done.untrusted:
-            name = self.done.paths.name
+        if self.result.untrusted:
+            name = self.result.paths.name
             notice(
-                f"Not in force: {', '.join(item.key for item in self.done.untrusted)}. `deepctl profiles trust "
+                f"Not in force: {', '.join(item.key for item in self.result.untrusted)}. `deepctl profiles trust "
                 f"{name}` shows these settings, asks, and puts them into force."
             )
 
@@ -260,26 +260,26 @@ class TrustView(NamedTuple):
     """The settings of a profile that need trust, and whether they were put into force just now. `seen`: they were shown
     before.
 
-    `left` stays in untrusted.toml, because no profile could be used with it.
+    `remaining_items` stays in untrusted.toml, because no profile could be used with it.
     """
 
     profile: str
     items: list[TrustItem]
     trusted: bool
     seen: bool = False
-    left: list[TrustItem] = []
+    remaining_items: list[TrustItem] = []
 
     def document(self) -> dict[str, Any]:
         return {
             "profile": self.profile,
             "settings": documents(self.items),
             "trusted": self.trusted,
-            "left": documents(self.left),
+            "left": documents(self.remaining_items),
         }
 
     def check(self) -> None:
         """Raises the error of the first setting that stays out of force, if there is one."""
-        for item in self.left:
+        for item in self.remaining_items:
             if item.problem is not None:
                 raise item.problem
 
@@ -290,11 +290,12 @@ class TrustView(NamedTuple):
         print(f"Now in force in {self.profile}: {', '.join(visible(item.key) for item in self.items)}.")
         for line in [] if self.seen else lines(self.items):
             print(line)
-        if self.left:
+        if self.remaining_items:
             print(
-                f"Not put into force, and still in {UNTRUSTED}: {', '.join(visible(item.key) for item in self.left)}."
+                f"Not put into force, and still in {UNTRUSTED}: "
+                f"{', '.join(visible(item.key) for item in self.remaining_items)}."
             )
-        for line in [] if self.seen else lines(self.left):
+        for line in [] if self.seen else lines(self.remaining_items):
             print(line)
 
 

@@ -50,16 +50,16 @@ class RepairView(NamedTuple):
 
     paths: ProfilePaths
     dry_run: bool
-    done: Repair
+    repair: Repair
 
     def document(self) -> dict[str, Any]:
         return {
             "profile": self.paths.name,
             "dry_run": self.dry_run,
-            "repaired": [item._asdict() for item in self.done.repaired],
-            "lost": [item._asdict() for item in self.done.lost],
-            "moved": self.done.moved,
-            "damaged": [item._asdict() for item in self.done.problems],
+            "repaired": [item._asdict() for item in self.repair.repaired],
+            "lost": [item._asdict() for item in self.repair.lost],
+            "moved": self.repair.moved,
+            "damaged": [item._asdict() for item in self.repair.problems],
         }
 
     def print(self) -> None:
@@ -68,12 +68,12 @@ class RepairView(NamedTuple):
             print(f"\n{heading}:")
             for line in lines:
                 print_sentence(f"  {line}")
-        if self.done.lost or self.done.moved:
+        if self.repair.lost or self.repair.moved:
             print()
-        if any(loss.what in (repair_report.FILE, repair_report.ALL_FILES) for loss in self.done.lost):
+        if any(loss.what in (repair_report.FILE, repair_report.ALL_FILES) for loss in self.repair.lost):
             print_sentence("These files are lost only in checkpoints. The workspace does not change.")
         self._print_moved()
-        problem_count = len(self.done.problems)
+        problem_count = len(self.repair.problems)
         if self.dry_run:
             print_sentence(f"Nothing has changed yet. verify after the repair: {counted(problem_count, 'problem')}.")
         else:
@@ -81,22 +81,22 @@ class RepairView(NamedTuple):
 
     def _summary(self) -> str:
         name = self.paths.name
-        kinds = {item.what for item in self.done.repaired} | {_LOST_WITH[item.what] for item in self.done.lost}
+        kinds = {item.what for item in self.repair.repaired} | {_LOST_WITH[item.what] for item in self.repair.lost}
         if not kinds:
             return f"Profile {name} is not damaged; there is nothing to repair."
         descriptions = {kind: words for kind, words in _DAMAGED.items() if kind in kinds}
         main = [words for kind, words in descriptions.items() if kind not in _FOLLOWING]
         summary = join_words(main or list(descriptions.values()))
         if self.dry_run:
-            loss = "the following would be lost:" if self.done.lost else "nothing would be lost."
+            loss = "the following would be lost:" if self.repair.lost else "nothing would be lost."
             return f"Profile {name} is damaged ({summary}). A repair would fix it; {loss}"
-        loss = "this is lost:" if self.done.lost else "nothing is lost."
+        loss = "this is lost:" if self.repair.lost else "nothing is lost."
         return f"Profile {name} was damaged ({summary}) and is repaired; {loss}"
 
     def _losses(self) -> dict[str, list[str]]:
         """The losses, in lines under the names of sessions; equal losses of several sessions are listed once."""
         groups: dict[tuple[str, ...], list[Loss]] = {}
-        for loss in self.done.lost:
+        for loss in self.repair.lost:
             groups.setdefault(tuple(loss.sessions), []).append(loss)
         return {
             self._heading(sessions): list(_lines(losses))
@@ -111,12 +111,12 @@ class RepairView(NamedTuple):
         return f"In session{'' if len(names) == 1 else 's'} {join_words([printable(name) for name in names])}"
 
     def _print_moved(self) -> None:
-        if not self.done.moved:
+        if not self.repair.moved:
             return
         verb = "would be kept" if self.dry_run else "are kept"
         directory = printable(self.paths.lost_and_found)
         print_sentence(f"Damaged originals and leftover data {verb} in {directory}:")
-        for path in dict.fromkeys(self.done.moved):
+        for path in dict.fromkeys(self.repair.moved):
             print(f"  {printable(os.path.basename(path))}")
 
 

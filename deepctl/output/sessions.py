@@ -98,16 +98,16 @@ class SessionView(NamedTuple):
 
 class SessionRenamingView(NamedTuple):
     profile: str
-    renamed: SessionNames
+    names: SessionNames
 
     def document(self) -> dict[str, Any]:
-        return {"profile": self.profile, "session": self.renamed.now, "before": self.renamed.before}
+        return {"profile": self.profile, "session": self.names.now, "before": self.names.before}
 
     def print(self) -> None:
-        if self.renamed.before == self.renamed.now:
-            print(f"Session {self.renamed.now} already has this name.")
+        if self.names.before == self.names.now:
+            print(f"Session {self.names.now} already has this name.")
         else:
-            print(f"Renamed session {self.renamed.before} to {self.renamed.now}.")
+            print(f"Renamed session {self.names.before} to {self.names.now}.")
 
 
 class SessionDeletionView(NamedTuple):
@@ -219,13 +219,13 @@ def redaction_note(redaction: Redaction | None) -> str | None:
 
 class SessionImportView(NamedTuple):
     profile: str
-    imported: SessionImport
+    session_import: SessionImport
 
     def document(self) -> dict[str, Any]:
-        return {"profile": self.profile, **self.imported._asdict()}
+        return {"profile": self.profile, **self.session_import._asdict()}
 
     def print(self) -> None:
-        result = self.imported
+        result = self.session_import
         amount = f"{counted(result.turns, 'turn')}, {counted(result.message_count, 'message')}"
         print(f"Imported session {result.session} into profile {self.profile}: {amount}.")
         if result.lost:
@@ -246,32 +246,33 @@ class SessionMatchesView(NamedTuple):
 
     profile: str
     query: str
-    found: SessionSearchResult
+    result: SessionSearchResult
 
     def document(self) -> dict[str, Any]:
         return {
             "profile": self.profile,
             "query": self.query,
             "matches": [
-                {key: value for key, value in match._asdict().items() if key != "spans"} for match in self.found.matches
+                {key: value for key, value in match._asdict().items() if key != "spans"}
+                for match in self.result.matches
             ],
-            "more": self.found.more,
-            "damaged": [problem._asdict() for problem in self.found.damaged],
+            "more": self.result.more,
+            "damaged": [problem._asdict() for problem in self.result.damaged],
         }
 
     def print(self) -> None:
         if is_terminal(sys.stdout):
             self._print_at_terminal()
         else:
-            sys.stdout.write("".join(map(_rows, _grouped(self.found.matches))))
-        for problem in self.found.damaged:
+            sys.stdout.write("".join(map(_rows, _grouped(self.result.matches))))
+        for problem in self.result.damaged:
             notice(f"Session {problem.session} is damaged: {problem.reason}")
 
     def _print_at_terminal(self) -> None:
-        if not self.found.matches:
+        if not self.result.matches:
             notice(f"No message in the sessions of profile {self.profile} matches.")
         with_colour = has_colour(sys.stdout)
-        for count, matches in enumerate(_grouped(self.found.matches)):
+        for count, matches in enumerate(_grouped(self.result.matches)):
             print(("\n" if count else "") + _coloured(_HEADING if with_colour else "", _heading(matches[0])))
             last = None
             for line in _lines(matches):
@@ -279,7 +280,7 @@ class SessionMatchesView(NamedTuple):
                     print(_coloured(_QUIET if with_colour else "", f"{'⋮':>{_INDENT + _NUMBER}}"))
                 last = line.number
                 print(_drawn(line, with_colour))
-        if self.found.more:
+        if self.result.more:
             notice("There are more matches; a larger --limit shows them.")
 
 

@@ -36,15 +36,15 @@ _WAITS = Cell(f"{UNTRUSTED}, not in force", "warning")
 class SettingsView(NamedTuple):
     """Every setting in force, unknown keys of the file, and MCP servers.
 
-    `untrusted` are imported settings that are not in force; `problem` is the reason why they cannot be read.
+    `untrusted_items` are imported settings that are not in force; `problem` is the reason why they cannot be read.
     """
 
     profile: str | None
     path: str
     values: list[Value]
-    unknown: list[str]
+    unknown_keys: list[str]
     servers: list[McpServer] = []
-    untrusted: list[TrustItem] = []
+    untrusted_items: list[TrustItem] = []
     problem: str | None = None
 
     def document(self) -> dict[str, Any]:
@@ -52,9 +52,9 @@ class SettingsView(NamedTuple):
             "profile": self.profile,
             "path": self.path,
             "settings": [_value_document(value) for value in self.values],
-            "unknown": self.unknown,
+            "unknown": self.unknown_keys,
             "mcp_servers": [_server(server) for server in self.servers],
-            "untrusted": profiles.documents(self.untrusted),
+            "untrusted": profiles.documents(self.untrusted_items),
         }
 
     def print(self) -> None:
@@ -74,10 +74,10 @@ class SettingsView(NamedTuple):
             )
             for server in self.servers
         ]
-        rows += [(key, "-", Cell("unknown setting, ignored", "warning")) for key in self.unknown]
-        rows += [(item["key"], _text(item["value"]), _WAITS) for item in profiles.documents(self.untrusted)]
+        rows += [(key, "-", Cell("unknown setting, ignored", "warning")) for key in self.unknown_keys]
+        rows += [(item["key"], _text(item["value"]), _WAITS) for item in profiles.documents(self.untrusted_items)]
         table(("SETTING", "VALUE", "FROM"), rows)
-        if self.untrusted:
+        if self.untrusted_items:
             notice(f"The settings in {UNTRUSTED} are not in force until `deepctl profiles trust {self.profile}`.")
         if self.problem is not None:
             notice(self.problem)
@@ -219,10 +219,10 @@ def _standing(provider: Provider) -> Cell:
 class SandboxView(NamedTuple):
     """Where commands run, and their limits."""
 
-    described: SandboxDescription
+    description: SandboxDescription
 
     def document(self) -> dict[str, Any]:
-        sandbox = self.described
+        sandbox = self.description
         return {
             **sandbox._asdict(),
             "image": without_passwords(sandbox.image),
@@ -234,7 +234,7 @@ class SandboxView(NamedTuple):
         }
 
     def print(self) -> None:
-        sandbox = self.described
+        sandbox = self.description
         limits = sandbox.limits
         rows = [
             ("Profile", sandbox.profile),

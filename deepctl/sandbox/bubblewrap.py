@@ -110,7 +110,7 @@ class Policy(NamedTuple):
     workspace: str | None
     limits: Limits
     network: bool
-    hidden: tuple[str, ...] = ()
+    hidden_paths: tuple[str, ...] = ()
     """Directories that must stay hidden, even inside the visible parts of the system."""
 
     def arguments(self) -> list[str]:
@@ -137,7 +137,10 @@ class Policy(NamedTuple):
         ]
 
     def _in_the_way(self) -> list[str]:
-        hidden_directories = [*self.hidden, *([os.path.dirname(self.workspace)] if self.workspace is not None else [])]
+        hidden_directories = [
+            *self.hidden_paths,
+            *([os.path.dirname(self.workspace)] if self.workspace is not None else []),
+        ]
         real = {os.path.realpath(directory) for directory in hidden_directories}
         directories = sorted(
             directory for directory in real if directory.startswith("/usr/") and os.path.isdir(directory)

@@ -275,9 +275,9 @@ class Checkpoints:
         try:
             if changes:
                 result = working_tree.apply(changes, intent.id)
-                kept_paths = {path for path, _ in result.kept}
+                kept_paths = {path for path, _ in result.kept_paths}
                 wrong = [path for path in working_tree.unmet(changes) if path not in kept_paths]
-                result.kept.extend((path, "another author changed it in the meantime") for path in wrong)
+                result.kept_paths.extend((path, "another author changed it in the meantime") for path in wrong)
             head.advance(intent)
         except (OSError, KeyboardInterrupt) as error:
             with atomic.after_commit("The rewind has begun", atomic.FINISHED_NEXT):

@@ -52,7 +52,7 @@ class Location(NamedTuple):
 
     pack: str
     offset: int
-    stored: int
+    stored_size: int
     size: int
 
 

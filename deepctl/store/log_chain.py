@@ -55,12 +55,12 @@ class Link(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """A log and those that it continues, the oldest first. `lost` is the reason if a part of it has changed."""
+    """A log and those that it continues, the oldest first. `damaged_line` is the reason if a part of it has changed."""
 
     links: list[Link]
     digest: str
     damage: list[LogDamage]
-    lost: LogDamage | None
+    damaged_line: LogDamage | None
 
 
 class _Copy(NamedTuple):

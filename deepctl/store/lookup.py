@@ -179,7 +179,11 @@ def _missing(reference: str) -> CheckpointNotFound:
 def with_digest(session: SessionRecord, position: Position) -> Position:
     """A position with its digest, for which the log is read."""
     chain = log_chain.resolve(session.directory, Point(position.log, position.offset))
-    return position._replace(tied=Point(position.log, position.offset, chain.digest)) if not chain.lost else position
+    return (
+        position._replace(tied=Point(position.log, position.offset, chain.digest))
+        if not chain.damaged_line
+        else position
+    )
 
 
 def diverging_messages(reader: SessionReader, checkpoint: Record) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -216,11 +220,13 @@ def chain_of(paths: ProfilePaths, record: Record, files: dict[str, bytes] | None
     if directory is None:
         raise Damaged(f"The message log {record.log} of checkpoint {record.id} is missing.", REPAIR_HINT)
     chain = log_chain.resolve(directory, record.point, files=files)
-    if chain.lost is not None and chain.lost.reason == log_file.MISSING:
+    if chain.damaged_line is not None and chain.damaged_line.reason == log_file.MISSING:
         raise Damaged(f"The message log {record.log} of checkpoint {record.id} is cut short.", REPAIR_HINT)
-    if chain.lost is not None:
+    if chain.damaged_line is not None:
         raise Damaged(
-            f"The conversation of checkpoint {record.id} is lost: {chain.lost.file}: {chain.lost.reason}.", REPAIR_HINT
+            f"The conversation of checkpoint {record.id} is lost: "
+            f"{chain.damaged_line.file}: {chain.damaged_line.reason}.",
+            REPAIR_HINT,
         )
     return chain
 
@@ -400,7 +406,7 @@ class Positions:
                     raise
                 except Damaged:
                     return self._logs[log]
-                if chain.lost is None:
+                if chain.damaged_line is None:
                     last = chain.links[-1]
                     whole = [line for line in last.lines if line.problem != "cut short"]
                     ends = {line.end: digest for line, digest in zip(whole, last.digests, strict=False)}

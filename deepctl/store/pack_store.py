@@ -50,7 +50,7 @@ class PackEntry(NamedTuple):
 
     digest: bytes
     offset: int
-    stored: int
+    stored_size: int
     size: int
     crc: int
 
@@ -61,8 +61,8 @@ def stored_pieces(descriptor: int, location: Location) -> Iterator[bytes]:
     Raises `zlib.error` if it is longer than its table says, because a manipulated pack must not fill the memory.
     """
     bytes_left = location.size
-    unpacker = zlib.decompressobj() if location.stored != location.size else None
-    position, end = location.offset, location.offset + location.stored
+    unpacker = zlib.decompressobj() if location.stored_size != location.size else None
+    position, end = location.offset, location.offset + location.stored_size
     while position < end:
         raw = os.pread(descriptor, min(CHUNK, end - position), position)
         if not raw:
@@ -126,7 +126,7 @@ def read_table(path: str) -> list[PackEntry]:
 
 def is_as_stored(descriptor: int, entry: PackEntry) -> bool:
     """Whether the bytes of an object in an open pack are intact."""
-    return _crc(descriptor, entry.offset, entry.stored) == entry.crc
+    return _crc(descriptor, entry.offset, entry.stored_size) == entry.crc
 
 
 def _table(descriptor: int, end: int, trailer: bytes, form: struct.Struct) -> bytes | None:
@@ -408,7 +408,7 @@ class PackBatch:
         start = self._begin()
         descriptor = atomic.open_regular(self._objects.path(location.pack), os.O_RDONLY)
         try:
-            position, end = location.offset, location.offset + location.stored
+            position, end = location.offset, location.offset + location.stored_size
             while position < end:
                 piece = os.pread(descriptor, min(CHUNK, end - position), position)
                 self._write(piece)

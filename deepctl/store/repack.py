@@ -109,7 +109,7 @@ def plan(packs: PackStore, tables: Mapping[str, Sequence[PackEntry]], needed: Co
     for name, table in tables.items():
         size = os.path.getsize(packs.path(name))
         live_entries = [entry for entry in table if entry.digest in needed]
-        live = sum(entry.stored for entry in live_entries)
+        live = sum(entry.stored_size for entry in live_entries)
         if not live_entries:  # not `live`: the empty file takes no bytes
             freed[name] = size
         elif (size - live) * _DEAD > size and len(live_entries) < len(table):

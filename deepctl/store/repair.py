@@ -303,7 +303,7 @@ class PackRepair:
                     return False
         finally:
             os.close(descriptor)
-        return verify.is_tight(path, [(entry.offset, entry.stored) for entry in table], len(table))
+        return verify.is_tight(path, [(entry.offset, entry.stored_size) for entry in table], len(table))
 
     def _look_into(self, name: str) -> None:
         """Find the readable objects of a damaged pack: by its table, even with a wrong checksum, and by the cache."""

@@ -449,7 +449,7 @@ def _resolved(directory: str, point: Point) -> log_chain.Chain | None:
         raise
     except Damaged:
         return None
-    return chain if chain.lost is None else None
+    return chain if chain.damaged_line is None else None
 
 
 def _parent_of(path: str) -> Point | None:

@@ -34,9 +34,9 @@ IN_USE = "another entry is in its place"
 class RestoreResult(NamedTuple):
     """What was done: paths that were written or changed, deleted, and left where they were, with the reason."""
 
-    written: list[bytes]
-    deleted: list[bytes]
-    kept: list[tuple[bytes, str]]
+    written_paths: list[bytes]
+    deleted_paths: list[bytes]
+    kept_paths: list[tuple[bytes, str]]
 
 
 class WorkingTree(Protocol):

@@ -112,10 +112,10 @@ class RewindRequest(NamedTuple):
 class RewindPlan(NamedTuple):
     """What a rewind does. Paths are relative to the workspace; `changes` are what is made different there.
 
-    `session` is its name, empty for an application's. `goal` is the tree that the workspace becomes. `kept` differ from
-    the checkpoint and stay as they are. `undone` is the first prompt that is taken back. Messages and turns leave the
-    conversation (`removed`), or come back into it (`restored`). `unread` are paths of the changes at which what is
-    there cannot be read. `refusal` is why the rewind is not done.
+    `session` is its name, empty for an application's. `goal` is the tree that the workspace becomes. `kept_paths`
+    differ from the checkpoint and stay as they are. `undone` is the first prompt that is taken back. Messages and turns
+    leave the conversation (`removed`), or come back into it (`restored`). `unread_paths` are paths of the changes at
+    which what is there cannot be read. `refusal` is why the rewind is not done.
     """
 
     session: str
@@ -125,8 +125,8 @@ class RewindPlan(NamedTuple):
     goal: str
     changes: list[TreeChange]
     conflicts: list[bytes]
-    kept: list[bytes]
-    unread: list[bytes]
+    kept_paths: list[bytes]
+    unread_paths: list[bytes]
     refusal: DeepctlError | None
     messages_removed: int = 0
     turns_removed: int = 0
@@ -162,8 +162,8 @@ class RewindResult(NamedTuple):
 
     plan: RewindPlan
     safety: Record | None
-    restored: list[bytes]
-    deleted: list[bytes]
+    restored_paths: list[bytes]
+    deleted_paths: list[bytes]
     in_the_way: list[tuple[bytes, str]]
 
     @property
@@ -284,9 +284,9 @@ def preview(
 def differences(repository: ReadOnlyRepository, plan: RewindPlan) -> list[FileDifference]:
     """The files that a rewind would change, with the lines they would gain and lose."""
     now = diff.read_from_workspace(repository.workspace.root, repository.objects)
-    readable = [change for change in plan.changes if change.path not in plan.unread]
+    readable = [change for change in plan.changes if change.path not in plan.unread_paths]
     files = list(diff.differences(readable, now, diff.read_from_store(repository.objects)))
-    files += [diff.unread_difference(change) for change in plan.changes if change.path in plan.unread]
+    files += [diff.unread_difference(change) for change in plan.changes if change.path in plan.unread_paths]
     return sorted(files, key=lambda file: os.fsencode(file.path))
 
 
@@ -370,8 +370,8 @@ def _run(
         checkpoint_store.add_to_index(current.paths, store.ledger, safety, current.session.name)
     result = store.apply_rewind(workspace.root, intent, plan.changes, head)
     # A directory that stays because somebody's file is in it is no news; the file is.
-    in_the_way = [(path, reason) for path, reason in result.kept if reason != restore.IN_USE]
-    return RewindResult(plan, safety, result.written, result.deleted, in_the_way)
+    in_the_way = [(path, reason) for path, reason in result.kept_paths if reason != restore.IN_USE]
+    return RewindResult(plan, safety, result.written_paths, result.deleted_paths, in_the_way)
 
 
 def _check_no_unfinished_rewind(ledger: Ledger) -> None:
@@ -412,9 +412,9 @@ def _plan(
         present=present,
         goal=files.goal,
         changes=files.plan.changes,
-        conflicts=files.plan.conflicts,
-        kept=files.kept,
-        unread=files.plan.unsaved,
+        conflicts=files.plan.conflict_paths,
+        kept_paths=files.kept_paths,
+        unread_paths=files.plan.unsaved_paths,
         refusal=files.refusal,
     )
     if current is None or not request.moves_conversation:
@@ -445,7 +445,7 @@ class _FilesPlan(NamedTuple):
 
     goal: str
     plan: RewindChanges
-    kept: list[bytes]
+    kept_paths: list[bytes]
     refusal: DeepctlError | None = None
 
 
@@ -532,10 +532,10 @@ def _refusal(
     """Why a rewind must not, or cannot, be done. `--force` and `--exact` override authors, never what is not kept."""
     effective = [change for change in plan.changes if not trees.is_same(change.before, change.after)]
     try:
-        if plan.unsaved:
-            raise FilesNotKept(plan.unsaved, _reason(present, plan.unsaved[0]))
-        if plan.conflicts and not request.force:
-            raise RewindConflicts(plan.conflicts, plan.unknown)
+        if plan.unsaved_paths:
+            raise FilesNotKept(plan.unsaved_paths, _reason(present, plan.unsaved_paths[0]))
+        if plan.conflict_paths and not request.force:
+            raise RewindConflicts(plan.conflict_paths, plan.unknown_paths)
         restore.check_saved(objects, effective)
         restore.working_tree(root, objects).check_writable(effective)
     except DeepctlError as error:

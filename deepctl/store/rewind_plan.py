@@ -65,16 +65,16 @@ def interval(before: WorkspaceState, after: WorkspaceState) -> Interval:
 class RewindChanges(NamedTuple):
     """The changes that a rewind makes, and the paths at which it would lose somebody's edit.
 
-    Of these, `unknown` are those where nobody can tell whose edit it was. `blocked` are paths of the session's that
-    cannot be taken back, because what was there before was not kept; `unsaved` are those of the changes at which what
-    is there now could not be kept, so that changing them would lose it for good.
+    Of these, `unknown_paths` are those where nobody can tell whose edit it was. `blocked_paths` are paths of the
+    session's that cannot be taken back, because what was there before was not kept; `unsaved_paths` are those of the
+    changes at which what is there now could not be kept, so that changing them would lose it for good.
     """
 
     changes: list[TreeChange]
-    conflicts: list[bytes]
-    blocked: list[bytes] = []
-    unknown: list[bytes] = []
-    unsaved: list[bytes] = []
+    conflict_paths: list[bytes]
+    blocked_paths: list[bytes] = []
+    unknown_paths: list[bytes] = []
+    unsaved_paths: list[bytes] = []
 
 
 def in_memory(path: bytes) -> bool:

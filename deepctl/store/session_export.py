@@ -116,7 +116,8 @@ def digest(document: dict[str, Any]) -> str:
 def write(path: str, content: bytes, *, replace: bool) -> str:
     """Write an export to a file, private and as a whole: it is there, or it is not. Returns its absolute path.
 
-    Raises what `destination.opened` raises; `destination.check` says beforehand whether it may be there at all.
+    Raises what `export_target.open_target` raises; `export_target.check` says beforehand whether it may be there at
+    all.
     """
     with export_target.open_target(path, force=replace) as file:
         file.write(content)

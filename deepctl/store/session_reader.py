@@ -265,7 +265,7 @@ class SessionReader:
 
     def _summarized(self) -> KnownConversation | None:
         chain, whole = self._chain, self._whole
-        if chain is None or whole is None or whole.damage or chain.lost is not None:
+        if chain is None or whole is None or whole.damage or chain.damaged_line is not None:
             return None
         last_line = chain.links[-1].lines[-1]
         if last_line.value is None or "result" in last_line.value:
@@ -454,7 +454,7 @@ def messages_of_chain(chain: log_chain.Chain) -> MessageList:
         messages += reader.messages
         damage += reader.damage
         last_turn = max(last_turn, reader.last_turn)
-    return MessageList(messages, damage, last_turn, compactions, _end_of_chain(chain), chain.digest, chain.lost)
+    return MessageList(messages, damage, last_turn, compactions, _end_of_chain(chain), chain.digest, chain.damaged_line)
 
 
 def _end_of_chain(chain: log_chain.Chain) -> int:

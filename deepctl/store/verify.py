@@ -98,7 +98,7 @@ def _pack(
             read = 0
             for piece in objects.chunks(entry.digest):
                 read += len(piece)
-                tell(entry.offset + entry.stored * read // max(1, entry.size))
+                tell(entry.offset + entry.stored_size * read // max(1, entry.size))
             if not objects.is_as_stored(name, entry):
                 raise Damaged(f"Object {entry.digest.hex()[:16]} in {path} has changed since it was written.")
         except NewerFormat:
@@ -108,7 +108,7 @@ def _pack(
         else:
             good.add(entry.digest)
     size = os.path.getsize(path)
-    if not is_tight(path, [(entry.offset, entry.stored) for entry in table], len(table)):
+    if not is_tight(path, [(entry.offset, entry.stored_size) for entry in table], len(table)):
         problems.append(CheckpointProblem(None, path, "it contains unused bytes"))
     return size
 

@@ -297,7 +297,7 @@ def test_a_conversation_goes_on_whose_log_has_an_absurd_count(
     answers = [Text(["first"], used=(10**400, 10**400)), *[Text(["next"], used=(900, 20))] * 3]
     with _provided(paths, monkeypatch, *answers) as (alice, _):
         with monkeypatch.context() as patched:
-            patched.setattr(turn, "bounded", lambda usage: usage)
+            patched.setattr(turn, "bounded_usage", lambda usage: usage)
             assert alice.say("one").outcome.cost is None, "it is beyond what decimals are reckoned with"
         assert alice.conversation().messages[-1].message["usage"]["input_tokens"] == 10**400
         assert alice.seen()[-1]["usage"]["input_tokens"] == MOST

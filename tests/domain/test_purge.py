@@ -78,7 +78,7 @@ def objects(scene: Scene) -> dict[bytes, bytes]:
         path = os.path.join(scene.paths.packs, name)
         with open(path, "rb") as file:
             for entry in pack_store.read_table(path):
-                place = Location(name, entry.offset, entry.stored, entry.size)
+                place = Location(name, entry.offset, entry.stored_size, entry.size)
                 try:
                     found[entry.digest] = b"".join(pack_store.stored_pieces(file.fileno(), place))
                 except zlib.error:
@@ -157,7 +157,7 @@ def test_nothing_that_is_kept_holds_the_text_and_everything_else_stays(scene: Sc
     assert len(holding(scene)) >= 3
     told = foretold(scene)
     done = purge(scene)
-    assert done.live == [LostLines("MEMORY.md", [(2, f"- {SECRET}\n".encode())])]
+    assert done.workspace_lines == [LostLines("MEMORY.md", [(2, f"- {SECRET}\n".encode())])]
     assert told[:5] == done[:5]
     assert done.checkpoints == sum(SECRET.encode() in files.get(_NOTES, b"") for files in before.values())
     assert done.notebooks == 3
@@ -198,7 +198,7 @@ def test_between_the_workspace_and_the_last_state_there_is_no_change_of_anybodys
     notes(scene, "- tea", f"- {SECRET}", "- milk")
     purge(scene)
     done = scene.rewind("~1")
-    assert (done.plan.conflicts, done.plan.kept) == ([], [])
+    assert (done.plan.conflicts, done.plan.kept_paths) == ([], [])
     assert scene.files()[_NOTES] == "- tea\n"
     scene.undo()
     assert scene.files()[_NOTES] == "- tea\n- milk\n"
@@ -219,7 +219,7 @@ def test_a_text_that_was_forgotten_before_is_purged_from_checkpoints(scene: Scen
     notes(scene, "- tea", f"- {SECRET}")
     notes(scene, "- tea")
     done = purge(scene)
-    assert (done.live, done.notebooks) == ([], 1)
+    assert (done.workspace_lines, done.notebooks) == ([], 1)
     assert holding(scene) == []
     _check_whole(scene)
 
@@ -249,7 +249,7 @@ def test_the_other_agents_notebooks_are_their_own(scene: Scene) -> None:
     notes(scene, f"- {SECRET}", "- theirs", file=".deep/memory/other/MEMORY.md")
     before = kept(scene)
     done = purge(scene, agent="other")
-    assert [one.file for one in done.live] == ["MEMORY.md"]
+    assert [one.file for one in done.workspace_lines] == ["MEMORY.md"]
     assert kept(scene) == {one: _without(files, SECRET.encode(), agent="other") for one, files in before.items()}
     assert scene.files()[_NOTES] == f"- tea\n- {SECRET}\n"
     purge(scene)
@@ -272,7 +272,7 @@ def test_one_notebook_alone_and_those_in_directories(scene: Scene) -> None:
         if path.endswith("trips.md")
     )
     done = purge(scene)
-    assert {one.file for one in done.live} == {"MEMORY.md", "a/b/c.md"}
+    assert {one.file for one in done.workspace_lines} == {"MEMORY.md", "a/b/c.md"}
     assert holding(scene) == []
     _check_whole(scene)
 
@@ -369,7 +369,7 @@ def test_whoever_agreed_to_other_lines_is_asked_again(scene: Scene) -> None:
     notes(scene, f"- {SECRET}")
     before = _everything(scene)
     agreed = foretold(scene, SECRET)
-    for other in (agreed._replace(live=[]), agreed._replace(kept=[])):
+    for other in (agreed._replace(workspace_lines=[]), agreed._replace(checkpoint_lines=[])):
         with scene.work() as work, pytest.raises(Refused, match="Another author changed"):
             purging.purge(work, _selector(SECRET), confirmed_purge=other)
     assert _everything(scene) == before
@@ -424,10 +424,10 @@ def _flip(scene: Scene, wanted: Callable[[bytes], bool]) -> None:
         path = Path(scene.paths.packs, name)
         with open(path, "rb") as file:
             for entry in pack_store.read_table(str(path)):
-                place = Location(name, entry.offset, entry.stored, entry.size)
+                place = Location(name, entry.offset, entry.stored_size, entry.size)
                 if wanted(b"".join(pack_store.stored_pieces(file.fileno(), place))):
                     raw = bytearray(path.read_bytes())
-                    raw[entry.offset + entry.stored // 2] ^= 0x55
+                    raw[entry.offset + entry.stored_size // 2] ^= 0x55
                     path.write_bytes(raw)
                     return
     raise AssertionError("there is no such object")
@@ -530,7 +530,7 @@ def test_a_pack_that_cannot_be_read_stops_it_until_nothing_needs_it(scene: Scene
         prune.remove(work, list(work.ledger.records.values())[:-1])
     assert pack in os.listdir(scene.paths.packs), "unreadable never means deletable"
     done = purge(scene, "anew")
-    assert done.live
+    assert done.workspace_lines
     assert pack not in os.listdir(scene.paths.packs), "nothing needs it, and it may have held the text"
     _check_whole(scene)
 

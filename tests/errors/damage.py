@@ -43,7 +43,7 @@ def _flip(path: Path, *places: int) -> None:
 
 def spoil(pack: Path) -> None:
     """Damage every object in a pack."""
-    _flip(pack, *{entry.offset for entry in pack_store.read_table(str(pack)) if entry.stored})
+    _flip(pack, *{entry.offset for entry in pack_store.read_table(str(pack)) if entry.stored_size})
 
 
 @case("checkpoints list", "the ledger has the format of a later deepctl")

@@ -185,7 +185,7 @@ def test_state_that_lies_among_the_system_s_files_is_not_shown(policy: bubblewra
     (root / "profiles/alice/workspace").mkdir(parents=True)
     (root / "profiles/bob").mkdir()
     try:
-        hiding = policy._replace(workspace=str(root / "profiles/alice/workspace"), hidden=(str(root),))
+        hiding = policy._replace(workspace=str(root / "profiles/alice/workspace"), hidden_paths=(str(root),))
         assert _run(hiding, f"ls {root} {root}/profiles; touch here").stdout == f"{root}:\n"
         assert (root / "profiles/alice/workspace/here").exists()
     finally:

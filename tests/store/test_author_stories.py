@@ -198,7 +198,7 @@ class AuthorStories(RuleBasedStateMachine):
             return
         lost = self._lost()
         if done.plan.request.exact:
-            named = {*done.restored, *done.deleted}
+            named = {*done.restored_paths, *done.deleted_paths}
         else:
             named = set(done.plan.conflicts) if done.plan.request.force else set()
         assert {os.fsencode(name) for name in lost} <= named, (lost, named)

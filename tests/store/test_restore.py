@@ -61,14 +61,14 @@ def test_everything_comes_back_and_what_did_not_change_is_not_touched(work: Work
     done = _back(work, now, then)
     assert work.real() == model
     assert work.snapshot().tree == then
-    assert done.kept == []
-    assert b"changed" in done.written
-    assert b"added-dir/file" in done.deleted
+    assert done.kept_paths == []
+    assert b"changed" in done.written_paths
+    assert b"added-dir/file" in done.deleted_paths
     for name, before in status.items():
         after = os.lstat(root / name)
         if name != "dir":
             assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns), name
-    assert _back(work, then, now).kept == []
+    assert _back(work, then, now).kept_paths == []
     assert work.real() == changed, "and forward again"
 
 
@@ -83,7 +83,7 @@ def test_doing_it_twice_changes_nothing_the_second_time(work: Work) -> None:
     _back(work, now, then)
     status = _status(work.root)
     again = _back(work, now, then)
-    assert (again.written, again.deleted) == ([], [])
+    assert (again.written_paths, again.deleted_paths) == ([], [])
     assert _status(work.root) == status
 
 
@@ -100,7 +100,7 @@ def test_a_locked_directory_that_is_to_go_goes_with_what_is_in_it(work: Work) ->
     (work.root / "locked").mkdir()
     (work.root / "locked" / "file").write_text("x")
     os.chmod(work.root / "locked", 0o500)
-    assert _back(work, work.snapshot().tree, then).kept == []
+    assert _back(work, work.snapshot().tree, then).kept_paths == []
     assert list(work.root.iterdir()) == []
 
 
@@ -112,7 +112,7 @@ def test_a_directory_with_something_unknown_in_it_stays_and_is_reported(work: Wo
     (work.root / "d" / "mine").write_text("not in any snapshot")
     os.mkfifo(work.root / "fifo")
     done = _back(work, now, then)
-    assert done.kept == [(b"d", "another entry is in its place")]
+    assert done.kept_paths == [(b"d", "another entry is in its place")]
     assert sorted(path.name for path in work.root.rglob("*")) == ["d", "fifo", "mine"]
 
 

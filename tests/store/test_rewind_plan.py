@@ -55,7 +55,7 @@ class Story(Work):
             foretold = trees.patch(self.objects, batch, self.now, planned.changes)
         restore.working_tree(str(self.root), self.objects).apply(planned.changes)
         assert self.snapshot().tree == foretold
-        return planned.conflicts
+        return planned.conflict_paths
 
     def files(self) -> dict[str, str]:
         return {str(path.relative_to(self.root)): path.read_text() for path in self.root.rglob("*") if path.is_file()}
@@ -96,9 +96,9 @@ def test_what_somebody_changed_after_the_agent_is_a_conflict(story: Story, later
     story.agent("b.txt", "agent")
     story.user("a.txt", later)
     if later is None:
-        assert story.plan().conflicts == [], "it is gone, as it was before: nothing is lost"
+        assert story.plan().conflict_paths == [], "it is gone, as it was before: nothing is lost"
     else:
-        assert story.plan().conflicts == [b"a.txt"]
+        assert story.plan().conflict_paths == [b"a.txt"]
     story.rewind()
     assert story.files() == {}
 
@@ -141,7 +141,7 @@ def test_a_directory_that_somebody_took_away_is_a_conflict_for_what_was_in_it(st
     story.agent("d/a.txt", None)
     (story.root / "d").rmdir()
     story.happened(own=False)
-    assert story.plan().conflicts == [b"d/a.txt"]
+    assert story.plan().conflict_paths == [b"d/a.txt"]
 
 
 def test_only_what_is_wanted_is_planned(story: Story) -> None:
@@ -185,7 +185,7 @@ def test_lines_that_collide_are_a_conflict(story: Story) -> None:
     story.intervals.clear()
     story.agent(_NOTEBOOK, "- agent\n")
     story.user(_NOTEBOOK, "- agent, corrected\n")
-    assert story.plan().conflicts == [_NOTEBOOK.encode()]
+    assert story.plan().conflict_paths == [_NOTEBOOK.encode()]
 
 
 def test_after_a_killed_turn_nobody_can_tell_so_everything_is_a_conflict(story: Story) -> None:
@@ -193,7 +193,7 @@ def test_after_a_killed_turn_nobody_can_tell_so_everything_is_a_conflict(story: 
     story.intervals.clear()
     story.user("a.txt", "after")
     story.intervals[-1] = story.intervals[-1]._replace(by=None)
-    assert story.plan().conflicts == [b"a.txt"]
+    assert story.plan().conflict_paths == [b"a.txt"]
     story.rewind()
     assert story.files() == {"a.txt": "before"}
 
@@ -207,7 +207,7 @@ def test_merged_intervals_tell_the_authors_path_by_path(story: Story) -> None:
     first, last = story.intervals[0], story.intervals[-1]
     told = [("s1", frozenset({b"agents", b"both"})), ("", frozenset({b"users", b"both"}))]
     story.intervals = [Interval(first.before, last.after, "s1", told)]
-    assert story.plan().conflicts == [b"both"]
+    assert story.plan().conflict_paths == [b"both"]
     story.rewind()
     assert story.files() == {"agents": "before", "users": "after", "both": "before"}
 
@@ -217,7 +217,7 @@ def test_what_a_snapshot_did_not_look_at_is_never_taken_back(story: Story) -> No
     story.intervals[-1] = story.intervals[-1]._replace(
         hidden=rewind_plan.hidden_by([["hidden", "no permission"]], None)
     )
-    assert story.plan().blocked == [b"hidden", b"hidden/file"]
+    assert story.plan().blocked_paths == [b"hidden", b"hidden/file"]
     assert story.rewind() == []
     assert story.files() == {"hidden/file": "was there, but could not be read"}
 
@@ -245,7 +245,7 @@ def test_in_places_apart_the_agents_goes_back_exactly_and_the_users_stays_exactl
     users = {path: kept for path, kept in story.real().items() if path.startswith(b"users")}
     assert story.rewind() == []
     assert story.real() == {**agents, **users}
-    assert story.plan().conflicts == []
+    assert story.plan().conflict_paths == []
     story.cache.close()
 
 

@@ -134,7 +134,7 @@ def test_a_preview_says_of_what_cannot_be_read_that_it_cannot(scene: Scene) -> N
                     assert line.split() == [change, "made", "cannot", "be", "read"], (reference, wish)
                     assert isinstance(plan.refusal, FilesNotKept)
                     assert not plan.is_nothing
-                    assert plan.kept == []
+                    assert plan.kept_paths == []
 
     as_ordinary(story)
 

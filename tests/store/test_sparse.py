@@ -57,7 +57,7 @@ def test_a_file_with_holes_is_kept_and_restored_as_what_it_means(tmp_path: Path,
         (workspace / "file").unlink()
         changes = list(trees.changes(store.objects, empty, full))
         restore.working_tree(str(workspace), store.objects).apply(changes)
-        assert restore.working_tree(str(workspace), store.objects).apply(changes).written == [], (
+        assert restore.working_tree(str(workspace), store.objects).apply(changes).written_paths == [], (
             "it is found to be right"
         )
     assert (workspace / "file").read_bytes() == content

@@ -79,7 +79,7 @@ class Stories(RuleBasedStateMachine):
         wanted = self.known[target]
         after = self._now("main")
         assert (after.files, after.prompts) == (wanted.files, wanted.prompts)
-        changed = {os.fsencode(path) for path in done.restored + done.deleted}
+        changed = {os.fsencode(path) for path in done.restored_paths + done.deleted_paths}
         for path, status in _status(self.scene.workspace).items():
             if path not in changed and path in untouched:
                 assert status == untouched[path], path

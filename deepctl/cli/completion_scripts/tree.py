@@ -45,8 +45,8 @@ class Values(NamedTuple):
 
 
 class Option(NamedTuple):
-    """An option. `values` is `None` for a flag. `optional` means that the value can be omitted, `again` that the option
-    can be repeated.
+    """An option. `values` is `None` for a flag. `optional` means that the value can be omitted, `is_repeatable` that
+    the option can be repeated.
     """
 
     names: tuple[str, ...]
@@ -54,7 +54,7 @@ class Option(NamedTuple):
     values: Values | None
     metavar: str
     optional: bool
-    again: bool
+    is_repeatable: bool
 
 
 class Argument(NamedTuple):

@@ -50,7 +50,7 @@ def _rows(command: CommandNode) -> Iterator[str]:
 
 
 def _option(option: Option) -> Iterator[str]:
-    exclusions = "*" if option.again else f"({' '.join(option.names)})"
+    exclusions = "*" if option.is_repeatable else f"({' '.join(option.names)})"
     for name in option.names:
         takes = ""
         if option.values is not None:

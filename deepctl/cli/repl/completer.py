@@ -150,7 +150,7 @@ class CompletionContext(NamedTuple):
     length: int
     """The number of characters before the cursor that belong to it, with the sign and the quote before it."""
     sign: str = ""
-    quoted: bool = False
+    is_quoted: bool = False
 
 
 _MENTION = re.compile(r"""(?:^|(?<=[\s(\[{,;:'"]))@(?:"(?P<quoted>[^"\n]*)|(?P<plain>[^\s"]*))$""")
@@ -228,7 +228,7 @@ def _candidates(word: CompletionContext, source: CandidateSource) -> Iterator[Ca
 
 def _path_text(path: str, word: CompletionContext) -> str:
     """A path as it is inserted, with quotes if it needs them. The quote stays open after a directory."""
-    if not word.quoted and _PLAIN.match(path):
+    if not word.is_quoted and _PLAIN.match(path):
         return word.sign + path
     return f'{word.sign}"{path}' + ("" if path.endswith("/") else '"')
 

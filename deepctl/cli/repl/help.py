@@ -28,10 +28,10 @@ _KEYS = (("Ctrl-C", "Stop an answer, or empty the line."), ("Ctrl-D", "Leave the
 
 
 class _Overview(NamedTuple):
-    """All commands, by group; `more` lists other entries such as `!COMMAND`."""
+    """All commands, by group; `further_commands` lists other entries such as `!COMMAND`."""
 
     commands: Sequence[SlashCommand]
-    more: Sequence[tuple[str, str]]
+    further_commands: Sequence[tuple[str, str]]
 
     def document(self) -> dict[str, Any]:
         return {"commands": [command.name for command in self.commands]}
@@ -41,7 +41,7 @@ class _Overview(NamedTuple):
             (group, [(f"{command.name} {command.usage}".rstrip(), command.help) for command in commands])
             for group, commands in groupby(self.commands, key=lambda command: command.group)
         ]
-        groups.append(("More", list(self.more)))
+        groups.append(("More", list(self.further_commands)))
         name_width = max(len(name) for _, rows in groups for name, _ in rows)
         for group, rows in groups:
             print(tint(group, "strong"))

@@ -199,8 +199,8 @@ def model(environment: Mapping[str, str], in_force: Settings) -> Iterator[Check]
             "Models are named provider:name. `deepctl chat hello` shows whether this one answers.",
         )
         return
-    if key.found:
-        yield Check("model", "ok", f"{name}{where}: {' and '.join('$' + problem for problem in key.found)} set")
+    if key.set_names:
+        yield Check("model", "ok", f"{name}{where}: {' and '.join('$' + problem for problem in key.set_names)} set")
     elif provider == "openai" and address:
         yield Check("model", "ok", f"{name}{where}: $OPENAI_API_KEY is not set; your own server may not need it")
     elif provider in provider_keys.ELSEWHERE:
@@ -210,7 +210,7 @@ def model(environment: Mapping[str, str], in_force: Settings) -> Iterator[Check]
             "model",
             "warning",
             f"{name}{where}: no key found",
-            f"Set {' or '.join('$' + problem for problem in key.wanted)}.",
+            f"Set {' or '.join('$' + problem for problem in key.names)}.",
         )
 
 

@@ -249,7 +249,7 @@ def untrusted(paths: ProfilePaths) -> Iterator[Check]:
 class CommandSettings(NamedTuple):
     """The settings for commands."""
 
-    named: str
+    sandbox_name: str
     image: str
     limits: Limits
 
@@ -303,14 +303,14 @@ class Sandboxes:
             yield Check("bubblewrap", "ok", "commands run in it")
             yield _limits(selection.limits)
         else:
-            status: Status = "problem" if selection.named == "bubblewrap" else "warning"
+            status: Status = "problem" if selection.sandbox_name == "bubblewrap" else "warning"
             yield Check("bubblewrap", status, problem.reason, problem.fix)
         docker = self.docker(selection.image)
         if isinstance(docker, str):
             yield Check("docker", "ok", f"Docker {docker} has the image {selection.image}")
         else:
             # It is needed only if the settings select it.
-            is_wanted = selection.named == "docker"
+            is_wanted = selection.sandbox_name == "docker"
             yield Check("docker", "problem" if is_wanted else "ok", f"not used: {docker.reason}", docker.fix)
 
     def in_force(self, settings: Settings) -> Iterator[Check]:

@@ -46,24 +46,24 @@ Report = Callable[[int], None]
 class PurgeResult(NamedTuple):
     """The data that a purge removes, or removed.
 
-    `live` are lines in the workspace, `kept` the distinct ones in checkpoints, each with the name of its notebook. The
-    text is in `notebooks` versions of notebooks in `checkpoints`; `leftovers` is the number of contents with the text
-    that no checkpoint needs. `unread` are packs that stay although they cannot be read completely, and `contents`
-    caches which objects contain the text.
+    `workspace_lines` are lines in the workspace, `checkpoint_lines` the distinct ones in checkpoints, each with the
+    name of its notebook. The text is in `notebooks` versions of notebooks in `checkpoints`; `leftovers` is the number
+    of contents with the text that no checkpoint needs. `unread_packs` are packs that stay although they cannot be read
+    completely, and `contents` caches which objects contain the text.
     """
 
-    live: list[LostLines]
-    kept: list[tuple[str, bytes]]
+    workspace_lines: list[LostLines]
+    checkpoint_lines: list[tuple[str, bytes]]
     checkpoints: int
     notebooks: int
     leftovers: int
-    unread: list[str]
+    unread_packs: list[str]
     contents: Contents
 
     @property
     def is_nothing(self) -> bool:
         """Whether no notebook, no version in a checkpoint and no leftover content contains the text."""
-        return not self.live and not self.notebooks and not self.leftovers
+        return not self.workspace_lines and not self.notebooks and not self.leftovers
 
 
 class _PurgePlan(NamedTuple):
@@ -71,12 +71,12 @@ class _PurgePlan(NamedTuple):
 
     trees: Mapping[str, RewrittenTree]
     packs: Repacking
-    purged: PurgeResult
+    result: PurgeResult
 
 
 def preview(reader: ReadOnlyRepository, selector: PurgeSelector, report: Report | None = None) -> PurgeResult:
     """The preview of a purge, without changes. Raises `Damaged` and `Refused` like `purge`."""
-    return _plan(reader.paths, reader.ledger, reader.packs, reader.sink, selector, report).purged
+    return _plan(reader.paths, reader.ledger, reader.packs, reader.sink, selector, report).result
 
 
 def purge(
@@ -95,20 +95,26 @@ def purge(
     store = repository.store
     with store.new_batch() as batch:
         plan = _plan(repository.paths, store.ledger, store.packs, batch, selector, report)
-        if plan.purged.is_nothing:
+        if plan.result.is_nothing:
             batch.drop()
-            return plan.purged
-        if confirmed_purge is not None and not set(plan.purged.kept) <= set(confirmed_purge.kept):
+            return plan.result
+        if confirmed_purge is not None and not set(plan.result.checkpoint_lines) <= set(
+            confirmed_purge.checkpoint_lines
+        ):
             batch.drop()
             raise memory_changed()
-        repack.copy(batch, plan.packs, plan.purged.contents.looked)
+        repack.copy(batch, plan.packs, plan.result.contents.looked)
     _commit(
-        repository, batch, WorkspaceNotebooks(repository.paths, selector), plan, (confirmed_purge or plan.purged).live
+        repository,
+        batch,
+        WorkspaceNotebooks(repository.paths, selector),
+        plan,
+        (confirmed_purge or plan.result).workspace_lines,
     )
     _clean_up(store, plan.packs.gone)
     if os.path.lexists(repository.paths.lost_and_found):
         repair_report.empty_lost_and_found(repository.paths)
-    return plan.purged
+    return plan.result
 
 
 def _plan(
