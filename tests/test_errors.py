@@ -1,4 +1,4 @@
-"""`docs/errors.md` is what happens: every row comes about for real, and no error is without a row."""
+"""Every row of `docs/errors.md` is caused by a real command and compared, and every error of the source has a row."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_an_error_is_as_its_row_says(row: Row, mode: str, situation: Situation) 
 
 
 def _scripts_error(result: Result) -> dict[str, Any]:
-    """The only line on stderr, or, of a chat, the last of its events, with nothing on stderr."""
+    """The only line on stderr; or, if stderr is empty, the last event of a chat."""
     if result.stderr:
         return result.error
     last: dict[str, Any] = result.events[-1]
@@ -71,7 +71,7 @@ def _scripts_error(result: Result) -> dict[str, Any]:
 
 
 def _persons_error(result: Result) -> tuple[str, str | None]:
-    """The message and the hint, which are all that is said at the end of stderr."""
+    """The message and the hint, which are the end of stderr."""
     before, said, after = result.stderr.rpartition("Error: ")
     assert said, result
     assert "Error:" not in before

@@ -262,9 +262,10 @@ def _redirected(error: BaseException, to: ModelEndpoint, status: int) -> ModelFa
     responses = [getattr(response, "response", None) for response in _causes(error)]
     location = next((response.headers.get("location", "") for response in responses if response is not None), "")
     where = addresses.without_passwords(shown_text(location, to.environment))
-    destination = f"elsewhere, to {where}" if where else "elsewhere"
+    destination = where or "another address"
     return ModelFailed(
-        f"The server of {to.model} at {to.place} redirects {destination} (HTTP {status}); redirects are not followed.",
+        f"The server of {to.model} at {to.place} redirects to {destination} (HTTP {status}); "
+        "redirects are not followed.",
         f"If the server has moved there, change {to.origin}." if to.origin else None,
         code="model_request_refused",
     )

@@ -192,7 +192,7 @@ def _fetched(address: Address, seconds: float) -> bytes:
 
 def _body(response: HTTPResponse) -> bytes:
     if 300 <= response.status < 400:
-        raise _NoAnswer(f"it redirects elsewhere (HTTP {response.status}); redirects are not followed")
+        raise _NoAnswer(f"it redirects to another address (HTTP {response.status}); redirects are not followed")
     if response.status != 200:
         raise _NoAnswer(f"HTTP {response.status}")
     body = response.read(_BYTES + 1)

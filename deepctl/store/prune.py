@@ -91,7 +91,7 @@ def check_removable(ledger: Ledger, records: Iterable[Record]) -> None:
                 code="labelled",
             )
         if record.id == newest:
-            raise Refused(f"Checkpoint {record.id} is the newest one, which always stays.", code="newest")
+            raise Refused(f"Checkpoint {record.id} is the newest one and cannot be removed.", code="newest")
 
 
 def forecast(

@@ -68,7 +68,7 @@ class FromThen(Counter):
         return called
 
 
-_CLAIMS = ("It is done", "is deleted", "out of sight", "else was deleted")
+_CLAIMS = ("It is done", "is deleted", "removed from the profile", "else was deleted")
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +150,7 @@ def test_an_error_of_the_disk_says_whether_the_command_is_done(
         where = f"{command}, call {at}: {result}"
         assert result.code in (0, 8), where
         now = _seen(home, command)
-        claims_done = any(
-            text in result.stderr for text in ("It is done", "is deleted", "out of sight", "else was deleted")
-        )
+        claims_done = any(text in result.stderr for text in _CLAIMS)
         claims_later = "finishes it" in result.stderr or "removes the rest" in result.stderr
         deepctl("checkpoints", "save", "--user", "renamed" if now == "renamed" else "default")
         later = _seen(home, command)

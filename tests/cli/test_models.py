@@ -213,7 +213,7 @@ def test_where_ollama_is(environment: dict[str, str], url: str) -> None:
         ([], 200, {}, "not a list of models"),
         ({"data": "x"}, 200, {}, "not a list of models"),
         ({}, 500, {}, "HTTP 500"),
-        ({}, 302, {"Location": "http://127.0.0.1:1/secret"}, "redirects elsewhere"),
+        ({}, 302, {"Location": "http://127.0.0.1:1/secret"}, "redirects to another address"),
         (b'{"data": [' + b" " * (2 << 20) + b"]}", 200, {}, "too large"),
     ],
     ids=lambda value: repr(value)[:20],

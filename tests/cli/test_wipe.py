@@ -233,7 +233,7 @@ def test_a_wipe_that_was_killed_can_be_repeated(
         patched.setattr(rmtree, "remove_tree", interrupt)
         stopped = deepctl("wipe", "--user", "alice", "--yes", "--json")
         assert (stopped.code, stopped.error["code"]) == (130, "interrupted")
-        assert "out of sight" in stopped.error["message"]
+        assert "removed from the profile" in stopped.error["message"]
         assert "next command" in stopped.error["hint"]
     assert deepctl("profiles", "show", "alice").code == 3
     assert deepctl("wipe", "--user", "alice", "--dry-run").code == 3

@@ -218,7 +218,7 @@ def _interrupted(root: Root, only: tuple[str, ...], monkeypatch: pytest.MonkeyPa
     """A wipe that is killed when everything is out of sight and nothing has been deleted."""
     with monkeypatch.context() as patched:
         patched.setattr(rmtree, "remove_tree", _interrupt)
-        with pytest.raises(Interrupted, match="out of sight"):
+        with pytest.raises(Interrupted, match="removed from the profile"):
             _wipe(root, only)
 
 

@@ -48,7 +48,7 @@ def _(s: Situation) -> list[str]:
     return on("show", "abcdef")
 
 
-@case("checkpoints show", "the session has fewer than N turns")
+@case("checkpoints show", "REF is `~N`, and the session has fewer turns")
 def _(s: Situation) -> list[str]:
     s.story()
     return on("show", "~9")

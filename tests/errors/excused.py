@@ -1,20 +1,20 @@
-"""Errors without a row: those that nobody can cause at the command line, and why."""
+"""Errors without a row, because a user cannot cause them at the command line; each with its reason."""
 
 from __future__ import annotations
 
 _LIBRARY = "raised to applications that use deepctl as a library"
-_AGENT = "told to the agent as the result of its tool"
-_LISTED = "listed by `checkpoints verify`, or `list`; no command ends with it"
-_RACE = "takes somebody, or Ctrl-C, at one moment among milliseconds; tests that choose the moment bring it about"
-_SAID = "said in a conversation at a terminal, which goes on; `tests/cli/test_slash_commands.py`"
-_DEFENCE = "a second look at what has been checked before"
+_AGENT = "a tool result for the agent"
+_LISTED = "listed by `checkpoints verify` or `list`; no command fails with it"
+_RACE = "needs another process, or Ctrl-C, at one moment within milliseconds; other tests choose the moment"
+_SAID = "printed in a chat at a terminal, which continues; `tests/cli/test_slash_commands.py`"
+_DEFENCE = "a second check of a value that was checked before"
 
 EXCUSED: dict[tuple[str, str], str] = {
     ("agent/approvals.py", "Pattern … of [permissions] cannot be understood."): _DEFENCE,
     (
         "agent/compaction.py",
         "There is nothing to compact: the model already sees only a summary and the last answer.",
-    ): ("said in a conversation at a terminal, which goes on"),
+    ): ("printed in a chat at a terminal, which continues"),
     ("agent/message_codec.py", "The conversation of … is damaged: …."): _LIBRARY,
     ("agent/message_codec.py", "The message log … has invalid messages: …."): _LIBRARY,
     ("agent/message_codec.py", "The conversation of … is invalid: …."): _LIBRARY,
@@ -27,19 +27,19 @@ EXCUSED: dict[tuple[str, str], str] = {
     ("agent/checkpoints.py", "You have already rewound to … once for this request. Continue from here."): _AGENT,
     ("agent/checkpoints.py", "There is already a checkpoint called …."): _AGENT,
     ("agent/provider_errors.py", "The turn was stopped at a limit (…)."): (
-        "takes an answer that its provider makes in several parts, each a request"
+        "needs an answer that its provider makes in several requests"
     ),
     ("agent/models.py", "Model … cannot be used: the address of its server is not a URL."): _DEFENCE,
     ("agent/chat.py", "The workspace cannot be used: …."): _DEFENCE,
     ("cli/checkpoints.py", "… problem… could not be repaired in profile …; the first: …: …."): (
-        "takes a fault of the repair itself, or of the disk meanwhile"
+        "needs a fault of the repair itself, or of the disk during the repair"
     ),
     ("cli/completion.py", "The completion script for … is not in this installation."): (
-        "takes an installation without some of its files"
+        "needs an installation without some of its files"
     ),
-    ("cli/main.py", "Unexpected …: …. This is a bug in deepctl."): "a bug, which no row is to be of",
+    ("cli/main.py", "Unexpected …: …. This is a bug in deepctl."): "a bug in deepctl, which has no row",
     ("files/atomic.py", "…, but storage cannot be used: …"): (
-        "takes a disk that fails at one moment; tests/cli/test_done_but.py brings it about at every one"
+        "needs a disk that fails at one moment; tests/cli/test_done_but.py tests every moment"
     ),
     ("store/checkpoint_store.py", "Interrupted twice during a rewind."): _RACE,
     ("store/pydantic_deep.py", "… is not a checkpoint of pydantic-deep."): _LISTED,
@@ -53,7 +53,7 @@ EXCUSED: dict[tuple[str, str], str] = {
     ("store/rewind.py", "The messages of checkpoint … are not part of session …."): _DEFENCE,
     ("store/rewind.py", "Checkpoint … has lost its position in the history."): _DEFENCE,
     ("store/trees.py", "A tree is damaged: …."): (
-        "takes an object whose hash is right and which is no list of a directory"
+        "needs an object with a valid hash that does not describe a directory"
     ),
     ("store/verify.py", "Object … in … has changed since it was written."): _LISTED,
     ("store/session_log.py", "The first line of … is damaged."): _LISTED,
@@ -64,10 +64,10 @@ EXCUSED: dict[tuple[str, str], str] = {
     ("store/session_delete.py", "Interrupted during the deletion."): _RACE,
     ("domain/transfer/profile_export.py", "The profile changed while it was read: …."): _RACE,
     ("domain/transfer/profile_import.py", "This file system does not support the name …."): (
-        "takes a file system that has other names than the one of the export"
+        "needs a file system that allows other names than the file system of the export"
     ),
     ("domain/transfer/profile_export.py", "The profile changed while it was read: … no longer exists."): _RACE,
-    ("domain/wipe/trash.py", "Interrupted during the deletion. The wiped data is already out of sight."): _RACE,
+    ("domain/wipe/trash.py", "Interrupted during the deletion. The data is already removed from the profile."): _RACE,
     ("cli/wipe.py", "Interrupted during a wipe."): _RACE,
     ("agent/user_commands.py", "The command contains a NUL character."): _SAID,
     ("agent/user_commands.py", "The command is longer than … bytes."): _SAID,

@@ -1,4 +1,4 @@
-"""Where a case prepares what goes wrong, and runs what it goes wrong for: all of it real."""
+"""A case prepares the cause of an error in a situation and runs a real command there."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _UNPRIVILEGED = ("--unshare-user", "--uid", "4242", "--gid", "4242", "--cap-drop
 
 
 class _Provider(Provider):
-    """A provider that tells clients not to try again by themselves, and that is gone as soon as it is told."""
+    """A provider that tells clients not to retry, and that stops at once."""
 
     def __init__(self, answers: list[Answer], repeat_last: bool) -> None:
         super().__init__(answers, repeat_last)
@@ -51,7 +51,7 @@ class _Provider(Provider):
 
 
 class Situation:
-    """A root of its own, in which alice may have a profile. `close` undoes what outlives a test."""
+    """A root for one test, in which alice can have a profile. `close` ends everything that would outlive the test."""
 
     def __init__(self, home: Path, place: Path, patch: pytest.MonkeyPatch, *, as_json: bool) -> None:
         self.home = home
@@ -64,12 +64,12 @@ class Situation:
         self._stack.close()
 
     def until_the_end(self, what: AbstractContextManager[T]) -> T:
-        """Enter something that lasts as long as the situation."""
+        """Enter a context that lasts as long as the situation."""
         return self._stack.enter_context(what)
 
     @property
     def profile(self) -> Path:
-        """Alice's profile; nothing makes it."""
+        """The path of alice's profile, which is not created here."""
         return self.home / "profiles" / "alice"
 
     @property
@@ -86,11 +86,11 @@ class Situation:
         return self.place / "config" / "config.toml"
 
     def alice(self) -> Scene:
-        """Alice's profile, empty unless it is there already, and what one does with it."""
+        """Alice's profile as a scene; it is created empty if it does not exist."""
         return Scene(self.home)
 
     def story(self) -> Scene:
-        """Alice's profile with two turns of the agent's, `a.txt` written in each."""
+        """Alice's profile with two turns of the agent, which writes `a.txt` in each."""
         scene = self.alice()
         scene.agent("a.txt", "one\n")
         scene.agent("a.txt", "two\n")
@@ -115,7 +115,7 @@ class Situation:
         return ("--model", "openai-chat:loopback")
 
     def arguments(self, argv: Sequence[str]) -> list[str]:
-        """The command line, with --json if that is asked for."""
+        """The command line, with --json in the mode `json`."""
         if not self.as_json or "--json" in argv:
             return list(argv)
         end = argv.index("--") if "--" in argv else len(argv)
@@ -151,7 +151,7 @@ class Situation:
         return Result(code if code >= 0 else 128 - code, (out or b"").decode(), (err or b"").decode())
 
     def confined(self, *argv: str, around: Sequence[str] = (), unprivileged: bool = False) -> Result:
-        """Run a command where the machine is another one: `around` are arguments of bwrap.
+        """Run a command on a changed machine: `around` are arguments of bwrap.
 
         With `unprivileged`, it has no right to pass over the modes of files.
         """
@@ -166,13 +166,13 @@ class Situation:
         return terminal
 
     def left(self, terminal: Terminal, code: int) -> Result:
-        """What a command on a terminal said last: its error, and its hint."""
+        """The last output of a command on a terminal: its error and its hint."""
         lines = [line.strip() for line in terminal.screen.splitlines() if line.strip()]
         first = next((number for number, line in enumerate(lines) if line.startswith("Error: ")), len(lines))
         return Result(code, "", "".join(f"{line}\n" for line in lines[first:]))
 
     def seal(self, path: Path, line: dict[str, object], *, append: bool = False) -> None:
-        """Write a line with a checksum that is right."""
+        """Write a line with a valid checksum."""
         raw = sealed_lines.seal(line)
         path.write_bytes(path.read_bytes() + raw if append else raw)
 
@@ -181,15 +181,15 @@ Prepare = Callable[[Situation], "Sequence[str] | Result"]
 
 
 class Case(NamedTuple):
-    """How an error comes about."""
+    """How a test causes an error."""
 
     prepare: Prepare
     modes: tuple[str, ...] = ("text", "json")
-    """Where it can come about: some only where somebody is asked, which --json excludes."""
+    """The modes in which the error can occur. Errors of a confirmation at a terminal do not occur with --json."""
     prints: bool = False
-    """Whether the command prints what it has before it fails."""
+    """Whether the command prints output before it fails."""
     silent: bool = False
-    """Whether only scripts are told."""
+    """Whether the error is reported only with --json."""
 
 
 CASES: dict[tuple[str, str], Case] = {}
@@ -209,7 +209,7 @@ def case(
     prints: bool = False,
     silent: bool = False,
 ) -> Callable[[Prepare], Prepare]:
-    """Register how the error of one row comes about: the function returns a command line, or what came of one."""
+    """Register the function that causes the error of one row. It returns a command line, or the result of one."""
 
     def register(prepare: Prepare) -> Prepare:
         assert (command, cause) not in CASES, f"two cases for {command}: {cause}"

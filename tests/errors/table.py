@@ -1,4 +1,4 @@
-"""The tables of `docs/errors.md`, as they stand there."""
+"""The tables of `docs/errors.md`."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ PLACEHOLDERS = {
     "RULE": re.escape(re.findall("^RULE: (.+)$", PAGE.read_text(), re.MULTILINE)[0]),
     "…": r".+?",
 }
-"""What varies in a message, and what may stand there. A word that is meant as it is matches itself."""
+"""The variables of messages, and the text that each matches. Every other word matches itself."""
 
 _PLACEHOLDER = re.compile("|".join(rf"\b{word}\b" if word.isalpha() else word for word in PLACEHOLDERS))
 
 
 class Row(NamedTuple):
-    """One error: `command` is what is typed after `deepctl`, `hint` is `None` where there is none."""
+    """One error: `command` is the text after `deepctl`; `hint` is `None` for an error without a hint."""
 
     command: str
     cause: str
@@ -48,7 +48,7 @@ class Row(NamedTuple):
         return f"{self.command}: {self.cause}"
 
     def differences(self, message: object, hint: object, code: object, exit_code: object) -> list[str]:
-        """What of an error is not as the row says."""
+        """The differences between an error and its row."""
         found = []
         if not isinstance(message, str) or not matches(self.message, message):
             found.append(f"message\n  is   {message!r}\n  said {self.message!r}")
@@ -64,7 +64,7 @@ class Row(NamedTuple):
 
 
 def matches(said: str, found: str) -> bool:
-    """Whether a text of the table, with its placeholders, is what was found."""
+    """Whether a text of the table, with its placeholders, matches the text of an error."""
     pattern, position = "", 0
     for placeholder in _PLACEHOLDER.finditer(said):
         pattern += re.escape(said[position : placeholder.start()]) + PLACEHOLDERS[placeholder[0]]
@@ -100,5 +100,5 @@ def rows() -> list[Row]:
 
 
 def _plain(cell: str) -> str:
-    """A cell without the backslashes that keep Markdown from reading it its own way."""
+    """A cell without the backslashes that escape Markdown characters."""
     return re.sub(r"\\([|<>*_\[\]])", r"\1", cell)

@@ -111,7 +111,7 @@ def put_away(root: Root, paths: ProfilePaths) -> Trash:
     trash = Trash(root, _new_path(root, "", paths.name), _held(paths.directory, fcntl.LOCK_EX))
     try:
         os.rename(paths.directory, trash.path)
-        with atomic.after_commit("The data is permanently out of sight", _NEXT):
+        with atomic.after_commit("The data is permanently removed from the profile", _NEXT):
             atomic.sync_directory(root.profiles)
     except BaseException:
         trash.close()
@@ -159,7 +159,7 @@ def delete(trash: Trash, report: Report | None = None) -> int:
         return count
     except KeyboardInterrupt:
         raise Interrupted(
-            "Interrupted during the deletion. The wiped data is already out of sight.",
+            "Interrupted during the deletion. The data is already removed from the profile.",
             "The next command that changes any profile finishes it.",
         ) from None
     except OSError as error:
@@ -403,7 +403,7 @@ def _carry_out(path: str, paths: ProfilePaths, moves: Sequence[PartMove]) -> Non
             finally:
                 os.close(profile)
         # Data that is created in these places from now on does not belong to the plan.
-        with atomic.after_commit("The data is permanently out of sight", _NEXT):
+        with atomic.after_commit("The data is permanently removed from the profile", _NEXT):
             os.fsync(trash)
             reserve.give_back(paths, os.path.join(path, _PLAN))
             os.fsync(trash)
