@@ -16,7 +16,7 @@ from deepctl.layout import ProfilePaths
 from deepctl.locks import Lease, Lock
 from deepctl.output import settings as views
 from deepctl.output.profiles import ProfilePathView
-from deepctl.output.render import show
+from deepctl.output.render import notice, show
 
 if TYPE_CHECKING:
     from deepctl.domain.trust import TrustItem
@@ -127,6 +127,9 @@ def _change(key: str, value: str | None, user: str | None, command: str, wait: f
     with _lock(profile, command, wait):
         settings.change(_file(profile), key, value)
     show(views.SettingChangeView(profile.name if profile else None, _file(profile), key, value), as_json)
+    variable = settings.SETTINGS[key].variable if key in settings.SETTINGS else None
+    if value is not None and variable is not None and variable in os.environ and not as_json:
+        notice(f"${variable} is set, and overrides the setting {key}.")
 
 
 @app.command(epilog='Example: $EDITOR "$(deepctl config path)"')

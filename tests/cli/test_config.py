@@ -171,3 +171,14 @@ def test_set_unset_and_path_use_config_toml_without_user_whatever_profile_is_the
         shown = " ".join(deepctl("config", command, "--help").ok().stdout.split())
         assert "Default: config.toml, the settings of all profiles." in shown
         assert "$DEEPCTL_USER" not in shown
+
+
+def test_set_says_that_a_variable_overrides_the_setting(deepctl: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert deepctl("config", "set", "model", "a:b").ok().stderr == ""
+    monkeypatch.setenv("DEEPCTL_MODEL", "offline")
+    assert deepctl("config", "set", "model", "a:b").ok().stderr == (
+        "$DEEPCTL_MODEL is set, and overrides the setting model.\n"
+    )
+    assert deepctl("config", "set", "model", "a:b", "--json").ok().stderr == ""
+    assert deepctl("config", "set", "approve", "ask").ok().stderr == ""
+    assert deepctl("config", "unset", "model").ok().stderr == ""
