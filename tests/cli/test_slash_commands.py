@@ -444,12 +444,12 @@ def test_wide_characters_fit_the_window(opened: Callable[..., Chat], columns: in
                for line in overview)  # fmt: skip
     # None of them wraps.
     assert sum(line.startswith("  /") for line in overview) == len(slash_commands.ALL)
-    assert len(overview) == len(slash_commands.ALL) + 6 + 3
+    assert len(overview) == len(slash_commands.ALL) + 6 + 4
 
 
 def test_in_a_narrow_window_the_status_is_broken_between_words(opened: Callable[..., Chat]) -> None:
     shown = opened(columns=40)("/status")
-    assert "\nTokens       0 sent, 0 received in this\n             chat\n" in f"{shown}\n", shown
+    assert "\nTokens       0 sent, 0 received since\n             the chat started\n" in f"{shown}\n", shown
 
 
 def test_in_a_narrow_window_the_last_sentence_of_the_help_is_broken_between_words(opened: Callable[..., Chat]) -> None:
