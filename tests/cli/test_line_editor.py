@@ -31,7 +31,7 @@ from deepctl.cli.repl.completer import Candidate
 from deepctl.cli.repl.line_editor import Editor, prompt_history
 from deepctl.cli.repl.state import SlashCommand
 from deepctl.cli.repl.status import Toolbar
-from deepctl.cli.tty_modes import quiet
+from deepctl.cli.tty_modes import without_echo
 from deepctl.errors import Interrupted, StorageError, Terminated
 
 class Candidates:
@@ -71,7 +71,7 @@ while True:
     print("GOT", ascii(entry) if len(entry) < 300 else f"{len(entry)} {entry.count(chr(10))}", flush=True)
     if entry == "stopped": editor.stopped()
     if entry == "stopping":
-        with quiet(): print("quiet", flush=True); time.sleep(0.5)
+        with without_echo(): print("quiet", flush=True); time.sleep(0.5)
         editor.stopped()
     if entry == "put": text = "put into\nthe line"
     if entry == "tell": threading.Timer(0.3, editor.tell, ["words\x1b[2J from behind"]).start()
