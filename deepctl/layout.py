@@ -116,7 +116,7 @@ class ProfilePaths(NamedTuple):
 
     @property
     def ledger_cache(self) -> str:
-        """What the beginning of a long ledger comes to: see `deepctl.store.index_db`."""
+        """The fold of the start of a long ledger: see `deepctl.store.ledger_fold`."""
         return os.path.join(self.cache, "ledger")
 
     @property

@@ -25,13 +25,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from deepctl import layout
 from deepctl.errors import Refused
 from deepctl.files import atomic, sealed_lines
-from deepctl.store import index_db, log_file
-from deepctl.store.index_db import Fold
+from deepctl.store import ledger_fold, log_file
+from deepctl.store.ledger_fold import Fold
 from deepctl.store.log_file import Point
 from deepctl.store.records import (
     UNKNOWN,
@@ -100,13 +101,13 @@ class Ledger:
     def states(self) -> list[WorkspaceState]:
         """The workspace through time. Lists do not need it, so a fold's are made only when they are asked for."""
         if self._folded_states:
-            self._states[:0] = index_db.states_in(self._folded_states)
+            self._states[:0] = ledger_fold.states_in(self._folded_states)
             self._folded_states = b""
         return self._states
 
     def values(self) -> dict[str, Any]:
-        """All that it says, for a fold (`index_db.Fold`)."""
-        return {**vars(self), "_states": [], "_folded_states": index_db.packed_states(self.states)}
+        """All that it says, for a fold (`ledger_fold.Fold`)."""
+        return {**vars(self), "_states": [], "_folded_states": ledger_fold.packed_states(self.states)}
 
     def head(self, session: SessionRecord) -> str | None:
         """The checkpoint at which a session stands."""
@@ -391,7 +392,7 @@ def _joined(state: WorkspaceState, accounts: dict[str, list[list[Any]]]) -> Work
 def read(directory: str, cache: str | None = None) -> Ledger:
     """The ledger below `directory`; empty if it does not exist. Raises `NewerFormat`.
 
-    `cache` is the file with the fold of the start of the ledger, if there may be one (`index_db.Fold`).
+    `cache` is the file with the fold of the start of the ledger, if there may be one (`ledger_fold.Fold`).
     """
     path = os.path.join(directory, LEDGER)
     last_size = log_file.read_ledger_size(directory)
@@ -399,10 +400,15 @@ def read(directory: str, cache: str | None = None) -> Ledger:
         raw = log_file.read_lines(path)
     except FileNotFoundError:
         raw = b""
-    ledger = parse(raw, path, index_db.read_fold(cache, raw) if cache is not None else None)
+    ledger = parse(raw, path, _fold_of(raw, cache))
     if last_size.is_short or len(raw) < last_size.size:
         ledger.shorten(raw)
     return ledger
+
+
+def _fold_of(raw: bytes, cache: str | None) -> Fold | None:
+    is_long = len(raw) >= ledger_fold.SMALLEST_LEDGER
+    return ledger_fold.read(cache, raw) if cache is not None and is_long else None
 
 
 def parse(raw: bytes, path: str, fold: Fold | None = None) -> Ledger:
@@ -515,7 +521,9 @@ class LedgerWriter:
         """
         after = parse(raw, self._path)
         if self._cache is not None:
-            index_db.drop_fold(self._cache)
+            # The text that a purge removes may be in the fold, too.
+            with suppress(FileNotFoundError):
+                os.unlink(self._cache)
         log_file.write_ledger_size(self._directory, 0, is_short=self._is_short)
         log_file.write_lines(self._path, raw)
         self._appender.close()
@@ -545,14 +553,15 @@ class LedgerWriter:
     def close(self) -> None:
         """Let go of the file."""
         self._appender.close()
-        if self._cache is not None and index_db.is_fold_due(self._cache, self._appender.end):
+        is_long = self._appender.end >= ledger_fold.SMALLEST_LEDGER
+        if self._cache is not None and is_long and ledger_fold.is_due(self._cache, self._appender.end):
             self._write_fold(self._cache)
 
     def _write_fold(self, cache: str) -> None:
         raw = self.content()
-        ledger = parse(raw, self._path, index_db.read_fold(cache, raw))
+        ledger = parse(raw, self._path, _fold_of(raw, cache))
         if raw.endswith(b"\n") and not ledger.damage:
-            index_db.write_fold(cache, raw, ledger.values())
+            ledger_fold.write(cache, raw, ledger.values())
 
 
 def _shortened(record: Record) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 
 from deepctl.errors import BadName, NewerFormat, Refused, UsageError
 from deepctl.files import sealed_lines
-from deepctl.store import index_db, ledger
+from deepctl.store import ledger, ledger_fold
 from deepctl.store.ledger import Ledger, LedgerWriter
 from deepctl.store.lookup import CheckpointNotFound, resolve
 from deepctl.store.records import Record, Rewind
@@ -234,7 +234,7 @@ def test_a_later_format_is_refused_and_senseless_lines_are_named(place: str) -> 
 @pytest.fixture
 def everything(place: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A ledger with a line of every kind, of which folds are kept however short it is."""
-    monkeypatch.setattr(index_db, "_FOLD_FROM", 1)
+    monkeypatch.setattr(ledger_fold, "SMALLEST_LEDGER", 1)
     writer = LedgerWriter(place)
     first, second = "aaaa000000000001", "aaaa000000000002"
     writer.add(_record("bbbb000000000004", 4, "bbbb000000000003")._replace(kind="tool", author="other", label="four"))
@@ -264,13 +264,13 @@ def _folds(place: str) -> Iterator[tuple[str, bytes, Ledger]]:
     raw = path.read_bytes()
     ends = [number + 1 for number, byte in enumerate(raw) if byte == ord("\n")]
     for end in ends:
-        index_db.write_fold(cache, raw[:end], ledger.parse(raw[:end], str(path)).values())
+        ledger_fold.write(cache, raw[:end], ledger.parse(raw[:end], str(path)).values())
         yield cache, raw, ledger.parse(raw, str(path))
 
 
 def test_a_fold_and_the_lines_behind_it_are_the_ledger(everything: str) -> None:
     for cache, raw, whole in _folds(everything):
-        fold = index_db.read_fold(cache, raw)
+        fold = ledger_fold.read(cache, raw)
         assert fold is not None
         assert _values(ledger.parse(raw, "", fold)) == _values(whole)
         assert _values(ledger.read(everything, cache)) == _values(whole)
