@@ -424,7 +424,7 @@ def test_a_redacted_export_has_no_key_and_no_home_and_is_imported(
     assert KEY not in done.stdout
     assert "/home/alice" not in done.stdout
     assert "~/x" in done.stdout
-    assert "Removed " in done.stderr
+    assert "Replaced " in done.stderr
     assert KEY not in deepctl("sessions", "export", "main", "-u", "alice", "--redact", "-f", "markdown").ok().stdout
     trip = deepctl("sessions", "export", "trip", "-u", "alice", "--redact").ok().stdout
     assert "[SOME_TOKEN]" in trip
