@@ -315,7 +315,7 @@ def test_what_is_written_anew_is_left_where_there_is_no_room_for_it(deepctl: InP
     ballast = _fill(disk, left=0)
     done = deepctl("checkpoints", "prune", "--keep", "1", "--json").ok().json
     assert done["bytes_left"] > 900_000
-    assert "written anew" in deepctl("checkpoints", "prune", "--keep", "1").ok().stderr
+    assert "writing new packs" in deepctl("checkpoints", "prune", "--keep", "1").ok().stderr
     deepctl("checkpoints", "verify").ok()
     ballast.unlink()
     freed = deepctl("checkpoints", "prune", "--keep", "1", "--json").ok().json

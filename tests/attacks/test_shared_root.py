@@ -105,7 +105,8 @@ def test_a_root_that_others_can_put_things_into_is_refused_by_every_command(
 
 def test_the_hint_helps(shared: Path, deepctl: InProcess) -> None:
     shared.chmod(0o777)
-    hint = deepctl("profiles", "list").stderr.partition("them: ")[2].strip()
+    hint = deepctl("profiles", "list").stderr.partition("permission: ")[2].strip()
+    assert hint.startswith("chmod ")
     assert os.system(hint) == 0
     assert deepctl("profiles", "list").code == 0
 
