@@ -223,7 +223,9 @@ def test_a_group_left_by_a_killed_process_is_removed_by_the_next() -> None:
     if not cgroups.available():
         assert os.geteuid() != 0, "tests run as root make control groups"
         return
-    code = "from deepctl.sandbox.cgroups import ControlGroup; print(*ControlGroup(memory=1<<30, processes=9).directories)"
+    code = (
+        "from deepctl.sandbox.cgroups import ControlGroup; print(*ControlGroup(memory=1<<30, processes=9).directories)"
+    )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         # Not waited for yet: its number is still taken, so nobody else's sandbox removes them.
