@@ -2,7 +2,7 @@
 #
 # Nothing is started for a Tab, neither Python nor another process. The table says for every command its subcommands, its
 # options (`names=what their value is`, then help) and what its arguments are; `?` marks a value that may be left out, `*`
-# the last argument where it repeats. Names that are not as deepctl's names are never offered, whoever put them there.
+# the last argument where it repeats. Names that are not as deepctl's names are never offered.
 
 function __deepctl_table -S
     set commands
@@ -75,7 +75,7 @@ function __deepctl_table -S
             set -a options '--only=,conversation,files,memory'\t'Rewind only this part'
             set -a options '--dry-run'\t'Only show what would happen'
             set -a options '--force'\t'Also rewind files with a conflict'
-            set -a options '--exact'\t'Make the whole workspace equal to the checkpoint, whoever changed it'
+            set -a options '--exact'\t'Make the whole workspace equal to the checkpoint, and undo changes by every author'
             set -a options '--wait=-'\t'Wait this long if another process has the lock of the profile'
             set -a options '--json'\t'Print one JSON document instead of text'
             set -a options '--help -h'\t'Show this help'

@@ -73,7 +73,7 @@ _UNKEPT_SHOWN = 3
 
 
 class RewindRequested(Exception):
-    """The agent wants to go back to a checkpoint: its run has ended, and whoever started it starts it again from there.
+    """The agent wants to go back to a checkpoint: its run has ended, and the caller starts it again from there.
 
     `deepctl chat` does so by itself. An application catches it around `agent.run`; the files are as they were at the
     checkpoint already, if it has any.

@@ -87,7 +87,7 @@ class FileCheckpointStore:
             checkpoint: The checkpoint.
             workspace: A directory that is kept with it, whole.
             by_agent: Whether what changed there since the last checkpoint is the agent's work, which a rewind takes
-                back, or somebody else's; `None` if that cannot be told, so that taking it back is a conflict. After a
+                back, or another author's; `None` if that cannot be told, so that taking it back is a conflict. After a
                 run that was killed it cannot be told, whatever is said here.
             exclude: What of the workspace is left out, as in a .gitignore.
             only_changed: Whether nothing is kept if the workspace is as it was last.
@@ -149,11 +149,11 @@ class FileCheckpointStore:
         by_agent: bool | None = False,
         exclude: Sequence[str] | None = None,
     ) -> list[str]:
-        """Make the files in `workspace` what they were: the agent's work is taken back, somebody else's stays.
+        """Make the files in `workspace` what they were: the agent's work is taken back, that of other authors stays.
 
         A checkpoint of what was before is made first. Returns the paths that changed. Raises `CheckpointNotFound`,
-        `Refused` if it has no files, or `RewindConflicts` (nothing is touched) where somebody changed a file after the
-        agent.
+        `Refused` if it has no files, or `RewindConflicts` (nothing is touched) if another author changed a file after
+        the agent.
 
         Args:
             checkpoint_id: The checkpoint.

@@ -3,8 +3,8 @@
 - Files by address. A conversation may have come from anywhere: an import, an archive, another program's checkpoints, an
   application. What is in it must not make this machine fetch anything, nor reach into its network. So a file by address
   stays only if the client of the model passes the address on as it is, and the address is one of the public internet.
-  References to files in a provider's storage never stay: they are of whoever has the key. A provider, or a server of
-  one's own, does fetch what it is sent the address of. A name that leads to a private address cannot be told from
+  References to files in a provider's storage never stay: they belong to the owner of the key. A provider, or a server
+  of one's own, does fetch what it is sent the address of. A name that leads to a private address cannot be told from
   another without asking for it, which is not done.
 - Pictures and PDFs, for models that can take them. They are left out of requests only, so that a conversation can go on
   with another model, and back.
@@ -208,7 +208,7 @@ def _is_global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 def sendable(messages: Sequence[ModelMessage], model: Model) -> list[ModelMessage]:
     """A conversation, the prompt that is to be answered last, as a model can be sent it.
 
-    Files are left out that the model cannot take, and those of earlier prompts that nobody ever answered: they may be
+    Files are left out that the model cannot take, and those of earlier prompts without an answer: they may be
     why, and would then keep the conversation from ever going on.
     """
     messages_sent: list[ModelMessage] = []
@@ -387,7 +387,7 @@ class Places:
         return self._asked if begins > self._first else []
 
     def begin_of(self, messages: Sequence[ModelMessage], cut: int) -> int | None:
-        """The place in the conversation at which the messages from `cut` on begin; `None` if nobody can tell."""
+        """The place in the conversation at which the messages from `cut` on begin; `None` if it is unknown."""
         for index in range(cut, -1, -1):
             place = self._place(messages[index])
             if place is not None:

@@ -75,7 +75,7 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
     """The model called `name`: `offline`, or any model string of pydantic-ai.
 
     `base_url` is the address of an OpenAI-compatible server; without it, the provider's own environment variable
-    counts. Raises `UsageError` for a name nobody knows or a provider that is not installed, and `ModelFailed` where
+    counts. Raises `UsageError` for an unknown name or a provider that is not installed, and `ModelFailed` where
     the provider's key is missing.
     """
     if name == OFFLINE:
@@ -90,7 +90,7 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
         elif provider == "ollama":
             from pydantic_ai.providers.ollama import OllamaProvider
 
-            # Without $OLLAMA_BASE_URL, where Ollama is unless somebody moves it.
+            # Without $OLLAMA_BASE_URL, the default address of Ollama.
             providers.append(OllamaProvider(base_url=f"{ollama_address(environment)}/v1"))
         else:
             providers.append(infer_provider(provider))
@@ -154,7 +154,7 @@ def _unknown(name: str, error: Exception, environment: Mapping[str, str]) -> Usa
 
 
 def _nearest(name: str) -> str | None:
-    """The model that pydantic-ai knows and somebody may have meant: of this name without its provider, or nearly so."""
+    """The known model of pydantic-ai that may be meant: of this name without its provider, or of a similar name."""
     names = [
         model for model in get_args(KnownModelName.__value__) if ":" in model and "/" not in model.partition(":")[0]
     ]

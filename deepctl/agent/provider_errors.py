@@ -343,7 +343,7 @@ def _is_proxys(chain: list[BaseException]) -> bool:
 
 
 def _unusable(error: BaseException, to: ModelEndpoint) -> ModelFailed:
-    """An answer that has come, and is none."""
+    """An answer that arrived and is not valid."""
     text = _words(error)
     is_end = isinstance(error, exceptions.UnexpectedModelBehavior) or "without a reason to stop" in text
     if is_end or not isinstance(error, exceptions.ModelHTTPError):
@@ -487,7 +487,7 @@ def _tls_reason(error: ssl.SSLError) -> str:
 
 
 def shown_text(text: str, environment: Mapping[str, str]) -> str:
-    """A text of somebody else's as it is shown: on one line, bounded, without secrets."""
+    """A text from outside as it is shown: on one line, bounded, without secrets."""
     # Before it is cut, so that no half of a key is left at the end.
     return _one_line(redact(text, environment)).removesuffix(".")
 

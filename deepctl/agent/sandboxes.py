@@ -269,7 +269,7 @@ class ContainerExecutor:
                     limiter=_own_thread(),
                 )
         except Unavailable as problem:
-            # Whoever ended the container: the next command may have another.
+            # Another process may have ended the container; the next command may have another one.
             self.close()
             raise WorkspaceUnavailableError(f"{problem.reason}. {problem.fix}") from None
         finally:
@@ -296,7 +296,7 @@ class ContainerExecutor:
     def close(self) -> None:
         container_held, self._held = self._held, None
         if container_held is not None:
-            with suppress(Unavailable):  # the daemon has gone, and nobody else can end what runs there
+            with suppress(Unavailable):  # the daemon has gone, and no other process can end the commands there
                 container_held.close()
 
 
@@ -345,7 +345,7 @@ class Sandbox(Protocol):
 
     name: ClassVar[str]
     confined: ClassVar[bool]
-    """Whether the rest of this machine is out of reach there, so that nobody needs to be asked."""
+    """Whether the rest of this machine is out of reach there, so that no approval is needed."""
 
     @property
     def limits(self) -> Limits: ...
@@ -458,7 +458,7 @@ def sandbox_missing(name: str, problem: Unavailable) -> Refused:
 def choose(name: str, sandboxes: Mapping[str, Sandbox], *, can_ask: bool) -> SandboxChoice:
     """The sandbox called `name` of those offered, tried for real. Raises `Refused` if it is not there.
 
-    `auto` is bubblewrap. Where that does not work, nobody decides to do without but a person: commands run on this
+    `auto` is bubblewrap. Where that does not work, only a person decides to do without: commands run on this
     machine as it is if `can_ask`, when each will be asked about, and not at all if not.
     """
     if name != "auto":

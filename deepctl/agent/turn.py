@@ -427,14 +427,14 @@ async def _first_event(response: StreamedResponse) -> None:
         first = await anext(events)
     except StopAsyncIteration:
         return
-    # `StreamedResponse` gives whoever iterates it the iterator that it keeps here.
+    # `StreamedResponse` gives its caller the iterator that it keeps here.
     response._event_iterator = _replayed(first, events)
 
 
 async def _bounded_events(
     response: StreamedResponse, events: AsyncIterator[ModelResponseStreamEvent]
 ) -> AsyncIterator[ModelResponseStreamEvent]:
-    """The events, with the usage bounded before anybody can see it: most providers report it behind the last one.
+    """The events, with the usage bounded before any other code sees it: most providers report it behind the last one.
 
     An answer of the Responses API that has neither a beginning nor an end is no job in the background: those have ids.
     """

@@ -1,6 +1,6 @@
 """A command of the user's own, run where the agent's commands run: same place, same environment, same limits.
 
-Nobody is asked about it, because nobody but the user has typed it. It has no terminal and an empty stdin.
+It needs no approval, because the user typed it. It has no terminal and an empty stdin.
 """
 
 from __future__ import annotations

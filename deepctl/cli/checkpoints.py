@@ -185,7 +185,10 @@ def rewind(
     dry_run: DryRun = False,
     force: Force = False,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Make the whole workspace equal to the checkpoint, whoever changed it.")
+        bool,
+        typer.Option(
+            "--exact", help="Make the whole workspace equal to the checkpoint, and undo changes by every author."
+        ),
     ] = False,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,

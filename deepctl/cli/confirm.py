@@ -73,7 +73,7 @@ def confirm(
 
     `reason` says why there is a question, and `instead` what is possible without an answer.
 
-    With `confirmation`, that very word has to be typed. With `--json` nobody is asked: whoever reads JSON is a script.
+    With `confirmation`, that very word has to be typed. With `--json` there is no question: a script reads the answer.
     """
     check_can_ask(yes=yes, as_json=as_json, reason=reason, instead=instead)
     if yes:

@@ -66,7 +66,7 @@ def _error_and_correction(complaint: Any, command: str) -> tuple[str, str]:
 
 
 def near_to(spelling: str, names: Iterable[str]) -> list[str]:
-    """Which of `names` somebody may have meant by `spelling`, the likeliest first: what it is short for or adds to, or
+    """Which of `names` may be meant by `spelling`, the likeliest first: what it is short for or adds to, or
     what has nearly the same letters. Dashes and slashes before them do not count: they make all options somewhat alike.
     """
     from difflib import SequenceMatcher

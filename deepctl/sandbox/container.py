@@ -106,7 +106,7 @@ def check(image: str) -> str:
 
 
 def _find(api: Any, name: str) -> Any:
-    """What the daemon knows of deepctl's container `name`, or `None`. Raises `Unavailable` if it is somebody else's."""
+    """The daemon's facts about deepctl's container `name`, or `None`. Raises `Unavailable` if it is not deepctl's."""
     try:
         container = api.inspect_container(name)
     except sdk().errors.NotFound:
@@ -169,7 +169,7 @@ def _options(api: Any, spec: Spec, volumes: list[str]) -> Any:
         cap_drop=["ALL"],
         security_opt=["no-new-privileges:true"],
         read_only=True,
-        # Volumes of the image would be disk that nobody limits and no checkpoint keeps.
+        # Volumes of the image would be disk without a limit that no checkpoint keeps.
         tmpfs=dict.fromkeys(("/tmp", *volumes), f"size={spec.tmp},mode=1777,exec"),
         ulimits=[
             package.types.Ulimit(name="fsize", soft=spec.disk, hard=spec.disk),
@@ -210,7 +210,7 @@ def _remove(api: Any, identity: str) -> None:
         pass
 
 
-# What `docker start` by anyone but us starts ends by itself, as nobody greets it. The answer proves, before any
+# What `docker start` by anyone but us starts ends by itself, because it gets no greeting. The answer proves, before any
 # command runs, that our end of stdin is the one that keeps the container up.
 MAIN = "timeout 5 head -n 1 >/dev/null && echo held && exec cat >/dev/null"
 """What the main process is told, as a script of `sh`."""
@@ -366,7 +366,7 @@ def _close(stream: Any) -> None:
 
 
 def _start(api: Any, name: str, identity: str) -> _StdinConnection:
-    """Start a stopped container. Attached first, so that it never runs without somebody to hold it."""
+    """Start a stopped container. Attached first, so that it never runs without a process that holds it."""
     line = _StdinConnection(api, identity)
     try:
         api.start(identity)

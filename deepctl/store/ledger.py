@@ -9,7 +9,7 @@
 - `{v, label: {id, label}}`: a checkpoint got a name, or lost it (`null`);
 - `{v, removed: [id, …], merged: {…}, gone: [pack, …], pack}`: some are gone, and how the packs changed;
 - `{v, tied: {id: digest}}`: the digests of positions that 0.1 wrote without one, empty where it is not a line's end;
-- `{v, gap: id}`: a line stood here that a repair could not read, of that checkpoint (`null` where nobody can tell);
+- `{v, gap: id}`: a line stood here that a repair could not read, of that checkpoint (`null` if it is unknown);
 - `{v, repaired: {id: {field: value}}, packs: [pack, …], gone: [pack, …]}`: what a repair found out of checkpoints, and
   which packs count since.
 

@@ -11,8 +11,8 @@
     file by file, what differs takes the place of what was
     .repaired becomes .repair-…, and is removed
 
-Whoever opens the profile next finishes the last step. Nothing that can be read is deleted: what has no place any more,
-and the damaged original of what was written anew, is in `checkpoints/lost+found/`.
+The next command that opens the profile finishes the last step. No readable data is deleted: files without a place, and
+the damaged originals of files that were written again, are in `checkpoints/lost+found/`.
 """
 
 from __future__ import annotations

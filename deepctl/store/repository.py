@@ -93,7 +93,7 @@ class Repository(ProfileStore):
         self.finished_rewind: list[str] = []
         """The notes about a finished rewind."""
         self.policy = policy
-        # Whoever took it away takes nothing with it: a rewind brings the files back.
+        # Its removal loses nothing: a rewind brings the files back.
         atomic.make_directory(paths.workspace)
         ownership.regain(paths.workspace, layout.OWN_DIRECTORIES)
         self.workspace = WorkspaceOptions(paths.workspace, exclude, report)

@@ -49,7 +49,7 @@ class WorkingTree(Protocol):
     def apply(self, changes: Iterable[TreeChange], mark: str = "restore") -> RestoreResult:
         """Make every path of `changes` what its `after` is, or nothing. `before` does not matter.
 
-        A directory that is to go but still holds something that is in no change is kept and reported. Whoever calls has
+        A directory that is to go but still holds something that is in no change is kept and reported. The caller has
         made sure that the objects can be read (`check_readable`). Temporary files are named after `mark`, so that those
         that a kill leaves can be told (`sweep`). Raises `OSError`, and `Damaged`.
         """

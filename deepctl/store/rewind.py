@@ -10,7 +10,7 @@ Both plan with the same function, for the command, its dry run, the picker, the 
     one line of the ledger: done
 
 Taking back a rewind is a rewind to its safety checkpoint (`request_undo`). `checkpoint_store` has the part from the
-intent on, since whoever opens a profile next finishes there what a kill interrupted.
+intent on, since the next command finishes there what a kill interrupted.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Content = Callable[[bytes, TreeEntry], bytes]
 
 
 class RewindConflicts(Refused):
-    """A rewind would lose somebody's edit; nothing has been touched."""
+    """A rewind would lose an edit of another author; nothing has been touched."""
 
     code = "conflicts"
     force = "--force also undoes these changes. The safety checkpoint keeps them."
@@ -369,7 +369,7 @@ def _run(
     if current is not None:
         checkpoint_store.add_to_index(current.paths, store.ledger, safety, current.session.name)
     result = store.apply_rewind(workspace.root, intent, plan.changes, head)
-    # A directory that stays because somebody's file is in it is no news; the file is.
+    # A directory that stays because it holds a file of another author is no news; the file is.
     in_the_way = [(path, reason) for path, reason in result.kept_paths if reason != restore.IN_USE]
     return RewindResult(plan, safety, result.written_paths, result.deleted_paths, in_the_way)
 

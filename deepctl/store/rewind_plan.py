@@ -1,8 +1,8 @@
-"""What a rewind has to change: the agent's own work is taken back, and nobody else's.
+"""What a rewind has to change: only the agent's own work is taken back.
 
 The time between a target and now is a row of intervals, each between two snapshots: what changed in it was done either
-by the session's own turns or by somebody else (the user's editor, another session). A path goes back to what it was
-before the session changed it first. Where somebody else changed it after that, going back would lose their edit: a
+by the session's own turns or by another author (the user's editor, another session). A path goes back to what it was
+before the session changed it first. Where another author changed it after that, going back would lose that edit: a
 conflict. Notebooks of memory are merged by line instead, as far as that goes.
 """
 
@@ -32,7 +32,7 @@ MERGED_UP_TO = 1 << 18
 class Interval(NamedTuple):
     """The time between two snapshots: the trees before and after, and who filled it.
 
-    `by` is a session's id, empty for somebody else, `None` where nobody can tell; `merged`, if there is any, says so
+    `by` is a session's id, empty for another author, `None` if it is unknown; `merged`, if there is any, says so
     path by path. `hidden` tells which paths the first of the two snapshots did not look at, `hidden_after` the second.
     """
 
@@ -63,9 +63,9 @@ def interval(before: WorkspaceState, after: WorkspaceState) -> Interval:
 
 
 class RewindChanges(NamedTuple):
-    """The changes that a rewind makes, and the paths at which it would lose somebody's edit.
+    """The changes that a rewind makes, and the paths at which it would lose an edit of another author.
 
-    Of these, `unknown_paths` are those where nobody can tell whose edit it was. `blocked_paths` are paths of the
+    Of these, `unknown_paths` are those with an edit of an unknown author. `blocked_paths` are paths of the
     session's that cannot be taken back, because what was there before was not kept; `unsaved_paths` are those of the
     changes at which what is there now could not be kept, so that changing them would lose it for good.
     """
@@ -91,7 +91,7 @@ def exact(
     is_hidden: Callable[[bytes], bool] = lambda path: False,
     unread_paths: Sequence[bytes] = (),
 ) -> RewindChanges:
-    """Make the whole workspace what it was, whoever changed it; but nothing that the snapshot did not look at.
+    """Make the whole workspace what it was, for all authors; but nothing that the snapshot did not look at.
 
     `unread_paths` are paths that could not be looked at now: changing those, or what is in them, would lose content.
     """
@@ -130,7 +130,7 @@ def own_work(
     """Take back what `session` did in `intervals`, which lie in the order of time and end at the tree `now`.
 
     `is_selected` tells which paths are meant at all, `is_unseen` which could not be looked at now. The changes are what
-    to do in spite of conflicts; whoever does not want to lose anything does nothing where there are any. Merged
+    to do in spite of conflicts; a caller that must not lose anything does nothing if there are any. Merged
     notebooks are put into `sink`; `content` reads what is there now, where `objects` does not have it.
     """
     work = _SessionWork(objects, content or (lambda path, entry: objects.read(entry.digest)))
@@ -168,7 +168,7 @@ class _SessionWork:
         if is_own and in_memory(path):
             self._steps.setdefault(path, []).append((change.before, change.after))
             if authors != {session}:
-                # Whose line is whose within this step cannot be told, so taking it back could delete somebody's.
+                # Whose line is whose within this step cannot be told, so taking it back could delete another author's.
                 self._mixed.add(path)
         if authors - {session} and path in self._goal:
             self._conflicts.add(path)
@@ -228,7 +228,7 @@ class _SessionWork:
             planned_changes.setdefault(above, TreeChange(above, current, current))
         elif planned_changes[path].after is not None:
             if above not in self._goal and is_selected(above):
-                # What is to come back has no place any more: somebody else took its directory away.
+                # What is to come back has no place: another author removed its directory.
                 self._conflicts.add(path)
                 self._certain.add(path)
             planned_changes[above] = TreeChange(

@@ -220,7 +220,7 @@ def _listed(directory: str) -> list[str]:
 
 
 def free_name(paths: ProfilePaths) -> str:
-    """A name for a new session that nobody gave one: `session-2`, `session-3`, …"""
+    """A name for a new session without one: `session-2`, `session-3`, …"""
     folded_names = {layout.folded_name(entry) for entry in all_names(paths)}
     number = len(folded_names) + 1
     while f"session-{number}" in folded_names:

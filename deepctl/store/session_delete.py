@@ -4,8 +4,8 @@
     its checkpoints leave the ledger, and what was said in them; what only they needed is freed
     the directory is removed
 
-Whoever opens the profile next finishes what a kill interrupted; readers see the session no more from the first step on
-(`catalogue.all_names`, `checkpoints.reading.read`). The workspace is not touched.
+The next command that opens the profile finishes what a kill interrupted. Readers do not see the session after the first
+step (`session_catalogue.all_names`, `session_catalogue.read_ledger`). The workspace is not touched.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class SessionDeletion(NamedTuple):
 def plan(paths: ProfilePaths, ledger: Ledger, objects: PackStore, name: str) -> SessionDeletion:
     """What deleting the session called `name` would take away. A session that is damaged can be deleted, too.
 
-    Raises `SessionNotFound`, `NewerFormat`, or `Damaged` if nobody can tell which checkpoints are its own.
+    Raises `SessionNotFound`, `NewerFormat`, or `Damaged` if its own checkpoints cannot be told.
     """
     existing_name = session_catalogue.stored_name(paths, name)
     if existing_name is None:
@@ -143,7 +143,7 @@ def _files(directory: str) -> Iterator[os.stat_result]:
 
 
 def check_same(preview: SessionDeletion, now: SessionDeletion) -> None:
-    """Raises `Refused` if what goes is not what somebody was asked about."""
+    """Raises `Refused` if the deletion is not the one that was confirmed."""
     if not preview.is_as(now):
         raise Refused(
             f"Session {now.session!r} changed in the meantime, so nothing was done.",
@@ -233,7 +233,7 @@ def _cut_shared(work: ProfileStore, directory: str) -> None:
             heads.add(session_catalogue.find(work.paths, os.path.basename(place)).log)
             points = [parent for log_id in logs if (parent := session_log.parent_of(place, log_id)) is not None]
         except (DeepctlError, OSError):
-            heads |= logs  # nobody can tell how much of them it needs
+            heads |= logs  # how much of them it needs is unknown
             continue
         for log_id, offset in points:
             needed_sizes[log_id] = max(offset, needed_sizes.get(log_id, 0))
@@ -254,7 +254,7 @@ def _logs(directory: str) -> set[str]:
 def _remove_records(work: ProfileStore, identities: set[str]) -> None:
     """Remove checkpoints, but none of their contents: something that stays cannot be read.
 
-    What was changed in the gaps that this leaves was anybody's, so that a rewind takes none of it back unasked.
+    Changes in the gaps that this leaves have an unknown author, so that a rewind takes none of it back unasked.
     """
     accounts: dict[str, list[tuple[str | None, list[str]]]] = {}
     is_gap = False

@@ -148,7 +148,7 @@ def _check_depth(document: dict[str, Any], subject: str) -> None:
 
 
 def _export(document: dict[str, Any], subject: str) -> ExportDocument:
-    """The values of a document whose checksum fits; somebody may have made one by hand."""
+    """The values of a document whose checksum fits; a person may have made one by hand."""
     match document:
         case {
             "version": _,

@@ -61,7 +61,7 @@ def lines(messages: Iterable[Message], compactions: Iterable[Compaction] = ()) -
 
 
 def parent_of(directory: str, log: str) -> tuple[str, int] | None:
-    """The log that a log continues, and from which offset, if it continues one. Raises `Damaged` if nobody can tell."""
+    """The log that a log continues, and from which offset, if it continues one. Raises `Damaged` if it is unknown."""
     path = log_path(directory, log)
     first = next(sealed_lines.parse(log_file.read_lines(path)), None)
     match log_file.upgrade(first, path).value if first is not None else None:

@@ -78,7 +78,7 @@ def words(query: str) -> SearchPattern:
 
 
 def expression(query: str) -> SearchPattern:
-    """A regular expression, matched line by line. Raises `UsageError` if it is none."""
+    """A regular expression, matched line by line. Raises `UsageError` if it is not valid."""
     if not query:
         raise UsageError(
             "The query is empty.", "Give a regular expression: deepctl sessions search --regex 'tea|coffee'"

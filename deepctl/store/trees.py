@@ -62,7 +62,7 @@ def encode(entries: list[TreeEntry]) -> bytes:
 
 
 def decode(data: bytes) -> list[TreeEntry]:
-    """A tree from bytes. Raises `Damaged` if it is none, or `NewerFormat`."""
+    """A tree from bytes. Raises `Damaged` if it is not one, or `NewerFormat`."""
     layout.check_format_header(layout.TREE_FORMAT, data, "The list of a directory in a checkpoint")
     entries = []
     position = len(_HEADER)
@@ -230,7 +230,7 @@ class Snapshot(NamedTuple):
 
 
 LeaveOut = Callable[[bytes, bool], bool]
-"""Tells of a path, and of whether it is a directory, whether it is none of a snapshot's business."""
+"""Whether a snapshot leaves out a path; the second argument says whether it is a directory."""
 Report = Callable[[int], None]
 """Is told now and then how many files have been looked at."""
 
@@ -293,7 +293,7 @@ class _SnapshotWriter:
         self._before = cache.directories()
         self._seen: set[bytes] = set()
         self._changed: list[tuple[bytes, bytes | None, bytes, bytes]] = []
-        # Whoever changes a file within a tick of our look at it can leave its status as it is.
+        # A change within a tick of our look at the file can leave its status as it is.
         self._trusted_before = time.time_ns() - _TICK
         self._linked: dict[tuple[int, int], tuple[bytes, int]] = {}
         self._looked = 0
@@ -454,7 +454,7 @@ def _loaded(raw: bytes | None) -> dict[_Status, bytes]:
 def _unreadable(error: OSError) -> str:
     """Why something could not be opened. Raises the error if that says nothing about the thing itself.
 
-    Too many open files, no memory and a failing disk would otherwise pass for a file that nobody may read, and what is
+    Too many open files, no memory and a failing disk would otherwise pass for an unreadable file, and what is
     in it would be lost to the checkpoint.
     """
     if error.errno in _REPLACED:

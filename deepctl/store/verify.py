@@ -19,7 +19,7 @@ from deepctl.store.trees import DIRECTORY, Report
 _MOST = 1100
 """Bytes that zlib can make of one, about."""
 _SENSELESS = 4
-"""After so many entries that make no sense, what looks like a table is none."""
+"""After so many impossible entries, the bytes are not taken for a table."""
 
 
 class VerificationResult(NamedTuple):

@@ -3,7 +3,7 @@
 # Nothing is started for a Tab, neither Python nor another process: everything here is bash's own. The table says for
 # every command its subcommands, its options (with `=` and what their value is) and what its arguments are; `?` marks a
 # value that may be left out, `*` the last argument where it repeats. Names that are not as deepctl's names are never
-# offered, whoever put them there.
+# offered.
 
 _deepctl_table() {
 	commands= arguments= options=

@@ -2,7 +2,7 @@
 #
 # Nothing is started for a Tab, neither Python nor another process. The table says for every command its subcommands, its
 # options (`names=what their value is`, then help) and what its arguments are; `?` marks a value that may be left out, `*`
-# the last argument where it repeats. Names that are not as deepctl's names are never offered, whoever put them there.
+# the last argument where it repeats. Names that are not as deepctl's names are never offered.
 
 function __deepctl_table -S
     set commands

@@ -72,7 +72,7 @@ def fit_toolbar(bar: Toolbar, width: int) -> str:
     names = {
         "profile": printable(bar.profile),
         "session": _session(bar),
-        # Whoever chose the model knows its provider.
+        # The user chose the model and knows its provider.
         "model": printable(bar.model.partition(":")[2] or bar.model),
         "sandbox": printable(bar.sandbox or ""),
     }

@@ -3,7 +3,7 @@
 What is appended to only is read up to where it was when it was opened, and in an order in which what points comes
 before what it points at: the ledger, then packs, then logs, then the workspace. In the end the ledger must have grown
 by nothing but new checkpoints and names; otherwise what was read may not fit together, and the export fails, to be
-tried again. The workspace is read as it is found; what somebody writes there meanwhile is in it or not.
+tried again. The workspace is read as it is found; a file that changes meanwhile may be in it or not.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ExportLedger(NamedTuple):
 
     raw: bytes
     packs: frozenset[str] | None
-    """`None` where lines are lost, so that nobody can tell."""
+    """`None` where lines are lost, so that it is unknown."""
     size: bytes = b""
     """What is said of its length."""
 
@@ -105,7 +105,7 @@ class Export:
             raise profile_changed("its checkpoints were rewritten")
         tail = now[len(before) :]
         for line in sealed_lines.parse(tail):
-            # What the line cut short at the end was to become, if anybody is writing it, points at nothing old.
+            # What the line cut short at the end was to become, if a process is writing it, points at nothing old.
             if line.value is None and line.problem == "cut short":
                 continue
             if line.value is None or "rewind" in line.value or not line.value.keys() & {"record", "label", "tied"}:

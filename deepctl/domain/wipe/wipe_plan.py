@@ -429,7 +429,7 @@ class _WeightWalk:
         return self.tallies.setdefault(place, [0, 0, 0, 0, 0])
 
     def _uncounted(self, path: str | None, place: str | None) -> None:
-        """A directory cannot be looked into, so nobody can tell which places there are in it."""
+        """A directory cannot be looked into, so the places in it are unknown."""
         affected_places = {
             affected_place
             for affected_place in self._places
