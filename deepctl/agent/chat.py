@@ -164,7 +164,7 @@ class TurnRunner:
 
     @property
     def model(self) -> Model:
-        """The model that answers."""
+        """The model of the turns."""
         return self._model
 
     def attachments(self, prompt: str, files: Callable[[], Files], emit: Emit) -> list[UserContent]:
@@ -178,7 +178,7 @@ class TurnRunner:
         self._used = self._spent
 
     def spent(self) -> tuple[TokenUsage, float | None]:
-        """What was used since this was asked last, however the turn ended, and what it cost in USD, if that is known.
+        """The usage since the last call of this method, and its cost in USD if known; failed turns count too.
 
         The usage of an attempt that the agent rewound counts with the whole turn.
         """
@@ -285,7 +285,7 @@ class Chat:
         the log, and the state at the end of the turn is stored.
         """
         with self._runner.stops.watched():
-            # Before anything of this turn is stored, which would make its session the most recently written one.
+            # Checked before the turn stores anything, because that makes its session the most recently written one.
             has_old_list = os.path.lexists(os.path.join(work.paths.workspace, layout.TODO_FILE))
             owner = todo.old_lists_owner(work.paths, work.ledger) if has_old_list else None
             checkpoints = TurnCheckpoints(work, prompt, emit)
@@ -315,7 +315,7 @@ class Chat:
         return _Conversation(reader, conversation, end, history_of(conversation, self._runner.model))
 
     def compact(self, work: Repository, session: str, focus: str | None, emit: Emit) -> CompactionResult:
-        """Summarise a session's conversation for the model; `focus` says what it is about above all.
+        """Summarise a session's conversation for the model; `focus` is the most important subject of the summary.
 
         Nothing is removed from the session, and a checkpoint of the state before it can be restored. The caller holds
         the profile's lock. Raises `NotFound` if there is nothing to summarise, and the errors of `turn`; nothing has
@@ -397,7 +397,7 @@ class _TurnMessages:
         self.conversation = conversation
 
     def result(self, part: dict[str, Any]) -> None:
-        """It comes again, in the message with all results of the same answer."""
+        """Nothing to record: the message with all results of the same answer contains this result again."""
 
     def message(self, message: dict[str, Any]) -> None:
         self.conversation.messages.append(Message(self._turn, "", message))

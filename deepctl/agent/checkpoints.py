@@ -1,4 +1,4 @@
-"""The checkpoints of an agent's runs: who makes them, and the tools by which the agent uses them.
+"""The checkpoints of an agent's runs: the classes that make them, and the agent's tools for them.
 
 `Checkpointing` is a capability of every agent. It reports the events of a run to its checkpoints. `StoreCheckpoints`
 are those of an application, in any `CheckpointStore`; `TurnCheckpoints` are those of a profile's session, which
@@ -73,16 +73,16 @@ _UNKEPT_SHOWN = 3
 
 
 class RewindRequested(Exception):
-    """The agent wants to go back to a checkpoint: its run has ended, and the caller starts it again from there.
+    """The agent requests a rewind to a checkpoint: its run has ended, and the caller starts it again from there.
 
-    `deepctl chat` does so by itself. An application catches it around `agent.run`; the files are as they were at the
-    checkpoint already, if it has any.
+    `deepctl chat` handles this itself. An application catches it around `agent.run`. If the checkpoint has files, they
+    are already restored.
 
     Attributes:
         checkpoint_id: The checkpoint.
         label: Its label, which may be empty.
         messages: The conversation up to it, for `message_history`.
-        reason: What the agent wants to remember of what it gave up.
+        reason: The agent's note for itself about the undone work.
     """
 
     def __init__(self, checkpoint_id: str, label: str, messages: list[ModelMessage], reason: str = "") -> None:
@@ -93,7 +93,7 @@ class RewindRequested(Exception):
         self.reason = reason
 
     def prompt(self, prompt: str) -> list[UserContent]:
-        """The prompt to start again with: what the user said, and a note on what was given up."""
+        """The prompt for the new start: the user's prompt, and a note about the undone work."""
         note = f"You rewound to checkpoint {self.label or self.checkpoint_id}; your later work is undone."
         if self.reason:
             note += f" You noted: {self.reason}"
@@ -105,7 +105,7 @@ class AgentCheckpoints(Protocol):
     """The checkpoints of a run for its agent. Methods raise `DeepctlError` for an impossible operation."""
 
     async def tool_starts(self, ctx: RunContext[Any], name: str) -> None:
-        """A tool is about to run: earlier changes are not its work."""
+        """A tool is about to run; it is not the author of earlier changes."""
         ...
 
     async def save_labelled(self, ctx: RunContext[Any], label: str) -> str:
@@ -474,9 +474,9 @@ class TurnCheckpoints:
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
-        """An interruption in here leaves the turn as it is; incomplete work counts for nothing.
+        """After an interruption inside this context, the turn gets no checkpoint at its end.
 
-        In a workspace full of huge files, repeating it would take as long.
+        In a workspace full of huge files, another try would take as long.
         """
         try:
             yield

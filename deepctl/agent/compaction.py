@@ -53,9 +53,9 @@ _LEFT_OUT = "[The beginning of this conversation was left out here, because no s
 
 
 class CompactionResult(NamedTuple):
-    """What a compaction did to what the model sees. Tokens are estimates, `summary` is the model's text.
+    """The effect of a compaction on the messages for the model. Tokens are estimates, `summary` is the model's text.
 
-    `checkpoint` is the state before, if one was stored, `cost` in USD, `None` if no price is known.
+    `checkpoint` is the state before the compaction, if it was stored. `cost` is in USD, `None` if no price is known.
     """
 
     messages_before: int
@@ -265,7 +265,7 @@ async def _shortened(
 def _history_of(
     result: Sequence[ModelMessage], messages: Sequence[ModelMessage], places: Places
 ) -> ShortenedHistory | None:
-    """What a strategy made of `messages`; `None` if the model would not see less than it does.
+    """The result of a strategy for `messages`; `None` if the model would not receive less than before.
 
     Only parts that the record of a session can express are used: a summary, the turn's prompt, and the end.
     """

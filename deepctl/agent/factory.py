@@ -182,21 +182,22 @@ def create_deep_agent(
     It holds no user's state: every run takes `deps=DeepAgentDeps(backend=…)` and works in that backend only.
 
     Args:
-        model: A pydantic-ai model, its name, or `offline`; without one, every run has to name its own.
-        instructions: What the agent is told in addition, as pydantic-ai's `Agent` takes it.
-        include_memory: Whether there are notebooks, in `.deep/memory/<agent_name>/`.
-        include_plans: Whether there are `save_plan` and the to-do list.
-        include_execute: Whether there is a shell. It runs where the backend runs commands.
-        include_checkpoints: Whether there are `save_checkpoint`, `list_checkpoints` and `rewind_to`, and checkpoints
-            are made in the `checkpoint_store` of the run's deps, if it has one.
-        checkpoint_frequency: When: `every_turn`, `every_tool` (when it starts and ends, and after every tool call that
-            could have changed something) or `manual_only`.
-        approve: What happens to commands outside a sandbox, and to what `permissions` mark so: `ask` (by `ask`; without
-            one, no), `auto` (yes) or `never` (no).
+        model: A pydantic-ai model, its name, or `offline`; without one, every run must name a model.
+        instructions: Additional instructions, in the forms that pydantic-ai's `Agent` accepts.
+        include_memory: Whether the agent has notebooks, in `.deep/memory/<agent_name>/`.
+        include_plans: Whether the agent has `save_plan` and the to-do list.
+        include_execute: Whether the agent has a shell. The backend decides where its commands run.
+        include_checkpoints: Whether the agent has `save_checkpoint`, `list_checkpoints` and `rewind_to`, and
+            checkpoints are made in the `checkpoint_store` of the run's deps, if it has one.
+        checkpoint_frequency: The time of checkpoints: `every_turn`, `every_tool` (at the start and end of a turn, and
+            after every tool call that could have changed something) or `manual_only`.
+        approve: The answer to approval requests, for unsandboxed commands and for operations with the rule `ask` in
+            `permissions`: `ask` (the function `ask`; without one, no), `auto` (yes) or `never` (no).
         ask: Shows a command, or the diff of a change, to a person and returns the answer.
         permissions: Rules for reading, writing, editing and commands; `deepctl.domain.permissions.parse` reads them.
-        environment: Where the keys are that results of tools are rid of; this process's own environment by default.
-        agent_name: Whose memory it is.
+        environment: The variables with the keys that are removed from results of tools; by default those of this
+            process.
+        agent_name: The name of the agent, which selects its memory.
         capabilities: More capabilities of pydantic-ai.
     """
     rules = permissions or {}
@@ -265,7 +266,7 @@ class _MemoryStore(FileStore):
         self, prefix: str, query: str, *, limit: int, max_files: int, max_chars: int, max_file_chars: int
     ) -> MemorySearchResult:
         words = [fold(word) for word in query.split()]
-        # Notebooks in a subdirectory belong to others.
+        # Notebooks in a subdirectory belong to other agents.
         paths = await self._list_paths(prefix, limit=max_files + 1, nested=False)
         is_truncated = len(paths) > max_files
         hits: list[tuple[float, str, str]] = []
@@ -273,7 +274,7 @@ class _MemoryStore(FileStore):
             try:
                 notebook = await self.read(path, max_chars=max_file_chars)
             except ValueError:
-                continue  # it leads out of the directory
+                continue  # the path leads out of the directory
             if notebook is None:
                 is_truncated = True
                 continue
@@ -417,8 +418,10 @@ class ContextFiles(RepoContext[Any]):
 
     @property
     def has_on_event(self) -> bool:
-        """No: it listens for directories that tools look into, which is switched off. With a listener, every run would
-        have to stream, and models that cannot (`TestModel`, a `FunctionModel` of an application's tests) would fail.
+        """Always false. The listener would look for directories that tools read, which is switched off.
+
+        With a listener, every run would have to stream, and models that cannot stream (`TestModel`, a `FunctionModel`
+        of an application's tests) would fail.
         """
         return False
 

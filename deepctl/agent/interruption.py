@@ -39,7 +39,7 @@ _OTHERS = (signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def storing() -> Iterator[None]:
-    """Report a failure of the disk as such, and not as one of the network or of a tool."""
+    """Report a failure of the disk as a storage error, not as a failure of the network or of a tool."""
     try:
         yield
     except OSError as error:

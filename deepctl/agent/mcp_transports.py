@@ -69,8 +69,8 @@ class _UncheckedSession(ClientSession):
 class Stdio(ClientTransport):
     """Starting a local server and speaking to it. For one connection."""
 
-    # The later form of the protocol has no handshake and is served over HTTP; asking for it would cost a local server
-    # that does not answer what it does not know its whole time to start.
+    # The later form of the protocol has no handshake and is served over HTTP. A local server that ignores unknown
+    # requests would not answer a request for it, and would use up its time limit for the start.
     legacy_only = True
 
     def __init__(self, argv: list[str], variables: Mapping[str, str], directory: str) -> None:
@@ -118,9 +118,9 @@ class Stdio(ClientTransport):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     async def failure(self) -> str:
-        """Why it is no longer usable; empty if it may be. The text may contain anything, also secrets."""
+        """The reason why the server is no longer usable; empty if it may be usable. The text may contain secrets."""
         if self._silent and self._process is not None:
-            # The end of its stdout comes before its own.
+            # The server's stdout ends before its process.
             await _gone(self._process, _SECONDS_TO_DIE)
         if self._broken is not None:
             return self._broken
@@ -184,7 +184,7 @@ class Stdio(ClientTransport):
                 with anyio.CancelScope(shield=True):
                     await _ended(process)
         finally:
-            # For any reason of the interruption: no process of it remains.
+            # After any interruption, no process of the server may remain.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             os.close(write_end)
@@ -213,7 +213,7 @@ class Stdio(ClientTransport):
                 try:
                     message = jsonrpc_message_adapter.validate_json(whole_json_bytes(line), by_name=False)
                 except ValidationError:
-                    # Some greet, or log to stdout. Output that is not a message is not passed on.
+                    # Some servers print a greeting or a log to stdout. Output that is not a message is not passed on.
                     self._nonsense.append(line[:80].decode("utf-8", "replace").strip())
                     if len(self._nonsense) > _MOST_NONSENSE:
                         self._broken = f"its output is not MCP: {self._nonsense[0]!r}"
@@ -344,7 +344,9 @@ class Remote:
         )
 
     async def _answered(self, response: httpx2.Response) -> None:
-        """Before a body is read. It is not decompressed, because little data could become much, and limited in size."""
+        """Check a response before its body is read: its size is limited, and compressed data, which could become much
+        more, is refused.
+        """
         if response.request.method == "POST":
             self.status = response.status_code
         if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):

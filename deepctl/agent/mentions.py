@@ -82,9 +82,9 @@ class DirectoryListing(NamedTuple):
 
 
 class MentionTarget(NamedTuple):
-    """What a prompt names: its path from the workspace's top, and ways to read it. `size` is in bytes.
+    """A file or directory that a prompt names: its path in the workspace, and functions to read it. `size` is in bytes.
 
-    `problem` is the reason why it is not sent. The functions raise `OSError`, because it may have vanished.
+    `problem` is the reason why it is not sent. The functions raise `OSError`, because it may no longer exist.
     """
 
     path: str
@@ -230,7 +230,7 @@ class AttachmentReader:
         return Attachments(collector.parts, collector.notices)
 
     def brought(self, prompt: str, files: Files, emit: Callable[[dict[str, Any]], None]) -> list[UserContent]:
-        """The same, with the notices as events."""
+        """The parts of `attached`, with the notices as events."""
         targets = self.attached(prompt, files)
         for message in targets.notices:
             emit({"type": "notice", "message": message})
