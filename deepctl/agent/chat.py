@@ -35,10 +35,11 @@ from deepctl.agent.limits import COMPACT_AT, CompactionPolicy, ConfiguredLimits,
 from deepctl.agent.mcp import McpServers
 from deepctl.agent.mentions import AttachmentReader, DirectoryFiles, Files, StateFiles
 from deepctl.agent.message_filters import SentHistory, history_of
+from deepctl.agent.model_wrappers import Retries, RetryingModel
 from deepctl.agent.models import resolve
 from deepctl.agent.provider_errors import ModelEndpoint
 from deepctl.agent.sandboxes import Sandbox
-from deepctl.agent.turn import Outcome, Retries, RetryingModel, TokenUsage, TurnRecord, run_turn, to_json
+from deepctl.agent.turn import Outcome, TokenUsage, TurnRecord, run_turn, to_json
 from deepctl.domain import attachments
 from deepctl.domain.mcp_servers import McpServer
 from deepctl.domain.permissions import Permissions

@@ -34,7 +34,8 @@ from pydantic_ai_harness.compaction._summary import is_summary_part, summary_req
 
 from deepctl.agent.limits import CompactionPolicy, context_tokens, window_of
 from deepctl.agent.message_filters import Places, SentHistory, is_prompt, without_usage
-from deepctl.agent.models import SUMMARISE, UnicodeFilter
+from deepctl.agent.model_wrappers import UnicodeFilter
+from deepctl.agent.offline import SUMMARISE
 from deepctl.errors import DeepctlError, NotFound
 
 if TYPE_CHECKING:

@@ -41,7 +41,8 @@ from deepctl.agent.checkpoints import (
     checkpoints_toolset,
     directory_of,
 )
-from deepctl.agent.models import OFFLINE, CollectingModel, UnicodeFilterModel, offline_model
+from deepctl.agent.model_wrappers import CollectingModel, UnicodeFilterModel
+from deepctl.agent.offline import OFFLINE, offline_model
 from deepctl.agent.tools import (
     FAILURES,
     UNLIMITED_RETRIES,

@@ -19,8 +19,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -44,13 +43,13 @@ from pydantic_ai.messages import (
     VideoUrl,
     repair_messages,
 )
-from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models import Model
 from pydantic_ai.models.wrapper import WrapperModel
-from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
 from deepctl.agent.limits import bounded_usage
 from deepctl.agent.mentions import METADATA, takes
+from deepctl.agent.model_wrappers import FilterModel
 from deepctl.store import log_file, session_log
 
 _T = TypeVar("_T")
@@ -259,29 +258,11 @@ def _is_prompt(part: ModelRequestPart) -> bool:
     )
 
 
-class MediaFilterModel(WrapperModel):
-    """A model that receives only the files that it accepts."""
+class MediaFilterModel(FilterModel):
+    """A model that is sent of a conversation what it can take."""
 
-    async def request(
-        self,
-        messages: list[ModelMessage],
-        model_settings: ModelSettings | None,
-        model_request_parameters: ModelRequestParameters,
-    ) -> ModelResponse:
-        return await self.wrapped.request(sendable(messages, self.wrapped), model_settings, model_request_parameters)
-
-    @asynccontextmanager
-    async def request_stream(
-        self,
-        messages: list[ModelMessage],
-        model_settings: ModelSettings | None,
-        model_request_parameters: ModelRequestParameters,
-        run_context: Any = None,
-    ) -> AsyncIterator[StreamedResponse]:
-        async with self.wrapped.request_stream(
-            sendable(messages, self.wrapped), model_settings, model_request_parameters, run_context
-        ) as response:
-            yield response
+    def sent(self, messages: list[ModelMessage]) -> list[ModelMessage]:
+        return sendable(messages, self.wrapped)
 
 
 class SentHistory(NamedTuple):

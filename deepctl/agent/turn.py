@@ -2,22 +2,15 @@
 
 Complete messages are logged at once: the prompt's request before it is sent, the answer before its tools run, every
 tool result before the next tool starts. So a kill loses at most the message that was being received.
-
-This is also the one place that retries a request: `RetryingModel` sends it again if the provider is busy, fails or
-cannot be reached. The providers' own clients would retry silently, so their retries are switched off. A request is sent
-again only if the failure is temporary and no part of the answer has arrived, because shown text cannot be removed.
 """
 
 from __future__ import annotations
 
-import asyncio
-import random
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterable, Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pydantic_ai import Agent, RunContext, exceptions
+from pydantic_ai import Agent, RunContext
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
 from pydantic_ai.exceptions import ModelAPIError
 from pydantic_ai.messages import (
@@ -28,7 +21,6 @@ from pydantic_ai.messages import (
     ModelMessagesTypeAdapter,
     ModelRequest,
     ModelResponse,
-    ModelResponseStreamEvent,
     PartDeltaEvent,
     PartStartEvent,
     TextPart,
@@ -38,11 +30,9 @@ from pydantic_ai.messages import (
     ToolReturnPart,
     UserContent,
 )
-from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models import Model
 from pydantic_ai.models.function import FunctionModel
-from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.run import AgentRun
-from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RunUsage, UsageLimits
 from pydantic_ai_harness.compaction import DEFAULT_CONTEXT_WINDOW
 from pydantic_ai_harness.memory import Memory
@@ -50,9 +40,9 @@ from pydantic_ai_harness.memory import Memory
 from deepctl.agent.compaction import Compactor, ShortenedHistory
 from deepctl.agent.factory import DeepAgentDeps
 from deepctl.agent.interruption import Emit, Event, storing
-from deepctl.agent.limits import CompactionPolicy, ContextUsage, bounded_usage, context_tokens, cost, window_of
+from deepctl.agent.limits import CompactionPolicy, ContextUsage, context_tokens, cost, window_of
 from deepctl.agent.message_filters import MediaFilterModel, Places, SentHistory
-from deepctl.agent.provider_errors import is_temporary
+from deepctl.agent.model_wrappers import FilterModel, Retries, RetryingModel
 from deepctl.agent.tools import has_succeeded
 from deepctl.errors import DeepctlError
 from deepctl.unicode import whole_value
@@ -246,26 +236,16 @@ class _TurnRecorder:
             self._record.result(value)
 
 
-class _RecordedModel(WrapperModel):
+class _RecordedModel(FilterModel):
     """A model whose requests are on disk before they are sent."""
 
     def __init__(self, model: Model, recorder: _TurnRecorder) -> None:
         super().__init__(model)
         self._recorder = recorder
 
-    @asynccontextmanager
-    async def request_stream(
-        self,
-        messages: list[ModelMessage],
-        model_settings: ModelSettings | None,
-        model_request_parameters: ModelRequestParameters,
-        run_context: Any = None,
-    ) -> AsyncIterator[StreamedResponse]:
+    def sent(self, messages: list[ModelMessage]) -> list[ModelMessage]:
         self._recorder.catch_up()
-        async with self.wrapped.request_stream(
-            messages, model_settings, model_request_parameters, run_context
-        ) as response:
-            yield response
+        return messages
 
 
 async def _forward(
@@ -309,153 +289,3 @@ def _events_of(event: AgentStreamEvent) -> list[Event]:
             ]
         case _:
             return []
-
-
-FIRST_WAIT = 0.5
-LONGEST_WAIT = 30.0
-"""Seconds before the first retry, and the maximum. Each wait is twice the one before, and randomly up to half longer:
-many clients that were refused at the same moment do not retry at the same moment.
-"""
-MOST_ASKED_FOR = 60.0
-"""The longest wait in seconds that a provider may request. For a longer one, the turn fails with an error at once."""
-
-
-class Retries(NamedTuple):
-    """The maximum number of retries (0: none), the receiver of the event for each wait, and the text for a failure."""
-
-    most: int = 0
-    emit: Callable[[dict[str, Any]], None] = lambda event: None
-    reason: Callable[[BaseException], str] = str
-
-
-def wait_before_retry(error: BaseException, attempt: int) -> float | None:
-    """Seconds until the retry of a request that failed for the `attempt`th time (from 1); `None` for no retry."""
-    if not is_temporary(error):
-        return None
-    retry_after = error.retry_after if isinstance(error, exceptions.ModelAPIError) else None
-    if retry_after is not None:
-        return retry_after if retry_after <= MOST_ASKED_FOR else None
-    return min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(attempt - 1, 32) * random.uniform(1, 1.5))
-
-
-class RetryingModel(WrapperModel):
-    """A model whose requests are retried after temporary failures, and whose answers report bounded usage."""
-
-    def __init__(self, model: Model, retries: Retries) -> None:
-        super().__init__(model)
-        self._retries = retries
-
-    async def request(
-        self,
-        messages: list[ModelMessage],
-        model_settings: ModelSettings | None,
-        model_request_parameters: ModelRequestParameters,
-    ) -> ModelResponse:
-        settings = self._without_own_retries(model_settings)
-        attempt = 1
-        while True:
-            try:
-                answer = await self.wrapped.request(messages, settings, model_request_parameters)
-                return replace(answer, usage=bounded_usage(answer.usage))
-            except exceptions.ModelAPIError as error:
-                seconds = self._announced(error, attempt)
-                if seconds is None:
-                    raise
-            await asyncio.sleep(seconds)
-            attempt += 1
-
-    @asynccontextmanager
-    async def request_stream(
-        self,
-        messages: list[ModelMessage],
-        model_settings: ModelSettings | None,
-        model_request_parameters: ModelRequestParameters,
-        run_context: Any = None,
-    ) -> AsyncIterator[StreamedResponse]:
-        settings = self._without_own_retries(model_settings)
-        attempt = 1
-        while True:
-            async with AsyncExitStack() as stack:
-                try:
-                    response = await stack.enter_async_context(
-                        self.wrapped.request_stream(messages, settings, model_request_parameters, run_context)
-                    )
-                    await _first_event(response)
-                except exceptions.ModelAPIError as error:
-                    seconds = self._announced(error, attempt)
-                    if seconds is None:
-                        raise
-                else:
-                    yield response
-                    return
-            # The connection of the failed attempt is closed or returned to its pool here.
-            await asyncio.sleep(seconds)
-            attempt += 1
-
-    def _announced(self, error: exceptions.ModelAPIError, attempt: int) -> float | None:
-        """The seconds to wait, after an event about the wait; `None` if there is no retry."""
-        seconds = wait_before_retry(error, attempt) if attempt <= self._retries.most else None
-        if seconds is not None:
-            self._retries.emit(
-                {
-                    "type": "retry",
-                    "attempt": attempt,
-                    "attempts": self._retries.most,
-                    "seconds": round(seconds, 3),
-                    "reason": self._retries.reason(error),
-                }
-            )
-        return seconds
-
-    def _without_own_retries(self, settings: ModelSettings | None) -> ModelSettings | None:
-        """Settings with which the provider's client sends a request once.
-
-        pydantic-ai cannot pass this setting to some clients (Bedrock, Hugging Face, xAI). Their retries are additional.
-        """
-        if "max_retries" in type(self.wrapped).unsupported_settings:
-            return settings
-        return ModelSettings(**{**(settings or {}), "max_retries": 0})
-
-
-async def _first_event(response: StreamedResponse) -> None:
-    """Wait for the first event of an answer; `response` still begins with this event.
-
-    A provider may accept a request and only then fail. Raises the errors of the stream.
-    """
-    events = _bounded_events(response, aiter(response))
-    try:
-        first = await anext(events)
-    except StopAsyncIteration:
-        return
-    # `StreamedResponse` returns the iterator in this field to its caller.
-    response._event_iterator = _replayed(first, events)
-
-
-async def _bounded_events(
-    response: StreamedResponse, events: AsyncIterator[ModelResponseStreamEvent]
-) -> AsyncIterator[ModelResponseStreamEvent]:
-    """The events, with the usage bounded before other code reads it. Most providers report it after the last event.
-
-    An answer of the Responses API with neither a beginning nor an end is not a background job, which has an id.
-    """
-    try:
-        async for event in events:
-            response._usage = bounded_usage(response._usage)
-            yield event
-        if response.state == "suspended" and response.provider_response_id is None:
-            # The answer cannot be continued: pydantic-ai would send the same request ten times more.
-            response.state = "incomplete"
-    finally:
-        response._usage = bounded_usage(response._usage)
-
-
-async def _replayed(
-    first: ModelResponseStreamEvent, events: AsyncIterator[ModelResponseStreamEvent]
-) -> AsyncIterator[ModelResponseStreamEvent]:
-    yield first
-    async for event in events:
-        yield event
-
-
-if not {"_event_iterator", "_usage"} <= StreamedResponse.__dataclass_fields__.keys():
-    raise ImportError("deepctl does not support how this version of pydantic-ai stores the events of an answer")

@@ -14,11 +14,12 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic_ai.messages import ModelMessagesTypeAdapter, repair_messages
 
-from deepctl.agent import message_filters, turn
+from deepctl.agent import message_filters, model_wrappers
 from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnResult, TurnRunner
 from deepctl.agent.compaction import CompactionResult
 from deepctl.agent.limits import COMPACT_AT, MOST, ConfiguredLimits, LimitReached, window_of
-from deepctl.agent.models import SUMMARISE, resolve
+from deepctl.agent.models import resolve
+from deepctl.agent.offline import SUMMARISE
 from deepctl.agent.turn import to_json
 from deepctl.domain import profiles, settings
 from deepctl.errors import DeepctlError, ModelFailed, NotFound
@@ -297,7 +298,7 @@ def test_a_conversation_goes_on_whose_log_has_an_absurd_count(
     answers = [Text(["first"], used=(10**400, 10**400)), *[Text(["next"], used=(900, 20))] * 3]
     with _provided(paths, monkeypatch, *answers) as (alice, _):
         with monkeypatch.context() as patched:
-            patched.setattr(turn, "bounded_usage", lambda usage: usage)
+            patched.setattr(model_wrappers, "bounded_usage", lambda usage: usage)
             assert alice.say("one").outcome.cost is None, "it is beyond what decimals are reckoned with"
         assert alice.conversation().messages[-1].message["usage"]["input_tokens"] == 10**400
         assert alice.seen()[-1]["usage"]["input_tokens"] == MOST
