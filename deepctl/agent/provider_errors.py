@@ -240,8 +240,8 @@ def _address_hint(to: ModelEndpoint) -> str | None:
     lacks = "" if _VERSIONED.search(path) else f"{_sentence(to.origin)} probably lacks /v1: {whole}/v1. "
     if provider in ("openai", "openai-responses"):
         return (
-            f"{lacks}This request used the Responses API, which most local servers do not have: "
-            f"openai-chat:{to.model.partition(':')[2]} uses the Chat Completions API."
+            f"{lacks}Most local servers do not have the Responses API. Choose "
+            f"openai-chat:{to.model.partition(':')[2]}, which uses the Chat Completions API."
         )
     return lacks.strip() or f"Check {to.origin}."
 

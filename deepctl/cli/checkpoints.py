@@ -73,7 +73,7 @@ def list_(
         int | None, typer.Option(min=1, metavar="N", help="Show at most N checkpoints, the newest.")
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Also show the checkpoints of single tool calls.")] = False,
-    graph: Annotated[bool, typer.Option("--graph", help="Draw how the checkpoints follow from each other.")] = False,
+    graph: Annotated[bool, typer.Option("--graph", help="Draw the history as a graph with rewinds and forks.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """List checkpoints, newest first."""
@@ -137,7 +137,7 @@ def save(
 ) -> None:
     """Make a checkpoint now.
 
-    When piped, only the id is printed.
+    If stdout is not a terminal, the command prints only the id.
     """
     if label is not None:
         check_label(label)
@@ -382,8 +382,8 @@ def prune(
 ) -> None:
     """Remove old checkpoints.
 
-    --keep N removes all checkpoints except the newest N. Checkpoints of tool calls are not counted; the ones before
-    the Nth checkpoint are removed. --older-than AGE removes checkpoints by age. With both options, a checkpoint is
+    --keep N removes all checkpoints except the newest N. Checkpoints of tool calls do not count; those before the
+    Nth checkpoint are removed too. --older-than AGE removes checkpoints by age. With both options, a checkpoint is
     removed only if it meets both conditions. Three kinds of checkpoints always stay: labelled ones, the newest one, and
     those that can undo the last rewind of a session.
     """

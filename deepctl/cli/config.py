@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from deepctl.domain.trust import TrustItem
 
 app = typer.Typer(
-    help="The settings of all profiles, or with --user of one profile.",
+    help="The settings of all profiles, or of one profile (--user).",
     rich_markup_mode=None,
     add_completion=False,
     context_settings=HELP_OPTIONS,
@@ -88,7 +88,7 @@ def _waiting(profile: ProfilePaths) -> tuple[list[TrustItem], str | None]:
 
 @app.command(epilog="Example: deepctl config get model")
 def get(key: Key, user: options.User = None, as_json: options.Json = False) -> None:
-    """Print the value of a setting that is in force now."""
+    """Print the value of a setting, as it is in force now."""
     settings.describe(key)
     profile, in_force = options.profile_of_chat(user)
     value = in_force.resolve(key)

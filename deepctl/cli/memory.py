@@ -111,7 +111,10 @@ def list_(user: options.User = None, agent: Agent = layout.AGENT, as_json: optio
 
 @app.command("add", cls=_TextCommand, epilog="Example: deepctl memory add 'Alice prefers window seats.' --user alice")
 def add(
-    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="The note. Default, and with -: stdin.")] = None,
+    text: Annotated[
+        str | None,
+        typer.Argument(metavar="[TEXT]", help="Text of the note. Without TEXT, or with -, stdin is the note."),
+    ] = None,
     file: Annotated[
         str,
         typer.Option(
@@ -123,7 +126,7 @@ def add(
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Append a note to a notebook, unchanged."""
+    """Append a note to a notebook. The text is not changed."""
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
     name = file_name(file)
@@ -454,5 +457,5 @@ def _found(result: PurgeResult, request: ForgetRequest) -> PurgeResult:
         f"No line {where} contains {text!a}, and neither does any checkpoint.",
         "`deepctl memory search` finds lines by their words."
         if request.ignore_case
-        else "--ignore-case also finds it in another case.",
+        else "--ignore-case also finds it in different upper or lower case.",
     )

@@ -118,7 +118,7 @@ def _naming(name: str) -> list[str]:
 
 @app.command(epilog="Example: deepctl profiles export alice.tgz --user alice")
 def export(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="Archive to write; - is stdout.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Archive to write, or - for stdout.")],
     user: options.User = None,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
     as_json: options.Json = False,
@@ -148,7 +148,7 @@ def export(
 
 @app.command("import", epilog="Example: deepctl profiles import alice.tgz --as bob")
 def import_(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="Archive that `profiles export` wrote; - is stdin.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Archive from `profiles export`, or - for stdin.")],
     name: Annotated[
         str | None,
         typer.Option("--as", metavar="NAME", help="Name of the new profile. Default: its name in the archive."),
@@ -167,7 +167,7 @@ def import_(
     ] = 250_000,
     trust: Annotated[
         bool,
-        typer.Option("--trust", help="Then run `profiles trust`: show the settings, ask, and put them into force."),
+        typer.Option("--trust", help="Then run `profiles trust`: put the settings into force after a confirmation."),
     ] = False,
     yes: Yes = False,
     wait: options.Wait = 0.0,
@@ -222,7 +222,7 @@ def trust(
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Show the imported settings that are not in force, ask, and put them into force.
+    """Show the imported settings that are not in force, and put them into force after a confirmation.
 
     Invalid settings, such as a misspelled table, are listed and stay out of force (exit 2).
     """

@@ -142,7 +142,7 @@ def search(
     """Search the messages of all sessions.
 
     Prompts, answers, thinking, tool calls and tool results are searched. A message matches if it contains all words, in
-    any case. The matching lines are shown.
+    upper or lower case. The matching lines are shown.
     """
     from deepctl.output.render import Progress
     from deepctl.output.sessions import SessionMatchesView
@@ -220,7 +220,7 @@ def export(
 
 @app.command("import", epilog="Example: deepctl sessions import main.json --user bob --as from-alice")
 def import_(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="File that `sessions export` wrote; - is stdin.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="File from `sessions export`, or - for stdin.")],
     user: options.User = None,
     as_: Annotated[
         str | None,

@@ -93,7 +93,8 @@ def _check_directory(paths: ProfilePaths) -> None:
     if not stat.S_ISDIR(status.st_mode):
         kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a directory"
         raise Refused(
-            f"Profile {paths.name!r} is {kind}: {paths.directory}.", "A profile must be a directory of its own."
+            f"Profile {paths.name!r} is {kind}: {paths.directory}.",
+            "A profile must be a directory, and not a link or another file.",
         )
     if status.st_uid != os.geteuid():
         raise Refused(

@@ -144,7 +144,7 @@ def check_saved(objects: ObjectReader, changes: Iterable[TreeChange]) -> None:
                 pass
         except Damaged as error:
             error.hint = (
-                f"Move {os.fsdecode(change.path)!r} out of the workspace, because its present state could not be saved."
+                f"Move {os.fsdecode(change.path)!r} out of the workspace; deepctl cannot save its present state."
             )
             raise
 

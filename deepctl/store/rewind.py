@@ -188,7 +188,7 @@ def request_rewind(
     """
     if isinstance(repository, Repository) and repository.finished_rewind and reference.startswith("~"):
         raise Refused(
-            f"{' '.join(repository.finished_rewind)} After it, {reference} can be another checkpoint, so nothing more "
+            f"{' '.join(repository.finished_rewind)} {reference} may name another checkpoint now, so nothing more "
             "was rewound.",
             "Run the command again to rewind further; `deepctl checkpoints undo` undoes the finished rewind.",
             code="rewind_finished",
@@ -510,7 +510,7 @@ def _plan_files(
         except Damaged as error:
             with suppress(Damaged):
                 exactly()
-                error.hint = "`--exact` needs only the checkpoint, and no later history."
+                error.hint = "`--exact` still works: it needs the checkpoint, but no later history."
             raise
     tree = trees.patch(objects, sink, now, file_plan.changes)
     all_changes = trees.changes(objects, tree, bytes.fromhex(target.tree))

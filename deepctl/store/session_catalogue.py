@@ -373,7 +373,7 @@ def _without_record(name: str, directory: str, reason: str) -> SessionRecord:
     if session is None:
         raise Damaged(
             f"Session {name!r} is damaged: {os.path.join(directory, SESSION_RECORD)}: {reason}.",
-            "Its message logs still exist; `deepctl checkpoints repair` makes the latest one its conversation.",
+            "Its message logs still exist; `deepctl checkpoints repair` restores the conversation from the latest one.",
         )
     return session
 

@@ -124,7 +124,7 @@ def _known_by_logs(ledger: Ledger, directory: str, other_sessions: dict[str, rec
         raise Damaged(
             f"The record of session {os.path.basename(directory)!r} is damaged, and its logs belong to several "
             "sessions.",
-            "First delete the sessions that were forked from it, or from which it was forked.",
+            "First delete its forks, or the session from which it was forked.",
         )
     return candidates.pop() if candidates else None
 

@@ -139,7 +139,12 @@ def _not_a_directory(paths: ProfilePaths) -> Check | None:
         return Check("profile", "problem", f"{paths.directory}: {(error.strerror or 'cannot be read').lower()}")
     if not stat.S_ISDIR(status.st_mode):
         kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a directory"
-        return Check("profile", "problem", f"{paths.directory} is {kind}", "A profile must be a directory of its own.")
+        return Check(
+            "profile",
+            "problem",
+            f"{paths.directory} is {kind}",
+            "A profile must be a directory, and not a link or another file.",
+        )
     if status.st_uid != os.geteuid():
         return Check(
             "profile",
