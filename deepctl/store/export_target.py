@@ -113,7 +113,7 @@ def _temporary(directory: str, stem: str) -> tuple[str, int]:
         except BlockingIOError:
             pass
         except OSError:
-            return path, descriptor  # a file system without locks: no other process can lock the file, and so remove it
+            return path, descriptor  # no file locks here: no other process can lock the file, and then remove it
         else:
             if os.fstat(descriptor).st_nlink:
                 return path, descriptor

@@ -58,7 +58,7 @@ def heads(paths: ProfilePaths) -> dict[str, str]:
 
 
 def current_session(paths: ProfilePaths, name: str | None) -> SessionRecord:
-    """The session called `name`; without a name, the most recently written one. Raises `NoSession` if there is none."""
+    """The session called `name`; without a name, the session used last. Raises `NoSession` if there is none."""
     chosen_name = name if name is not None else session_catalogue.latest_session(paths)
     if chosen_name is None:
         raise NoSession(paths.name)
@@ -83,9 +83,9 @@ def describe(paths: ProfilePaths, checkpoints: Ledger, record: Record) -> Checkp
 def find_checkpoint(
     paths: ProfilePaths, checkpoints: Ledger, reference: str, session: str | None, reader: SessionReader | None = None
 ) -> Record:
-    """The checkpoint of `reference`; `~N` counts in the session called `session`, or the latest.
+    """The checkpoint of `reference`; `~N` counts in the session called `session`, or in the one that was used last.
 
-    `reader` is of that session, if it is being read already.
+    `reader` is a reader of that session, if the caller has one.
     """
     if not reference.startswith("~"):
         return resolve(checkpoints, reference, None, 0)
@@ -429,9 +429,9 @@ class Positions:
 
 
 def damage(paths: ProfilePaths, checkpoint_ledger: Ledger) -> list[CheckpointProblem]:
-    """Everything damaged but for the contents: what `reading.structural` sees, and positions that are not there.
+    """All damage except in contents: the result of `structural_damage`, and positions that do not exist.
 
-    All logs are read for it.
+    Reads all logs.
     """
     problems = structural_damage(paths, checkpoint_ledger)
     record_ids = {problem.id for problem in problems}
@@ -445,6 +445,6 @@ def damage(paths: ProfilePaths, checkpoint_ledger: Ledger) -> list[CheckpointPro
 
 
 def digests_of(paths: ProfilePaths, records: list[Record]) -> dict[str, str]:
-    """The digests of the positions of checkpoints, empty where there is no such position."""
+    """The digests of the positions of checkpoints; empty for a position that does not exist."""
     positions = Positions(paths)
     return {record.id: positions.find(record).digest for record in records}

@@ -1,4 +1,4 @@
-"""Repacking: writing packs again without unneeded objects. The one way in which contents leave the disk.
+"""Repacking: writing packs again without unneeded objects. This is the only way to delete contents from the disk.
 
     which objects are needed -> which packs are deleted -> their needed objects are copied into one new pack -> the
     ledger names the new pack, and calls the others removed -> they are deleted
