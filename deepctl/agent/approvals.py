@@ -252,7 +252,7 @@ async def _preview(workspace: Workspace, operation: str, path: str, args: dict[s
 
 
 def _lines(text: str) -> list[str]:
-    # `splitlines` would make two of a line with a form feed in it.
+    # `splitlines` would also split a line at a form feed.
     return text.removesuffix("\n").split("\n") if text else []
 
 

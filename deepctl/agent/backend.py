@@ -239,7 +239,7 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
             place = f"/proc/{os.getpid()}/fd/{descriptor}"
             if not os.path.exists(place):
                 place = self._tree.real_path(where)  # macOS has no name for a descriptor
-            # Never by its name: `grep -r` follows a link that it is told to search.
+            # The name is not passed to `grep`, because `grep -r` follows a link in its arguments.
             directory, name = (place, ".") if is_directory else (self._tree.root, place)
             words = [str(_SEARCH_MEMORY // 1024), directory, *before, name, *search.behind]
             result = await self._searcher.run(["/bin/sh", "-c", _SEARCH, "sh", *words], timeout=_SEARCH_SECONDS)
@@ -301,7 +301,7 @@ class _CommandBackend(_SearchBackend):
         return replace(result, stderr=f"{result.stderr}{notice}") if notice else result
 
     def _disarm(self, before: GitSurvey) -> str:
-        """Set aside what a command left for git, unless the person typed the command. Returns the notice about it."""
+        """Set aside the files that a command left for git, unless a person typed the command. Returns a notice."""
         additions_for_git = additions(before)
         if not additions_for_git:
             return ""

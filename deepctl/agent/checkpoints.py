@@ -262,7 +262,7 @@ class StoreCheckpoints:
         await self.save(f"turn-{_turns(conversation)}", conversation, metadata, by_agent=by_agent)
 
     async def run_broke_off(self, ctx: RunContext[Any]) -> None:
-        """The same for a run that failed or was cancelled; the error of the run is reported, not one of this."""
+        """Store the state after a failed or cancelled run; its error is reported, not an error of this method."""
         with anyio.CancelScope(shield=True), suppress(DeepctlError, OSError):
             await self.run_ends(ctx, self.conversation(ctx))
 
@@ -351,7 +351,7 @@ class Checkpointing(AbstractCapability[Any]):
             return await handler()
         except BaseException as error:
             store = self._store(ctx)
-            # A rewind stores the end itself; and a run that is only discarded must not wait.
+            # A rewind stores the end itself. A discarded run (GeneratorExit) must not wait.
             if store is not None and not isinstance(error, RewindRequested | GeneratorExit):
                 await store.run_broke_off(ctx)
             raise
@@ -485,19 +485,19 @@ class TurnCheckpoints:
             raise
 
     def unkept(self) -> list[str]:
-        """Files that the last checkpoint could not store, without those that the first one of the turn named, for the
-        user.
+        """Notes for the user about files that the last checkpoint could not store, without those that were unkept at
+        the start of the turn.
         """
         at_start = self._first.unkept if self._first is not None else []
         new = [entry for entry in (self.latest.unkept if self.latest is not None else []) if entry not in at_start]
         return [f"Not stored in checkpoints: {path} ({reason})." for path, reason in new[:_UNKEPT_SHOWN]]
 
     def broke_off(self) -> None:
-        """The same for a turn that failed. The error of the turn is reported, not one of this."""
+        """Store the state after a failed turn. The error of the turn is reported, not an error of this method."""
         try:
             self.ended()
         except (DeepctlError, OSError):
-            pass  # the next command finds the turn without its end, and handles it as killed
+            pass  # the turn has no last checkpoint, so the next command handles it as killed
 
     def _position(self) -> Position:
         before, writer = self._before, self._writer
@@ -526,7 +526,7 @@ class TurnCheckpoints:
         return record.id
 
     async def describe_all(self, ctx: RunContext[Any]) -> list[str]:
-        """The session's checkpoints that led here, oldest first."""
+        """A line for each checkpoint in the history of the session's head, oldest first."""
         ledger = self._work.ledger
         line = ledger.line_of(ledger.head(self._session))[:_SHOWN]
         return [

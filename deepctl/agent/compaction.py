@@ -244,7 +244,7 @@ def _sliding(keep_tokens: int) -> SlidingWindowCompaction[Any]:
 
 @dataclass
 class _WholeAnswer(AbstractCapability[None]):
-    """A partial summary is useless."""
+    """Raises an error for a partial summary, which is useless."""
 
     async def after_model_request(
         self, ctx: RunContext[None], *, request_context: ModelRequestContext, response: ModelResponse

@@ -125,7 +125,7 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
         return CapabilityOrdering(position="outermost")
 
     def get_workspace(self, ctx: RunContext[DeepAgentDeps], *, ref: WorkspaceRef | None) -> WorkspaceBackend:
-        """The backend of the run's deps, whatever workspace the message history names."""
+        """The backend of the run's deps, even if the message history names another workspace."""
         deps: object = ctx.deps
         if not isinstance(deps, DeepAgentDeps):
             # `Agent.run` has `deps=None` by default, for any type of deps.
@@ -240,7 +240,9 @@ def _listed(instructions: Instruction | Sequence[Instruction] | None) -> list[In
 
 
 def _eviction() -> ToolOutputLimits[Any]:
-    """Results over 20,000 characters go to a file; files themselves, which can be read in pages, over 100,000."""
+    """Results of more than 20,000 characters are stored in a file; those of `read_file`, which can read in pages, above
+    100,000.
+    """
     action = Spill(then=Truncate())
     return ToolOutputLimits(
         bands=[Band(over=_EVICT_OVER, action=action)],
@@ -317,7 +319,7 @@ class _Notebooks(WrapperWorkspace):
         try:
             before = await self.read_bytes(path)
         except OSError:
-            before = b""  # it does not exist yet, or writing reports what is in its place
+            before = b""  # it does not exist yet, or the write reports the problem
         await self.write_bytes(path, as_bytes(content, before))
 
 
@@ -353,7 +355,7 @@ class TodoStore(InMemoryPlanStore):
     async def get_items(self) -> list[PlanItem]:
         await self._load(to_change=False)
         items = await super().get_items()
-        # They are shown to the model in a block, which they cannot end.
+        # The model receives the items in a block, and no item may end the block.
         return [item.model_copy(update={"content": _TAG.sub("&lt;", item.content)}) for item in items]
 
     async def get_item(self, item_id: str) -> PlanItem | None:
@@ -390,7 +392,7 @@ class EvictedResults(WorkspaceStore):
 
     async def write(self, workspace: Workspace, key: str, data: bytes) -> str:
         files = files_of(workspace)
-        # The key is `<run>/<call id>.<retry>` with `.content` behind it for a result's second half.
+        # The key is `<run>/<call id>.<retry>`, followed by `.content` for a result's second half.
         call, _, number_part = key.rpartition("/")[2].rpartition(".")
         name = _UNSAFE.sub("_", call if number_part.isdigit() else key.rpartition("/")[2]).lstrip(".") or "result"
         path = posixpath.join(layout.EVICTED_DIRECTORY, name)
@@ -448,7 +450,7 @@ class ContextFiles(RepoContext[Any]):
         try:
             await super().before_run(replace(ctx, workspace=files))
         except (OSError, WorkspaceError):
-            pass  # another process is swapping it: none this time
+            pass  # another process is replacing a file, so this run has no context files
         # The harness ensures that a file does not end its block; it must not start another one either.
         self._context_files = [
             replace(file, content=_BLOCK.sub("&lt;", file.content)) for file in self._context_files or []

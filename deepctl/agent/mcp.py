@@ -49,7 +49,7 @@ class McpServers:
         self._said: dict[str, str] = {}
 
     def capability(self) -> AbstractCapability[Any]:
-        """The toolset that gives an agent their tools, as of the start of a run."""
+        """The toolset with the tools of the servers, as of the start of a run."""
         return Toolset(_Tools(self._connections))
 
     async def ready(self, emit: Emit) -> None:

@@ -163,7 +163,7 @@ class Connection:
         """End the connection, and a local server with it."""
         client, self._client = self._client, None
         if client is not None:
-            with contextlib.suppress(Exception):  # as above; it has ended then too
+            with contextlib.suppress(Exception):  # as above; the connection has ended also after an error
                 await client.close()  # type: ignore[no-untyped-call]
 
     def kill(self) -> None:

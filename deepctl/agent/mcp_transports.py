@@ -67,7 +67,7 @@ class _UncheckedSession(ClientSession):
 
 
 class Stdio(ClientTransport):
-    """Starting a local server and speaking to it. For one connection."""
+    """Starts a local server and exchanges messages with it, for one connection."""
 
     # The later form of the protocol has no handshake and is served over HTTP. A local server that ignores unknown
     # requests would not answer a request for it, and would use up its time limit for the start.
@@ -90,7 +90,7 @@ class Stdio(ClientTransport):
     async def connect_session(
         self, *, transport_options: TransportOptions | None = None, **session_kwargs: Unpack[SessionKwargs]
     ) -> AsyncGenerator[ClientSession, None]:
-        """Start the server; it has ended when this ends. Raises `OSError` if it cannot be started."""
+        """Start the server; it has ended after this context. Raises `OSError` if it cannot be started."""
         async with (
             self._running() as (stdin, stdout, stderr),
             _streams() as (incoming, received, sending, outgoing),
@@ -112,7 +112,7 @@ class Stdio(ClientTransport):
         return is_open and self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
-        """End it, and the processes in its process group, at once."""
+        """Kill the server and the processes in its process group."""
         if self._process is not None and not self._closing:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -132,7 +132,7 @@ class Stdio(ClientTransport):
 
     @property
     def said(self) -> str:
-        """Its output outside the protocol, which may explain why it does not answer."""
+        """The server's output outside the protocol, which may explain why it does not answer."""
         if self._nonsense:
             return f"its output is not MCP: {self._nonsense[0]!r}"
         return f"it says{self._last_words or ' nothing'}"
@@ -237,7 +237,7 @@ class Stdio(ClientTransport):
         """Report the server's end to the session, because a child of it may keep its stdout open."""
         while self.is_running:
             await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
-        await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)  # for its earlier output
+        await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)  # its earlier output may still arrive
         incoming.close()
 
     async def _listen(self, stderr: asyncio.StreamReader) -> None:
@@ -311,7 +311,7 @@ _HTTP_SECONDS = 30.0
 
 
 class Remote:
-    """How a remote server is reached. For one connection."""
+    """The access to a remote server, for one connection."""
 
     def __init__(self) -> None:
         self.status = 200
@@ -325,7 +325,7 @@ class Remote:
 
     @property
     def failure(self) -> str:
-        """Why its last answer is unusable; empty if it may be usable."""
+        """The reason why the server's last answer is unusable; empty if it may be usable."""
         return f"it answered with HTTP status {self.status}" if self.status >= 300 else self.broken
 
     def _client(

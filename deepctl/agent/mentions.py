@@ -1,4 +1,4 @@
-"""Attachments of a prompt: which files a model can receive, and as what parts of the message.
+"""Attachments of a prompt: the files that a model can receive, and the parts of the message for them.
 
 Every model receives text and listings; models that can take them receive pictures and PDFs.
 
@@ -6,7 +6,7 @@ Files are looked up only inside a workspace's directory or in memory, never thro
 keys, and limited to files that the profile's rules let the agent read without approval. Other files are named to the
 model, which can read them with its tools, where the rules apply again.
 
-The parts carry metadata, or are not text, so that they are not taken for text of the user.
+The parts have metadata, or are not text, so that they do not count as text of the user.
 """
 
 from __future__ import annotations

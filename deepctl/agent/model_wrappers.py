@@ -1,11 +1,11 @@
 """Wrappers around a model that every request of an agent passes: valid Unicode, retries, a stream for a whole answer.
 
-Requests and answers, whole or streamed, have no lone surrogates (`deepctl.unicode`), whatever an old session log, a
-tool or an application put into the history.
+Requests and answers, whole or streamed, contain no lone surrogates (`deepctl.unicode`), even if an old session log, a
+tool or an application put some into the history.
 
-This is also the one place that retries a request: `RetryingModel` sends it again when the provider is busy, failing or
-out of reach. The providers' own clients, which would do so in silence, are told not to. A request is sent again only if
-the failure can pass and nothing of the answer has come, because what has been shown cannot be taken back.
+This is also the one place that retries a request: `RetryingModel` sends it again if the provider is busy, fails or
+cannot be reached. The providers' own clients would retry silently, so their retries are switched off. A request is sent
+again only if the failure is temporary and no part of the answer has arrived, because shown text cannot be removed.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ from deepctl.unicode import PieceDecoder, whole_value
 
 
 class FilterModel(WrapperModel):
-    """A model that is sent other messages than it is called with, and whose answers are other ones than it gives.
+    """A model that changes the messages before they are sent, and the answers before they are returned.
 
-    Both are the same here; subclasses override what they change.
+    This class changes nothing; subclasses override the methods for their changes.
     """
 
     def sent(self, messages: list[ModelMessage]) -> list[ModelMessage]:
-        """What the wrapped model is sent."""
+        """The messages for the wrapped model."""
         return messages
 
     def received(self, response: ModelResponse) -> ModelResponse:
-        """What a whole answer becomes."""
+        """The changed form of a whole answer."""
         return response
 
     def streamed(self, response: StreamedResponse) -> None:
@@ -108,7 +108,7 @@ class UnicodeFilter(AbstractCapability[Any]):
 
 
 class UnicodeFilterModel(FilterModel):
-    """A model that neither gets nor gives text that is not valid Unicode."""
+    """A model that neither receives nor returns invalid Unicode text."""
 
     def sent(self, messages: list[ModelMessage]) -> list[ModelMessage]:
         return whole_value(messages)
@@ -118,7 +118,7 @@ class UnicodeFilterModel(FilterModel):
 
     def streamed(self, response: StreamedResponse) -> None:
         get, events = response.get, aiter(response)
-        # What is asked for the answer so far, in mid-stream and after a failure too, is this object.
+        # Callers read the answer so far from this object, also in mid-stream and after a failure.
         response.get = lambda: whole_value(get())  # type: ignore[method-assign]
         response._event_iterator = _valid_events(events)
 

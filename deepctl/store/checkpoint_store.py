@@ -372,9 +372,7 @@ def _is_ours(current: trees.TreeEntry | None, change: TreeChange) -> bool:
 
 
 def _directories_above(objects: ObjectReader, safety: Record, changes: list[TreeChange]) -> list[TreeChange]:
-    """The directories above the changes that are not changed themselves: they may have been opened, and get their modes
-    back.
-    """
+    """The unchanged directories above the changes: a rewind may have made them writable, and restores their modes."""
     tree = bytes.fromhex(safety.tree)
     changed_paths = {change.path for change in changes}
     directories: dict[bytes, TreeChange] = {}

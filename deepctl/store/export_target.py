@@ -26,7 +26,7 @@ def absolute(path: str) -> str:
 
 
 def check(root: Root, path: str, *, force: bool) -> None:
-    """Raises `UsageError` or `Refused` if `path` is not possible for an export; with `force`, a regular file may be
+    """Raises `UsageError` or `Refused` if an export to `path` is not possible; with `force`, a regular file may be
     replaced.
     """
     _check_directory(path)

@@ -60,7 +60,7 @@ class Ledger:
     damage.
 
     `heads` is the checkpoint at which each session stands, `unfinished` the interrupted rewind, `packs` the packs that
-    count, `states` the workspace through time, `ends` how far each log is covered by checkpoints, `open_turns` the logs
+    count, `states` the workspace through time, `ends` the end of each log's checkpointed part, `open_turns` the logs
     whose latest checkpoint is within a turn, `open_runs` the unfinished runs of applications, `removed` the records of
     removed checkpoints, and `torn` whether the last line is incomplete; `ends_in_removal` says that removed data may
     still be on the disk.
@@ -368,7 +368,7 @@ class Ledger:
             if state.id in dropped_ids and number < len(self.states):
                 is_gap = True
                 continue
-            # If an application saved an id again, only the state after the gap is meant.
+            # If an application saved an id again, the accounts belong only to the state after the gap.
             states.append(_joined(state, accounts) if is_gap else state)
             is_gap = False
         self._states = states

@@ -233,7 +233,7 @@ def _recover_session(
     origin = checkpoint_ledger.forked.get(identity) if identity is not None else None
     point = checkpoint_ledger.point(origin) if origin is not None else None
     begins = SessionBeginning(first, point) if point is not None else None
-    # As in 0.1, the log of a session that the ledger does not know stands for the session.
+    # As in 0.1, the id of the head log is used as the id of a session that the ledger does not know.
     return SessionRecord(
         name, directory, identity or head, quantities.known_time(logs[first].at), head, origin, begins, reason
     )

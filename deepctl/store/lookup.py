@@ -134,7 +134,7 @@ def _back(ledger: Ledger, head: str | None, count: int, turns: int) -> Record:
             "`deepctl checkpoints list` lists the checkpoints.",
         )
     # Of several with the same number of turns, the latest is the state in which the next turn started. If there is no
-    # next turn yet, the safety checkpoint of a rewind is not meant.
+    # next turn yet, the safety checkpoint of a rewind does not count.
     passed_over = ("tool",) if count else ("tool", "rewind")
     checkpoints = [entry for entry in ledger.line_with_removed(head) if entry[0].kind not in passed_over]
     candidates = [entry for entry in checkpoints if entry[0].turn <= turn]

@@ -1,7 +1,7 @@
 """Removing checkpoints, and the data that only they needed.
 
-    which checkpoints stay -> packs are written again without unneeded objects (`repack`), with one line in the ledger
-    -> unneeded logs are deleted
+    choose the checkpoints that stay -> write packs again without unneeded objects (`repack`), with one line in the
+    ledger -> delete unneeded logs
 
 On a full disk, packs without needed objects are deleted first; then packs are written again as space allows.
 

@@ -313,7 +313,7 @@ class LogRepair:
         return result
 
     def _parent(self, log: str, paths: list[str]) -> None:
-        """Check that the log that a log continues exists; otherwise name the rest of it."""
+        """Check that the position that a log continues exists; otherwise name the last remaining position before it."""
         parent = _parent_of(paths[0])
         if parent is None:
             return

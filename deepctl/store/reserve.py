@@ -1,4 +1,4 @@
-"""The reserve: 64 KiB that a profile reserves, so that commands that free space can start on a full disk.
+"""The reserve: 64 KiB on the disk of a profile, so that commands that free space can start on a full disk.
 
 It is one file, `cache/reserve`, with random bytes, because a sparse file reserves nothing, and a file system with
 compression stores zeros without space. Commands that remove data release it on a full disk. At their end they reserve

@@ -532,7 +532,7 @@ def _plan_files(
 def _refusal(
     objects: ObjectReader, root: str, present: Snapshot, plan: RewindChanges, request: RewindRequest
 ) -> DeepctlError | None:
-    """The reason why a rewind must not, or cannot, be done. `--force` and `--exact` do not override unstored files."""
+    """The reason against a rewind, or `None`. `--force` and `--exact` override authors, but never unkept files."""
     effective = [change for change in plan.changes if not trees.is_same(change.before, change.after)]
     try:
         if plan.unsaved_paths:

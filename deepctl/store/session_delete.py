@@ -1,7 +1,7 @@
 """Deleting a session with its checkpoints: the preview (`plan`), and the deletion (`delete`).
 
     sessions/<name> becomes sessions/.deleted-<id>      <- from here on it is deleted
-    its checkpoints are removed from the ledger, and their texts; data that only they needed is freed
+    its checkpoints and their texts are removed from the ledger; data that only they needed is freed
     the directory is removed
 
 The next command that opens the profile finishes an interrupted deletion. Readers do not see the session after the first

@@ -12,8 +12,8 @@ Every line is sealed (`deepctl.files.sealed_lines`) and contains `v`, the versio
   model receives it and the last `keeps` messages before it, instead of all of them (`compacted_context`);
 - `{v, lost}`: the replacement for a lost message, written by a repair.
 
-A compaction removes nothing from a log: readers of the conversation receive all messages. The log up to the earlier
-offset of a checkpoint is the conversation before the compaction.
+A compaction removes nothing from a log: readers of the conversation receive all messages. The log up to an earlier
+offset, such as that of a checkpoint, is the conversation before the compaction.
 
 Text in a log is valid Unicode: lone surrogates are replaced on writing, and on reading, because deepctl 0.1 wrote them
 unchanged.
