@@ -1,7 +1,7 @@
-"""The offline model: it follows rules, with no network and no key, good enough to try every feature and to rehearse
+"""The offline model: it follows rules and needs neither network nor key, so that users can try every feature and test
 scripts.
 
-It understands one command a line and drives the real tools with it; docs/models.md has the table.
+It understands one command per line and calls the real tools; docs/models.md has the table.
 """
 
 from __future__ import annotations
