@@ -318,7 +318,7 @@ function __deepctl_table -S
             set -a options '--json'\t'Print one JSON document instead of text'
             set -a options '--help -h'\t'Show this help'
         case 'config'
-            set commands 'show'\t'Show the settings in force and their sources, and the MCP servers' 'get'\t'Print the value of a setting, as it is in force now' 'set'\t'Change a setting' 'unset'\t'Remove a setting from the file' 'path'\t'Print the path of the settings file, even if the file does not exist'
+            set commands 'show'\t'Show the settings in force and their sources, and the MCP servers' 'get'\t'Print the value that a setting has now' 'set'\t'Change a setting' 'unset'\t'Remove a setting from the file' 'path'\t'Print the path of the settings file, even if the file does not exist'
             set -a options '--help -h'\t'Show this help'
         case 'config show'
             set -a options '--user --profile -u=profile'\t'Profile to work on'

@@ -88,7 +88,7 @@ def _waiting(profile: ProfilePaths) -> tuple[list[TrustItem], str | None]:
 
 @app.command(epilog="Example: deepctl config get model")
 def get(key: Key, user: options.User = None, as_json: options.Json = False) -> None:
-    """Print the value of a setting, as it is in force now."""
+    """Print the value that a setting has now."""
     settings.describe(key)
     profile, in_force = options.profile_of_chat(user)
     value = in_force.resolve(key)

@@ -457,5 +457,5 @@ def _found(result: PurgeResult, request: ForgetRequest) -> PurgeResult:
         f"No line {where} contains {text!a}, and neither does any checkpoint.",
         "`deepctl memory search` finds lines by their words."
         if request.ignore_case
-        else "--ignore-case also finds it in different upper or lower case.",
+        else "--ignore-case also finds it with other upper and lower case letters.",
     )
