@@ -30,6 +30,7 @@ from deepctl.store.lookup import CheckpointInfo
 from deepctl.store.records import Record, SessionRecord, check_label
 
 if TYPE_CHECKING:
+    from deepctl.domain.settings import Settings
     from deepctl.output.rewind import RewindView
     from deepctl.store.repository import ReadOnlyRepository, Repository
     from deepctl.store.rewind import RewindRequest
@@ -198,10 +199,12 @@ def rewind(
     The rewind undoes the later changes of the agent in this session. Changes by another author stay. If another author
     changed a file after the agent, the rewind is refused and names the file (exit 6). `undo` undoes a rewind.
     """
+    in_force = None
     if ref is None and not as_json and not dry_run and is_terminal(sys.stdin) and is_terminal(sys.stderr):
         from deepctl.cli.rewind_picker import pick
 
-        ref = pick(user, session, only or "", force, exact)
+        profile, in_force = options.profile_and_settings(user)
+        ref = pick(profile, in_force, session, only or "", force, exact)
     reference = ref if ref is not None else "~1"
 
     def request(repository: Repository | ReadOnlyRepository) -> tuple[SessionRecord, RewindRequest]:
@@ -209,7 +212,7 @@ def rewind(
 
         return rewind.request_rewind(repository, session, reference, only=only or "", force=force, exact=exact)
 
-    _rewind("checkpoints rewind", request, user, dry_run, wait, as_json)
+    _rewind("checkpoints rewind", request, user, dry_run, wait, as_json, in_force)
 
 
 def _rewind(
@@ -219,8 +222,11 @@ def _rewind(
     dry_run: bool,
     wait: float,
     as_json: bool,
+    in_force: Settings | None = None,
 ) -> None:
-    """Apply `request` to the profile of `--user`, or only show the preview."""
+    """Apply `request` to the profile of `--user`, or only show the preview. `in_force` are its settings, if they are
+    read.
+    """
     is_undo = command == "checkpoints undo"
     if dry_run:
         with options.reading(user, "Looking") as reader:
@@ -228,7 +234,7 @@ def _rewind(
         show(preview, as_json)
         _check(preview)
         return
-    with options.working(user, command, wait, as_json) as repository:
+    with options.working(user, command, wait, as_json, in_force=in_force) as repository:
         view = rewound(repository, *request(repository))._replace(is_undo=is_undo)
     show(view, as_json)
 

@@ -19,6 +19,7 @@ from deepctl.output.profiles import ProfilePathView
 from deepctl.output.render import notice, show
 
 if TYPE_CHECKING:
+    from deepctl.domain.settings import SettingsFile
     from deepctl.domain.trust import TrustItem
 
 app = typer.Typer(
@@ -69,19 +70,19 @@ def show_(user: options.User = None, as_json: options.Json = False) -> None:
     ]
     file = in_force.files[0]
     unknown, servers = settings.unknown_keys(file.checked()), in_force.mcp_servers()
-    items, problem = _waiting(profile) if profile is not None else ([], None)
+    items, problem = _waiting(profile, file) if profile is not None else ([], None)
     view = views.SettingsView(profile.name if profile else None, file.path, values, unknown, servers, items, problem)
     show(view, as_json)
 
 
-def _waiting(profile: ProfilePaths) -> tuple[list[TrustItem], str | None]:
+def _waiting(profile: ProfilePaths, file: SettingsFile) -> tuple[list[TrustItem], str | None]:
     """The settings of a profile that are not trusted yet, or the reason why they cannot be read."""
     if not os.path.lexists(profile.untrusted):
         return [], None
     from deepctl.domain import trust
 
     try:
-        return trust.waiting(profile).items, None
+        return trust.waiting(profile, file).items, None
     except DeepctlError as error:
         return [], error.message
 

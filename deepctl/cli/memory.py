@@ -127,7 +127,7 @@ def add(
     as_json: options.Json = False,
 ) -> None:
     """Append a note to a notebook. The text is not changed."""
-    profile = options.existing_profile(user)
+    profile, in_force = options.profile_and_settings(user)
     memory = Memory(profile, agent)
     name = file_name(file)
     if memory.find(name) is None:
@@ -135,7 +135,7 @@ def add(
     note = _note(text)
     from deepctl.domain.memory import changes
 
-    with options.working(profile.name, "memory add", wait, as_json) as work:
+    with options.working(profile.name, "memory add", wait, as_json, in_force=in_force) as work:
         view = views.NotebookAdditionView(
             profile.name, memory.agent, changes.add(work, Memory(work.paths, agent), name, note)
         )
@@ -377,6 +377,8 @@ def _taken_over(
     from deepctl.domain.memory import changes
 
     try:
+        # The settings are those after the editor has ended, which may be open for hours: a file that they exclude now
+        # must not come into the checkpoint.
         with options.working(memory.profile.name, "memory edit", wait, as_json) as work:
             change = changes.replace(work, Memory(work.paths, memory.agent), name, base, text)
     except KeyboardInterrupt:

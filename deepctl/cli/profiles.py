@@ -6,7 +6,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated, BinaryIO, NamedTuple
 
 import typer
@@ -24,6 +24,8 @@ from deepctl.output.render import BYTES, Progress, discard_stdout, say, show
 from deepctl.output.text import is_terminal, wrap
 
 if TYPE_CHECKING:
+    from deepctl.domain.settings import Settings
+    from deepctl.domain.trust import WaitingSettings
     from deepctl.output.profiles import TrustView
 
 
@@ -88,7 +90,7 @@ def rename(
     """
     from deepctl.domain import sandbox_settings
 
-    root = options.root()
+    root, in_force = options.root(), settings.load(os.environ)
     profiles.find(root, old)
     layout.check_name(new)
     with ExitStack() as stack:
@@ -97,22 +99,20 @@ def rename(
             stack.enter_context(profiles.lock(root, name, command="profiles rename", wait=wait))
         paths = profiles.find(root, old)
         profiles.check_free(root, new, by=paths)
-        container = sandbox_settings.remove_container_if_any(os.environ, paths)
+        container = sandbox_settings.remove_container_if_any(os.environ, in_force.of_profile(paths), paths)
         new_paths = profiles.rename(root, paths, new)
-    show(
-        views.ProfileRenamingView(paths.name, new_paths.name, new_paths.directory, container, _naming(paths.name)),
-        as_json,
-    )
+    sources = _naming(paths.name, in_force)
+    show(views.ProfileRenamingView(paths.name, new_paths.name, new_paths.directory, container, sources), as_json)
 
 
-def _naming(name: str) -> list[str]:
-    """The source that names the profile `name` for commands without `--user`."""
+def _naming(name: str, in_force: Settings) -> list[str]:
+    """The sources that name the profile `name` for commands without `--user`."""
     sources = []
     if layout.same_name(os.environ.get("DEEPCTL_USER", ""), name):
         sources.append("$DEEPCTL_USER")
-    with suppress(DeepctlError, OSError):  # an error in config.toml must not prevent the rename
-        if layout.same_name(str(settings.read(layout.config_file(os.environ)).get("default_user")), name):
-            sources.append("default_user in config.toml")
+    # An error in config.toml must not prevent the rename: `values` is empty then.
+    if layout.same_name(str(in_force.files[0].values.get("default_user")), name):
+        sources.append("default_user in config.toml")
     return sources
 
 
@@ -205,7 +205,7 @@ def import_(
     if not as_json:
         show(view, False)
     try:
-        trust_view = _put_into_force(result.paths, yes=yes, wait=wait, as_json=as_json)
+        trust_view = _put_into_force(result.paths, result.waiting, yes=yes, wait=wait, as_json=as_json)
     except DeepctlError:
         if not as_json:
             view.notice_waiting()
@@ -231,17 +231,21 @@ def trust(
     except ProfileNotFound as error:
         error.hint = "`deepctl profiles list` lists the profiles; `deepctl profiles import FILE` creates one."
         raise
-    view = _put_into_force(profile, yes=yes, wait=wait, as_json=as_json)
+    view = _put_into_force(profile, None, yes=yes, wait=wait, as_json=as_json)
     show(view, as_json)
     view.check()
 
 
-def _put_into_force(paths: ProfilePaths, *, yes: bool, wait: float, as_json: bool) -> TrustView:
-    """Put the imported settings of a profile into force, if the user has seen them and agrees."""
+def _put_into_force(
+    paths: ProfilePaths, untrusted: WaitingSettings | None, *, yes: bool, wait: float, as_json: bool
+) -> TrustView:
+    """Put the imported settings of a profile into force, if the user has seen them and agrees. They are read if
+    `untrusted` is `None`.
+    """
     from deepctl.domain import trust as domain
     from deepctl.output.profiles import TrustView, lines
 
-    untrusted = domain.waiting(paths)
+    untrusted = untrusted or domain.waiting(paths, settings.read("profile", paths.settings))
     usable = [item for item in untrusted.items if item.problem is None]
     unusable = [item for item in untrusted.items if item.problem is not None]
     if not usable:

@@ -93,7 +93,7 @@ def delete(
     from deepctl.store import session_delete
     from deepctl.store.repository import Repository
 
-    profile = options.existing_profile(user)
+    profile, in_force = options.profile_and_settings(user)
     plan = None
     if dry_run or not yes:
         with Repository.read_only(profile) as reader:
@@ -105,7 +105,7 @@ def delete(
         if not as_json:
             view.foretell()
         confirm(f"Delete session {plan.session} permanently?", yes=False, as_json=as_json)
-    with options.working(user, "sessions delete", wait, as_json, frees=True) as work:
+    with options.working(profile.name, "sessions delete", wait, as_json, in_force=in_force, frees=True) as work:
         deletion = session_delete.plan(work.paths, work.ledger, work.store.packs, name)
         if plan is not None:
             session_delete.check_same(plan, deletion)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple, Self
 
@@ -233,11 +233,11 @@ def rename(root: Root, paths: ProfilePaths, name: str) -> ProfilePaths:
 
 def describe(paths: ProfilePaths) -> Profile:
     """The description of a profile for lists and `profiles show`. Never raises for damage inside it."""
-    values: dict[str, object] = {}
+    values: Mapping[str, object] = {}
     try:
         _check_directory(paths)
         _check_parts(paths)
-        values = settings.read(paths.settings)
+        values = settings.read("profile", paths.settings).checked()
         problem = None
     except (Refused, OSError) as error:
         return Profile(paths.name, paths.directory, None, None, None, 0, 0, PartCounts(), PartCounts(), str(error))

@@ -193,17 +193,16 @@ def replace_document(path: str, raw: bytes, *, is_last: bool = False) -> None:
     documents(os.path.dirname(path)).replace(os.path.basename(path), raw, is_last=is_last)
 
 
-def read(path: str) -> dict[str, Any]:
-    """A settings file as a mapping; empty if there is none. Raises `Damaged` if it is not TOML."""
+def _content(path: str) -> bytes | None:
+    """The bytes of a settings file; `None` if there is none."""
     try:
-        raw = read_document(path)
+        return read_document(path)
     except FileNotFoundError:
-        return {}
+        return None
     except (Refused, NotADirectoryError):
         if "DEEPCTL_CONFIG" in os.environ and path == layout.config_file(os.environ):
             raise _misplaced(path) from None
         raise
-    return flat(parse_tables(raw, path), path)
 
 
 def _misplaced(path: str) -> DeepctlError:
@@ -339,6 +338,8 @@ class SettingsFile(NamedTuple):
     path: str
     values: Mapping[str, Any] = {}
     problem: DeepctlError | OSError | None = None
+    content: bytes | None = None
+    """The bytes of the file; `None` if there is none, or it could not be read."""
 
     def checked(self) -> Mapping[str, Any]:
         """The settings in it. Raises the error of reading it."""
@@ -426,7 +427,7 @@ class Settings(NamedTuple):
     def of_profile(self, profile: layout.ProfilePaths) -> Settings:
         """The same with the profile's settings file, which is read now."""
         other_files = tuple(file for file in self.files if file.source != "profile")
-        return self._replace(files=(_loaded("profile", profile.settings), *other_files))
+        return self._replace(files=(read("profile", profile.settings), *other_files))
 
 
 def load(
@@ -439,7 +440,7 @@ def load(
     `options` are values from the command line. Never raises: see `Settings`.
     """
     try:
-        config = _loaded("config", layout.config_file(environment))
+        config = read("config", layout.config_file(environment))
     except DeepctlError as problem:
         config = SettingsFile("config", "", problem=problem)
     settings = without_files(environment, options)._replace(files=(config,))
@@ -453,11 +454,15 @@ def without_files(environment: Mapping[str, str], options: Mapping[str, str | No
     return Settings(dict(options or {}), variables, ())
 
 
-def _loaded(source: str, path: str) -> SettingsFile:
+def read(source: str, path: str) -> SettingsFile:
+    """Read a settings file. Never raises: see `SettingsFile.checked`."""
+    content = None
     try:
-        return SettingsFile(source, path, read(path))
+        content = _content(path)
+        values = flat(parse_tables(content, path), path) if content is not None else {}
     except (DeepctlError, OSError) as problem:
-        return SettingsFile(source, path, problem=problem)
+        return SettingsFile(source, path, problem=problem, content=content)
+    return SettingsFile(source, path, values, content=content)
 
 
 def unknown_keys(values: Mapping[str, Any]) -> list[str]:
@@ -510,11 +515,9 @@ def change(path: str, key: str, value: str | None) -> None:
     """
     import tomlkit
 
-    read(path)
-    try:
-        document = tomlkit.parse(read_document(path).decode("utf-8-sig"))
-    except FileNotFoundError:
-        document = tomlkit.document()
+    content = _content(path) or b""
+    flat(parse_tables(content, path), path)  # raises for a file that commands could not read
+    document = tomlkit.parse(content.decode("utf-8-sig"))
     layout.bring_up(layout.SETTINGS_FORMAT, document, path)
     table, _, name = key.rpartition(".")
     place = (

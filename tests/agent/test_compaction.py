@@ -512,7 +512,7 @@ class TestWindows:
         path = str(tmp_path / "config.toml")
         settings.change(path, "compact_at", value)
         assert settings.validate("compact_at", value) == value
-        assert str(settings.read(path)["compact_at"]) == value
+        assert str(settings.read("profile", path).checked()["compact_at"]) == value
 
     @pytest.mark.parametrize("value", ["0", "9", "96", "100", "80%", "Never", "-5", "8e1"])
     def test_shares_that_cannot(self, value: str) -> None:

@@ -361,6 +361,15 @@ def test_what_no_profile_could_be_used_with_stays_untrusted_and_is_named_while_t
     deepctl("chat", "--user", "bob", "hello").ok()
 
 
+def test_an_import_with_trust_names_the_file_of_the_new_profile(bob: Bob, deepctl: InProcess) -> None:
+    bob.import_({"sandbox": {"x": 1}})
+    error = bob.trust("--yes").error
+    assert str(bob.untrusted) in error["message"]
+    bob.forget()
+    imported = deepctl("profiles", "import", str(bob.archive), "--as", "bob", "--trust", "--yes", "--json")
+    assert (imported.code, imported.error) == (2, error)
+
+
 def test_a_profile_that_is_not_there_to_be_trusted_is_not_to_be_created(deepctl: InProcess) -> None:
     hint = deepctl("profiles", "trust", "nobody", "--json").error["hint"]
     assert "profiles create" not in hint
