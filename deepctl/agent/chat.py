@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic_ai import Agent
 from pydantic_ai.messages import UserContent
@@ -58,7 +58,9 @@ class Options(NamedTuple):
     """The resolved settings of a chat. `timeout` is in seconds.
 
     `compact_at` is the share of the context window, in percent, at which conversations are compacted, `None` for never;
-    `context_window` is that window in tokens, if the model's own value must not be used.
+    `context_window` is that window in tokens, if the model's own value must not be used. `model_settings` and
+    `model_profile` are the tables of these names in the settings, with values for pydantic-ai's types. `tools` is
+    `full` or `lean`; `disabled_tools` are names of tools. `first_answer_timeout` and `idle_timeout` are in seconds.
     """
 
     model: str
@@ -73,6 +75,12 @@ class Options(NamedTuple):
     retries: int = 3
     limits: ConfiguredLimits = ConfiguredLimits()
     mcp_servers: Sequence[McpServer] = ()
+    model_settings: Mapping[str, Any] = {}
+    model_profile: Mapping[str, Any] = {}
+    tools: Literal["full", "lean"] = "full"
+    disabled_tools: Sequence[str] = ()
+    first_answer_timeout: float = 600
+    idle_timeout: float = 120
 
 
 class TurnRunner:

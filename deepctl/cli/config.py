@@ -29,7 +29,7 @@ app = typer.Typer(
     context_settings=HELP_OPTIONS,
 )
 
-Key = Annotated[str, typer.Argument(help="Name of the setting. `deepctl config show` lists the names.")]
+Key = Annotated[str, typer.Argument(help="Name of the setting, as in `deepctl config show`.")]
 FileOwner = Annotated[
     str | None,
     typer.Option(
@@ -63,11 +63,18 @@ def _lock(profile: ProfilePaths | None, command: str, wait: float) -> Lease:
 
 @app.command("show", epilog="Example: deepctl config show --user alice")
 def show_(user: options.User = None, as_json: options.Json = False) -> None:
-    """Show the settings in force and their sources, and the MCP servers."""
+    """Show the settings in force and their sources, and the MCP servers.
+
+    Settings of [model_profile] are shown only if they are set.
+    """
     profile, in_force = options.profile_of_chat(user)
-    values = [
+    for table in settings.MODEL_TABLES:
+        in_force.of_table(table)
+    all_values = [
         in_force.resolve(key) for key, setting in settings.SETTINGS.items() if profile is None or setting.in_profile
     ]
+    # The many settings of [model_profile] are for servers with peculiarities; most profiles have none.
+    values = [item for item in all_values if item.value is not None or not item.key.startswith("model_profile.")]
     file = in_force.files[0]
     unknown, servers = settings.unknown_keys(file.checked()), in_force.mcp_servers()
     items, problem = _waiting(profile, file) if profile is not None else ([], None)
