@@ -53,6 +53,7 @@ from deepctl.agent.tools import (
     made_ready,
     plans_toolset,
 )
+from deepctl.agent.wire import with_chat_shape
 from deepctl.domain.memory.directory import as_bytes, as_text
 from deepctl.domain.permissions import Permissions
 from deepctl.store import todo
@@ -136,12 +137,12 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
         return deps.workspace
 
     def get_wrapper_model(self, model: Model) -> Model:
-        """A model that neither receives nor returns invalid text.
+        """A model that neither receives nor returns invalid text, and is sent the shape that its server takes.
 
         `Agent.run` can also use a `FunctionModel` that has only a `stream_function`.
         """
         is_streaming_only = isinstance(model, FunctionModel) and model.function is None
-        return UnicodeFilterModel(CollectingModel(model) if is_streaming_only else model)
+        return UnicodeFilterModel(CollectingModel(model) if is_streaming_only else with_chat_shape(model))
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
         return GuardedTools(made_ready(toolset, self.fixed_tools), self.environment)

@@ -222,7 +222,7 @@ def sendable(messages: Sequence[ModelMessage], model: Model) -> list[ModelMessag
         parts: list[ModelRequestPart] = []
         for part in reversed(message.parts):
             parts.append(_without(part, model, with_files=with_files))
-            with_files = with_files and not _is_prompt(part)
+            with_files = with_files and not has_typed_text(part)
         is_changed = any(new is not old for new, old in zip(parts[::-1], message.parts, strict=True))
         messages_sent.append(replace(message, parts=parts[::-1]) if is_changed else message)
     return messages_sent[::-1]
@@ -251,7 +251,7 @@ def _left_out(item: object, model: Model, *, with_files: bool) -> str | None:
     return f"(A file of type {item.media_type} is left out here: {cause}.)"
 
 
-def _is_prompt(part: ModelRequestPart) -> bool:
+def has_typed_text(part: ModelRequestPart) -> bool:
     """Whether a part contains typed text: plain text. Text that capabilities add has metadata."""
     return isinstance(part, UserPromptPart) and (
         isinstance(part.content, str) or any(isinstance(item, str) for item in part.content)

@@ -15,6 +15,7 @@ from deepctl import distribution
 from deepctl.agent.offline import OFFLINE, offline_model
 from deepctl.agent.provider_errors import MAX_DETAIL, first_sentence, is_clients, shown_text
 from deepctl.agent.response_recorder import LastResponse, watch
+from deepctl.agent.wire import with_chat_shape
 from deepctl.domain import env_variables
 from deepctl.domain.env_variables import ollama_address
 from deepctl.errors import ModelFailed, UsageError
@@ -100,7 +101,7 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
             code="bad_address",
         ) from None
     last = watch(providers[-1]) if providers else None
-    return ResolvedModel(_strict_about_ends(model, providers), last)
+    return ResolvedModel(with_chat_shape(_strict_about_ends(model, providers)), last)
 
 
 def _unknown(name: str, error: Exception, environment: Mapping[str, str]) -> UsageError:
