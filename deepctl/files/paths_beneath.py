@@ -98,8 +98,13 @@ class DirectoryTree:
         return parts
 
     @contextmanager
-    def _place(self, path: str, *, make_parents: bool = False, last_link: bool = True) -> Iterator[_PathEnd]:
-        """Walk to the parent of `path`. With `last_link`, a link at the end is resolved (or refused) too."""
+    def _place(
+        self, path: str, *, make_parents: bool = False, last_link: bool = True, missing_ok: bool = False
+    ) -> Iterator[_PathEnd]:
+        """Walk to the parent of `path`. With `last_link`, a link at the end is resolved (or refused) too.
+
+        With `missing_ok`, the walk ends at a part that is no directory. The real path then has the rest as it is.
+        """
         pending = self._parts(path)[::-1]
         descriptors = [os.open(self.root, _DIRECTORY)]
         names: list[str] = []
@@ -131,7 +136,13 @@ class DirectoryTree:
                 if is_last:
                     yield _PathEnd(descriptors[-1], part, (*names, part))
                     return
-                descriptors.append(self._step(descriptors[-1], part, path, make_parents))
+                try:
+                    descriptors.append(self._step(descriptors[-1], part, path, make_parents))
+                except (FileNotFoundError, NotADirectoryError):
+                    if not missing_ok:
+                        raise
+                    yield _PathEnd(descriptors[-1], part, (*names, part, *reversed(pending)))
+                    return
                 names.append(part)
             # The path ends at a directory that was entered: the root, or the target of `..` or a link.
             if not names:
@@ -315,16 +326,11 @@ class DirectoryTree:
     def real_path(self, path: str) -> str:
         """The absolute target of `path`, or `/` if it leads, or could lead, out of the tree."""
         try:
-            with self._place(path) as place:
-                return os.path.join(self.mount, *place.real)
+            with self._place(path, missing_ok=True) as place:
+                # The target of `..` after a missing name depends on the future kind of that name.
+                return "/" if ".." in place.real else os.path.join(self.mount, *place.real)
         except OutsideTree:
             return "/"
-        except (FileNotFoundError, NotADirectoryError):
-            if ".." in path.split("/"):
-                return "/"  # the target of `..` after a missing name depends on the future kind of that name
-            head, tail = os.path.split(os.path.normpath(path))
-            parent = self.real_path(head or ".")
-            return "/" if parent == "/" else os.path.join(parent, tail)
 
 
 def _link(parent: int, name: str) -> str | None:

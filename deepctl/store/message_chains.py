@@ -1,8 +1,8 @@
 """Conversations that an application passes completely with every checkpoint, stored without repetition.
 
-Their logs have the form of a session's log (`deepctl.store.session_log`). A digest over the chain identifies, at every
-message, all messages before it. So only new messages of a conversation are written, and a conversation that branches
-from the middle of another gets a log that continues it.
+They are in logs of the same form as a session's (`deepctl.store.session_log`). A digest over the chain lets every
+message stand for all messages before it. So only new messages of a conversation are written, and one that branches from
+the middle of another gets a log that continues it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from deepctl.files import atomic, sealed_lines
 from deepctl.store import log_file, session_log, session_reader
 from deepctl.store.log_file import START as START_DIGEST
 from deepctl.store.log_file import Point, chain_digest
+from deepctl.unicode import whole_value
 
 START = b""
 """The digest of the empty conversation."""
@@ -42,10 +43,18 @@ class ChainEnd(NamedTuple):
         return Point(self.log, self.offset, self.digest)
 
 
-def digest(before: bytes, message: dict[str, Any]) -> bytes:
-    """The digest of a conversation that continues with `message`."""
-    raw = json.dumps(message, sort_keys=True, separators=(",", ":")).encode()
-    return hashlib.blake2b(before + raw, digest_size=16).digest()
+def continued(before: bytes, message: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """The digest of a conversation that continues with `message`, and the message in valid Unicode."""
+    raw = _encoded(message)
+    if b"\\ud" in raw or b"\\uD" in raw:
+        # Only escapes can stand for lone surrogates, and few messages have any.
+        message = whole_value(message)
+        raw = _encoded(message)
+    return hashlib.blake2b(before + raw, digest_size=16).digest(), message
+
+
+def _encoded(message: dict[str, Any]) -> bytes:
+    return json.dumps(message, sort_keys=True, separators=(",", ":")).encode()
 
 
 class MessageChains:
@@ -88,7 +97,7 @@ class MessageChains:
             if line.message is not None:
                 if line.message["kind"] == "request":
                     instructions = line.message.get("instructions")
-                chain, count = digest(chain, line.message), count + 1
+                chain, count = continued(chain, line.message)[0], count + 1
                 self._known.setdefault(chain, ChainEnd(log_id, end, count, line.digest))
             chains[log_id, end] = chain
             self._digests[log_id, end] = self._tails[log_id] = line.digest

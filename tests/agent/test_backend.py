@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -131,3 +132,15 @@ def test_tools_for_checkpoints_tell_of_damage_without_the_directory_of_the_profi
 )
 def test_only_whole_names_are_hidden(text: str, shown: str) -> None:
     assert replace_root(text, "/p/ws") == shown
+
+
+def test_a_missing_file_is_reported_without_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = LocalBackend(root_dir=tmp_path)
+    monkeypatch.setattr("anyio.to_thread.run_sync", None)
+
+    async def use() -> None:
+        for operation in (backend.read_bytes, backend.list_dir):
+            with pytest.raises(FileNotFoundError):
+                await operation("missing/file")
+
+    asyncio.run(use())

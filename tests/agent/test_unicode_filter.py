@@ -28,7 +28,7 @@ from pydantic_ai.models.function import AgentInfo, DeltaThinkingCalls, DeltaThin
 
 from deepctl import DeepAgentDeps, FileCheckpointStore, StateBackend, create_deep_agent
 from deepctl.agent.checkpoint_stores import new_checkpoint
-from deepctl.agent.model_wrappers import UnicodeFilterModel
+from deepctl.agent.models import UnicodeFilterModel
 from deepctl.files import sealed_lines
 from tests.support.command import InProcess
 from tests.support.loopback import Answer, Broken, Provider, Text, ToolCalls, provider
@@ -208,6 +208,9 @@ def test_an_application_gets_valid_text_from_any_model_and_its_checkpoints_have_
         assert kept is not None
         assert "\\ud83d" not in repr(kept.messages)
         assert len(kept.messages) == 3
+        logs = list((tmp_path / "checkpoints" / "messages").iterdir())
+        assert logs
+        assert not any(b"\\ud83d" in log.read_bytes() for log in logs)
 
     asyncio.run(run())
 
