@@ -69,11 +69,46 @@ _deepctl_table() {
 
 _deepctl_setting() {
 	case $1 in
-	'') kind=,default_user,model,base_url,instructions,context_window,compact_at,approve,sandbox,checkpoints,snapshot.exclude,docker.image,max_requests,max_tokens,max_cost,retries,limits.seconds,limits.memory,limits.processes,limits.tmp,limits.disk,limits.checkpoints ;;
+	'') kind=,default_user,model,base_url,instructions,context_window,compact_at,approve,sandbox,checkpoints,snapshot.exclude,docker.image,max_requests,max_tokens,max_cost,tools,disabled_tools,first_answer_timeout,idle_timeout,retries,limits.seconds,limits.memory,limits.processes,limits.tmp,limits.disk,limits.checkpoints,model_settings.temperature,model_settings.top_p,model_settings.top_k,model_settings.max_tokens,model_settings.thinking,model_settings.seed,model_settings.presence_penalty,model_settings.frequency_penalty,model_settings.stop_sequences,model_settings.parallel_tool_calls,model_settings.service_tier,model_settings.extra_body,model_profile.supports_tools,model_profile.supports_image_input,model_profile.supports_document_input,model_profile.supports_audio_file_input,model_profile.supports_video_input,model_profile.supports_inline_system_prompts,model_profile.supports_thinking,model_profile.thinking_always_enabled,model_profile.thinking_enabled_by_default,model_profile.thinking_tags,model_profile.ignore_streamed_leading_whitespace,model_profile.mimics_assistant_message_formatting,model_profile.supports_cache,model_profile.supports_auto_cache,model_profile.tool_call_id_length,model_profile.openai_system_prompt_role,model_profile.openai_chat_supports_multiple_system_messages,model_profile.openai_supports_strict_tool_definition,model_profile.openai_unsupported_model_settings,model_profile.openai_chat_thinking_field,model_profile.openai_chat_send_back_thinking_parts,model_profile.openai_chat_thinking_requires_field_on_tool_calls,model_profile.openai_chat_thinking_false_body,model_profile.openai_supports_reasoning,model_profile.openai_supports_reasoning_effort_none,model_profile.openai_supports_minimal_reasoning_effort,model_profile.openai_chat_supports_max_reasoning_effort,model_profile.openai_supports_encrypted_reasoning_content,model_profile.openai_chat_streaming_requires_finish_reason,model_profile.openai_chat_supports_max_completion_tokens,model_profile.openai_chat_audio_input_encoding,model_profile.openai_chat_supports_file_urls,model_profile.openai_chat_supports_document_input,model_profile.openai_supports_prompt_cache_breakpoints,model_profile.openai_responses_requires_function_call_status_none,model_profile.openai_responses_requires_store_false ;;
 	default_user) kind=profile ;;
 	approve) kind=,ask,auto,never ;;
 	sandbox) kind=,auto,bubblewrap,docker,none ;;
 	checkpoints) kind=,every_tool,every_turn,manual_only ;;
+	tools) kind=,full,lean ;;
+	model_settings.thinking) kind=,off,minimal,low,medium,high,xhigh,max,on ;;
+	model_settings.parallel_tool_calls) kind=,true,false ;;
+	model_settings.service_tier) kind=,auto,default,flex,priority ;;
+	model_profile.supports_tools) kind=,true,false ;;
+	model_profile.supports_image_input) kind=,true,false ;;
+	model_profile.supports_document_input) kind=,true,false ;;
+	model_profile.supports_audio_file_input) kind=,true,false ;;
+	model_profile.supports_video_input) kind=,true,false ;;
+	model_profile.supports_inline_system_prompts) kind=,true,false ;;
+	model_profile.supports_thinking) kind=,true,false ;;
+	model_profile.thinking_always_enabled) kind=,true,false ;;
+	model_profile.thinking_enabled_by_default) kind=,true,false ;;
+	model_profile.ignore_streamed_leading_whitespace) kind=,true,false ;;
+	model_profile.mimics_assistant_message_formatting) kind=,true,false ;;
+	model_profile.supports_cache) kind=,true,false ;;
+	model_profile.supports_auto_cache) kind=,true,false ;;
+	model_profile.openai_system_prompt_role) kind=,system,developer,user ;;
+	model_profile.openai_chat_supports_multiple_system_messages) kind=,true,false ;;
+	model_profile.openai_supports_strict_tool_definition) kind=,true,false ;;
+	model_profile.openai_chat_send_back_thinking_parts) kind=,auto,tags,field,false ;;
+	model_profile.openai_chat_thinking_requires_field_on_tool_calls) kind=,true,false ;;
+	model_profile.openai_supports_reasoning) kind=,true,false ;;
+	model_profile.openai_supports_reasoning_effort_none) kind=,true,false ;;
+	model_profile.openai_supports_minimal_reasoning_effort) kind=,true,false ;;
+	model_profile.openai_chat_supports_max_reasoning_effort) kind=,true,false ;;
+	model_profile.openai_supports_encrypted_reasoning_content) kind=,true,false ;;
+	model_profile.openai_chat_streaming_requires_finish_reason) kind=,true,false ;;
+	model_profile.openai_chat_supports_max_completion_tokens) kind=,true,false ;;
+	model_profile.openai_chat_audio_input_encoding) kind=,base64,uri ;;
+	model_profile.openai_chat_supports_file_urls) kind=,true,false ;;
+	model_profile.openai_chat_supports_document_input) kind=,true,false ;;
+	model_profile.openai_supports_prompt_cache_breakpoints) kind=,true,false ;;
+	model_profile.openai_responses_requires_function_call_status_none) kind=,true,false ;;
+	model_profile.openai_responses_requires_store_false) kind=,true,false ;;
 	*) kind= ;;
 	esac
 }

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from deepctl.agent.checkpoints import RewindRequested
     from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
     from deepctl.agent.file_checkpoint_store import FileCheckpointStore
-    from deepctl.agent.models import offline_model
+    from deepctl.agent.offline import offline_model
     from deepctl.agent.sandboxes import Bubblewrap, Docker, NoSandbox
     from deepctl.distribution import __version__
     from deepctl.sandbox.policy import Limits
@@ -36,7 +36,7 @@ _MODULES = {
     "StateBackend": "pydantic_ai_backends",
     "__version__": "deepctl.distribution",
     "create_deep_agent": "deepctl.agent.factory",
-    "offline_model": "deepctl.agent.models",
+    "offline_model": "deepctl.agent.offline",
 }
 
 __all__ = [

@@ -48,7 +48,7 @@ class ApprovalRequest(NamedTuple):
 
 
 class ApprovalAnswer(NamedTuple):
-    """The answer. `always` also holds from now on, for the same path, command or MCP tool; `word` is for the agent."""
+    """The answer; `word` is for the agent. `always` also answers later requests for this path, command or MCP tool."""
 
     allow: bool
     always: bool = False
@@ -69,13 +69,13 @@ def _check_patterns(permissions: Permissions) -> None:
 
 @dataclass
 class Approvals(AbstractCapability[Any]):
-    """Decides about every file operation and command inside its call, so that nothing after it runs before it.
+    """Decides about every file operation and command inside its call, so that no later call runs before the decision.
 
     The profile's rules come first. Without a matching rule, file tools may do anything inside the workspace, and so may
     commands in a sandbox; other commands need approval, and so do tools of MCP servers, unless their table says
     otherwise. `approve` answers an approval request: `auto` means yes, `never` no, `ask` the answer of `ask`, which is
-    no without a terminal. If a rule that denies may apply to a command, `auto` means no. A no is reported to the model
-    and ends nothing.
+    no without a terminal. If a rule that denies may apply to a command, `auto` means no. A no is reported to the model,
+    and the turn continues.
     """
 
     approve: Approve = "ask"
@@ -107,7 +107,7 @@ class Approvals(AbstractCapability[Any]):
             target = str(args.get("path", ""))
             normal_path, real = await spellings(ctx.workspace, target)
             if real == "/":
-                return args  # it leads out, and the tool itself refuses that
+                return args  # it leads out of the workspace, and the tool itself refuses that
             verdict = about_file(self.permissions, operation, {normal_path, real})
             if operation == "edit":
                 # The result of an edit shows the content of the file.
@@ -188,7 +188,7 @@ def _confined(workspace: Workspace) -> bool:
 
 
 async def _lies_in_git(workspace: Workspace, path: str) -> bool:
-    """Whether a file is in a directory that git takes for its own, or would make one of it."""
+    """Whether a file is in a directory that git uses as its own, or would turn a directory into one."""
     parts = path.split("/")
     if any(_folded(part) in (".git", "git~1") for part in parts):
         return True
@@ -252,7 +252,7 @@ async def _preview(workspace: Workspace, operation: str, path: str, args: dict[s
 
 
 def _lines(text: str) -> list[str]:
-    # `splitlines` would make two of a line with a form feed in it.
+    # `splitlines` would also split a line at a form feed.
     return text.removesuffix("\n").split("\n") if text else []
 
 

@@ -1,8 +1,8 @@
 """`LocalBackend`: a directory in which an agent works.
 
-`LocalBackend` was removed from pydantic-ai-backend in 0.2.30. This one keeps its promise (`root_dir`, file tools
-confined to it) with present parts: pydantic-ai's `LocalWorkspaceBackend` for commands, `deepctl.files.paths_beneath`
-for files, and `ConfinedWorkspace` around both, so that the console tools report an escape as a refusal.
+`LocalBackend` was removed from pydantic-ai-backend in 0.2.30. This one has the same interface (`root_dir`, file tools
+confined to it). It uses pydantic-ai's `LocalWorkspaceBackend` for commands, `deepctl.files.paths_beneath` for files,
+and `ConfinedWorkspace` around both, so that the console tools report an escape as a refusal.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
         await self._call(partial(self._tree.write, path, data))
 
     async def stat(self, path: str) -> FileEntry:
-        # Not in a thread, unlike reading contents: looking at a name takes microseconds, and a thread many times that.
+        # Not in a thread, unlike reading contents: a lookup takes microseconds, and starting a thread takes far longer.
         with self._hiding():
             entry = self._tree.entry(path)
         return FileEntry(name=os.path.basename(path), path=path, is_dir=entry.is_directory, size=entry.size)
@@ -241,7 +241,7 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
             place = f"/proc/{os.getpid()}/fd/{descriptor}"
             if not os.path.exists(place):
                 place = self._tree.real_path(where)  # macOS has no name for a descriptor
-            # Never by its name: `grep -r` follows a link that it is told to search.
+            # The name is not passed to `grep`, because `grep -r` follows a link in its arguments.
             directory, name = (place, ".") if is_directory else (self._tree.root, place)
             words = [str(_SEARCH_MEMORY // 1024), directory, *before, name, *search.behind]
             result = await self._searcher.run(["/bin/sh", "-c", _SEARCH, "sh", *words], timeout=_SEARCH_SECONDS)
@@ -303,7 +303,7 @@ class _CommandBackend(_SearchBackend):
         return replace(result, stderr=f"{result.stderr}{notice}") if notice else result
 
     def _disarm(self, before: GitSurvey) -> str:
-        """Set aside what a command left for git, unless the person typed the command. Returns the notice about it."""
+        """Set aside the files that a command left for git, unless a person typed the command. Returns a notice."""
         additions_for_git = additions(before)
         if not additions_for_git:
             return ""
@@ -351,12 +351,12 @@ class LocalBackend(ConfinedWorkspace):
     Args:
         root_dir: The directory. File tools cannot leave it, by `..`, by an absolute path or by a link. They know it as
             `/workspace`, too.
-        sandbox: Where commands run: `Bubblewrap()`, `Docker(…)`, or `NoSandbox()`, on this machine with nothing around
-            them. Without one there are no commands. They get a fixed `PATH` and `LANG`, and a `HOME` of their own:
-            `.deep/home` in the workspace, without a sandbox an empty one that `close` removes.
-        by_user: Whether a person types the commands. What they leave for git is then named, and not taken away.
+        sandbox: The place where commands run: `Bubblewrap()`, `Docker(…)`, or `NoSandbox()` (unsandboxed). Without one
+            there are no commands. Commands get a fixed `PATH` and `LANG`, and a `HOME` of their own: `.deep/home` in
+            the workspace, or with `NoSandbox()` an empty directory that `close` removes.
+        by_user: Whether a person types the commands. Files that they leave for git are then reported, and not moved.
 
-    Raises `OSError` if the directory cannot be made, `Refused` if the sandbox is not there.
+    Raises `OSError` if the directory cannot be created, `Refused` if the sandbox is not available.
     """
 
     def __init__(
@@ -401,7 +401,7 @@ class LocalBackend(ConfinedWorkspace):
         return await self._searcher.realpath(await self.resolve(path)) != "/"
 
     async def check(self, path: str) -> None:
-        """Refuse a path that leads out, without telling the model the workspace's path on this machine."""
+        """Refuse a path outside the workspace; the error does not contain the workspace's path on this machine."""
         if not await self.contains(path):
             raise WorkspacePathError(f"{path!r} is outside the workspace")
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic_ai import Agent
 from pydantic_ai.messages import UserContent
@@ -35,10 +35,11 @@ from deepctl.agent.limits import COMPACT_AT, CompactionPolicy, ConfiguredLimits,
 from deepctl.agent.mcp import McpServers
 from deepctl.agent.mentions import AttachmentReader, DirectoryFiles, Files, StateFiles
 from deepctl.agent.message_filters import SentHistory, history_of
+from deepctl.agent.model_wrappers import Retries, RetryingModel
 from deepctl.agent.models import resolve
 from deepctl.agent.provider_errors import ModelEndpoint
 from deepctl.agent.sandboxes import Sandbox
-from deepctl.agent.turn import Outcome, Retries, RetryingModel, TokenUsage, TurnRecord, run_turn, to_json
+from deepctl.agent.turn import Outcome, TokenUsage, TurnRecord, run_turn, to_json
 from deepctl.domain import attachments
 from deepctl.domain.mcp_servers import McpServer
 from deepctl.domain.permissions import Permissions
@@ -57,7 +58,9 @@ class Options(NamedTuple):
     """The resolved settings of a chat. `timeout` is in seconds.
 
     `compact_at` is the share of the context window, in percent, at which conversations are compacted, `None` for never;
-    `context_window` is that window in tokens, if the model's own value must not be used.
+    `context_window` is that window in tokens, if the model's own value must not be used. `model_settings` and
+    `model_profile` are the tables of these names in the settings, with values for pydantic-ai's types. `tools` is
+    `full` or `lean`; `disabled_tools` are names of tools. `first_answer_timeout` and `idle_timeout` are in seconds.
     """
 
     model: str
@@ -72,6 +75,12 @@ class Options(NamedTuple):
     retries: int = 3
     limits: ConfiguredLimits = ConfiguredLimits()
     mcp_servers: Sequence[McpServer] = ()
+    model_settings: Mapping[str, Any] = {}
+    model_profile: Mapping[str, Any] = {}
+    tools: Literal["full", "lean"] = "full"
+    disabled_tools: Sequence[str] = ()
+    first_answer_timeout: float = 600
+    idle_timeout: float = 120
 
 
 class TurnRunner:
@@ -164,7 +173,7 @@ class TurnRunner:
 
     @property
     def model(self) -> Model:
-        """The model that answers."""
+        """The model of the turns."""
         return self._model
 
     def attachments(self, prompt: str, files: Callable[[], Files], emit: Emit) -> list[UserContent]:
@@ -178,7 +187,7 @@ class TurnRunner:
         self._used = self._spent
 
     def spent(self) -> tuple[TokenUsage, float | None]:
-        """What was used since this was asked last, however the turn ended, and what it cost in USD, if that is known.
+        """The usage since the last call of this method, and its cost in USD if known; failed turns count too.
 
         The usage of an attempt that the agent rewound counts with the whole turn.
         """
@@ -285,7 +294,7 @@ class Chat:
         the log, and the state at the end of the turn is stored.
         """
         with self._runner.stops.watched():
-            # Before anything of this turn is stored, which would make its session the most recently written one.
+            # Checked before the turn stores anything, because that makes its session the most recently written one.
             has_old_list = os.path.lexists(os.path.join(work.paths.workspace, layout.TODO_FILE))
             owner = todo.old_lists_owner(work.paths, work.ledger) if has_old_list else None
             checkpoints = TurnCheckpoints(work, prompt, emit)
@@ -315,7 +324,7 @@ class Chat:
         return _Conversation(reader, conversation, end, history_of(conversation, self._runner.model))
 
     def compact(self, work: Repository, session: str, focus: str | None, emit: Emit) -> CompactionResult:
-        """Summarise a session's conversation for the model; `focus` says what it is about above all.
+        """Summarise a session's conversation for the model; `focus` is the most important subject of the summary.
 
         Nothing is removed from the session, and a checkpoint of the state before it can be restored. The caller holds
         the profile's lock. Raises `NotFound` if there is nothing to summarise, and the errors of `turn`; nothing has
@@ -397,7 +406,7 @@ class _TurnMessages:
         self.conversation = conversation
 
     def result(self, part: dict[str, Any]) -> None:
-        """It comes again, in the message with all results of the same answer."""
+        """Nothing to record: the message with all results of the same answer contains this result again."""
 
     def message(self, message: dict[str, Any]) -> None:
         self.conversation.messages.append(Message(self._turn, "", message))

@@ -28,12 +28,12 @@ class Checkpoint:
 
     Attributes:
         id: Unique; a random UUID unless the application chooses.
-        label: What it is called, which need not be unique.
-        turn: How many turns there were.
-        messages: The conversation; what a store returns is a list of its own.
-        message_count: How many messages it has.
-        created_at: When it was made; aware of its time zone.
-        metadata: Anything JSON can say. `workspace` is set by the store: whether the files were kept, or why not.
+        label: A name, which need not be unique.
+        turn: The number of turns.
+        messages: The conversation; a store returns a new list.
+        message_count: The number of messages.
+        created_at: The time of its creation, with a time zone.
+        metadata: Any JSON values. The store sets `workspace`: whether the files were stored, or why not.
     """
 
     id: str

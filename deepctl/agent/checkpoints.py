@@ -1,4 +1,4 @@
-"""The checkpoints of an agent's runs: who makes them, and the tools by which the agent uses them.
+"""The checkpoints of an agent's runs: the classes that make them, and the agent's tools for them.
 
 `Checkpointing` is a capability of every agent. It reports the events of a run to its checkpoints. `StoreCheckpoints`
 are those of an application, in any `CheckpointStore`; `TurnCheckpoints` are those of a profile's session, which
@@ -73,16 +73,16 @@ _UNKEPT_SHOWN = 3
 
 
 class RewindRequested(Exception):
-    """The agent wants to go back to a checkpoint: its run has ended, and the caller starts it again from there.
+    """The agent requests a rewind to a checkpoint: its run has ended, and the caller starts it again from there.
 
-    `deepctl chat` does so by itself. An application catches it around `agent.run`; the files are as they were at the
-    checkpoint already, if it has any.
+    `deepctl chat` handles this itself. An application catches it around `agent.run`. If the checkpoint has files, they
+    are already restored.
 
     Attributes:
         checkpoint_id: The checkpoint.
         label: Its label, which may be empty.
         messages: The conversation up to it, for `message_history`.
-        reason: What the agent wants to remember of what it gave up.
+        reason: The agent's note for itself about the undone work.
     """
 
     def __init__(self, checkpoint_id: str, label: str, messages: list[ModelMessage], reason: str = "") -> None:
@@ -93,7 +93,7 @@ class RewindRequested(Exception):
         self.reason = reason
 
     def prompt(self, prompt: str) -> list[UserContent]:
-        """The prompt to start again with: what the user said, and a note on what was given up."""
+        """The prompt for the new start: the user's prompt, and a note about the undone work."""
         note = f"You rewound to checkpoint {self.label or self.checkpoint_id}; your later work is undone."
         if self.reason:
             note += f" You noted: {self.reason}"
@@ -105,7 +105,7 @@ class AgentCheckpoints(Protocol):
     """The checkpoints of a run for its agent. Methods raise `DeepctlError` for an impossible operation."""
 
     async def tool_starts(self, ctx: RunContext[Any], name: str) -> None:
-        """A tool is about to run: earlier changes are not its work."""
+        """A tool is about to run; it is not the author of earlier changes."""
         ...
 
     async def save_labelled(self, ctx: RunContext[Any], label: str) -> str:
@@ -262,7 +262,7 @@ class StoreCheckpoints:
         await self.save(f"turn-{_turns(conversation)}", conversation, metadata, by_agent=by_agent)
 
     async def run_broke_off(self, ctx: RunContext[Any]) -> None:
-        """The same for a run that failed or was cancelled; the error of the run is reported, not one of this."""
+        """Store the state after a failed or cancelled run; its error is reported, not an error of this method."""
         with anyio.CancelScope(shield=True), suppress(DeepctlError, OSError):
             await self.run_ends(ctx, self.conversation(ctx))
 
@@ -351,7 +351,7 @@ class Checkpointing(AbstractCapability[Any]):
             return await handler()
         except BaseException as error:
             store = self._store(ctx)
-            # A rewind stores the end itself; and a run that is only discarded must not wait.
+            # A rewind stores the end itself. A discarded run (GeneratorExit) must not wait.
             if store is not None and not isinstance(error, RewindRequested | GeneratorExit):
                 await store.run_broke_off(ctx)
             raise
@@ -474,9 +474,9 @@ class TurnCheckpoints:
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
-        """An interruption in here leaves the turn as it is; incomplete work counts for nothing.
+        """After an interruption inside this context, the turn gets no checkpoint at its end.
 
-        In a workspace full of huge files, repeating it would take as long.
+        In a workspace full of huge files, another try would take as long.
         """
         try:
             yield
@@ -485,19 +485,19 @@ class TurnCheckpoints:
             raise
 
     def unkept(self) -> list[str]:
-        """Files that the last checkpoint could not store, without those that the first one of the turn named, for the
-        user.
+        """Notes for the user about files that the last checkpoint could not store, without those that were unkept at
+        the start of the turn.
         """
         at_start = self._first.unkept if self._first is not None else []
         new = [entry for entry in (self.latest.unkept if self.latest is not None else []) if entry not in at_start]
         return [f"Not stored in checkpoints: {path} ({reason})." for path, reason in new[:_UNKEPT_SHOWN]]
 
     def broke_off(self) -> None:
-        """The same for a turn that failed. The error of the turn is reported, not one of this."""
+        """Store the state after a failed turn. The error of the turn is reported, not an error of this method."""
         try:
             self.ended()
         except (DeepctlError, OSError):
-            pass  # the next command finds the turn without its end, and handles it as killed
+            pass  # the turn has no last checkpoint, so the next command handles it as killed
 
     def _position(self) -> Position:
         before, writer = self._before, self._writer
@@ -526,7 +526,7 @@ class TurnCheckpoints:
         return record.id
 
     async def describe_all(self, ctx: RunContext[Any]) -> list[str]:
-        """The session's checkpoints that led here, oldest first."""
+        """A line for each checkpoint in the history of the session's head, oldest first."""
         ledger = self._work.ledger
         line = ledger.line_of(ledger.head(self._session))[:_SHOWN]
         return [

@@ -34,7 +34,8 @@ from pydantic_ai_harness.compaction._summary import is_summary_part, summary_req
 
 from deepctl.agent.limits import CompactionPolicy, context_tokens, window_of
 from deepctl.agent.message_filters import Places, SentHistory, is_prompt, without_usage
-from deepctl.agent.models import SUMMARISE, UnicodeFilter
+from deepctl.agent.model_wrappers import UnicodeFilter
+from deepctl.agent.offline import SUMMARISE
 from deepctl.errors import DeepctlError, NotFound
 
 if TYPE_CHECKING:
@@ -53,9 +54,9 @@ _LEFT_OUT = "[The beginning of this conversation was left out here, because no s
 
 
 class CompactionResult(NamedTuple):
-    """What a compaction did to what the model sees. Tokens are estimates, `summary` is the model's text.
+    """The effect of a compaction on the messages for the model. Tokens are estimates, `summary` is the model's text.
 
-    `checkpoint` is the state before, if one was stored, `cost` in USD, `None` if no price is known.
+    `checkpoint` is the state before the compaction, if it was stored. `cost` is in USD, `None` if no price is known.
     """
 
     messages_before: int
@@ -243,7 +244,7 @@ def _sliding(keep_tokens: int) -> SlidingWindowCompaction[Any]:
 
 @dataclass
 class _WholeAnswer(AbstractCapability[None]):
-    """A partial summary is useless."""
+    """Raises an error for a partial summary, which is useless."""
 
     async def after_model_request(
         self, ctx: RunContext[None], *, request_context: ModelRequestContext, response: ModelResponse
@@ -265,7 +266,7 @@ async def _shortened(
 def _history_of(
     result: Sequence[ModelMessage], messages: Sequence[ModelMessage], places: Places
 ) -> ShortenedHistory | None:
-    """What a strategy made of `messages`; `None` if the model would not see less than it does.
+    """The result of a strategy for `messages`; `None` if the model would not receive less than before.
 
     Only parts that the record of a session can express are used: a summary, the turn's prompt, and the end.
     """

@@ -41,7 +41,8 @@ from deepctl.agent.checkpoints import (
     checkpoints_toolset,
     directory_of,
 )
-from deepctl.agent.models import OFFLINE, CollectingModel, UnicodeFilterModel, offline_model
+from deepctl.agent.model_wrappers import CollectingModel, UnicodeFilterModel
+from deepctl.agent.offline import OFFLINE, offline_model
 from deepctl.agent.tools import (
     FAILURES,
     UNLIMITED_RETRIES,
@@ -52,6 +53,7 @@ from deepctl.agent.tools import (
     made_ready,
     plans_toolset,
 )
+from deepctl.agent.wire import with_chat_shape
 from deepctl.domain.memory.directory import as_bytes, as_text
 from deepctl.domain.permissions import Permissions
 from deepctl.store import todo
@@ -124,7 +126,7 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
         return CapabilityOrdering(position="outermost")
 
     def get_workspace(self, ctx: RunContext[DeepAgentDeps], *, ref: WorkspaceRef | None) -> WorkspaceBackend:
-        """The backend of the run's deps, whatever workspace the message history names."""
+        """The backend of the run's deps, even if the message history names another workspace."""
         deps: object = ctx.deps
         if not isinstance(deps, DeepAgentDeps):
             # `Agent.run` has `deps=None` by default, for any type of deps.
@@ -135,12 +137,12 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
         return deps.workspace
 
     def get_wrapper_model(self, model: Model) -> Model:
-        """A model that neither receives nor returns invalid text.
+        """A model that neither receives nor returns invalid text, and is sent the shape that its server takes.
 
         `Agent.run` can also use a `FunctionModel` that has only a `stream_function`.
         """
         is_streaming_only = isinstance(model, FunctionModel) and model.function is None
-        return UnicodeFilterModel(CollectingModel(model) if is_streaming_only else model)
+        return UnicodeFilterModel(CollectingModel(model) if is_streaming_only else with_chat_shape(model))
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
         return GuardedTools(made_ready(toolset, self.fixed_tools), self.environment)
@@ -182,21 +184,22 @@ def create_deep_agent(
     It holds no user's state: every run takes `deps=DeepAgentDeps(backend=…)` and works in that backend only.
 
     Args:
-        model: A pydantic-ai model, its name, or `offline`; without one, every run has to name its own.
-        instructions: What the agent is told in addition, as pydantic-ai's `Agent` takes it.
-        include_memory: Whether there are notebooks, in `.deep/memory/<agent_name>/`.
-        include_plans: Whether there are `save_plan` and the to-do list.
-        include_execute: Whether there is a shell. It runs where the backend runs commands.
-        include_checkpoints: Whether there are `save_checkpoint`, `list_checkpoints` and `rewind_to`, and checkpoints
-            are made in the `checkpoint_store` of the run's deps, if it has one.
-        checkpoint_frequency: When: `every_turn`, `every_tool` (when it starts and ends, and after every tool call that
-            could have changed something) or `manual_only`.
-        approve: What happens to commands outside a sandbox, and to what `permissions` mark so: `ask` (by `ask`; without
-            one, no), `auto` (yes) or `never` (no).
+        model: A pydantic-ai model, its name, or `offline`; without one, every run must name a model.
+        instructions: Additional instructions, in the forms that pydantic-ai's `Agent` accepts.
+        include_memory: Whether the agent has notebooks, in `.deep/memory/<agent_name>/`.
+        include_plans: Whether the agent has `save_plan` and the to-do list.
+        include_execute: Whether the agent has a shell. The backend decides where its commands run.
+        include_checkpoints: Whether the agent has `save_checkpoint`, `list_checkpoints` and `rewind_to`, and
+            checkpoints are made in the `checkpoint_store` of the run's deps, if it has one.
+        checkpoint_frequency: The time of checkpoints: `every_turn`, `every_tool` (at the start and end of a turn, and
+            after every tool call that could have changed something) or `manual_only`.
+        approve: The answer to approval requests, for unsandboxed commands and for operations with the rule `ask` in
+            `permissions`: `ask` (the function `ask`; without one, no), `auto` (yes) or `never` (no).
         ask: Shows a command, or the diff of a change, to a person and returns the answer.
         permissions: Rules for reading, writing, editing and commands; `deepctl.domain.permissions.parse` reads them.
-        environment: Where the keys are that results of tools are rid of; this process's own environment by default.
-        agent_name: Whose memory it is.
+        environment: The variables with the keys that are removed from results of tools; by default those of this
+            process.
+        agent_name: The name of the agent, which selects its memory.
         capabilities: More capabilities of pydantic-ai.
     """
     rules = permissions or {}
@@ -238,7 +241,9 @@ def _listed(instructions: Instruction | Sequence[Instruction] | None) -> list[In
 
 
 def _eviction() -> ToolOutputLimits[Any]:
-    """Results over 20,000 characters go to a file; files themselves, which can be read in pages, over 100,000."""
+    """Results of more than 20,000 characters are stored in a file; those of `read_file`, which can read in pages, above
+    100,000.
+    """
     action = Spill(then=Truncate())
     return ToolOutputLimits(
         bands=[Band(over=_EVICT_OVER, action=action)],
@@ -265,7 +270,7 @@ class _MemoryStore(FileStore):
         self, prefix: str, query: str, *, limit: int, max_files: int, max_chars: int, max_file_chars: int
     ) -> MemorySearchResult:
         words = [fold(word) for word in query.split()]
-        # Notebooks in a subdirectory belong to others.
+        # Notebooks in a subdirectory belong to other agents.
         paths = await self._list_paths(prefix, limit=max_files + 1, nested=False)
         is_truncated = len(paths) > max_files
         hits: list[tuple[float, str, str]] = []
@@ -273,7 +278,7 @@ class _MemoryStore(FileStore):
             try:
                 notebook = await self.read(path, max_chars=max_file_chars)
             except ValueError:
-                continue  # it leads out of the directory
+                continue  # the path leads out of the directory
             if notebook is None:
                 is_truncated = True
                 continue
@@ -315,7 +320,7 @@ class _Notebooks(WrapperWorkspace):
         try:
             before = await self.read_bytes(path)
         except OSError:
-            before = b""  # it does not exist yet, or writing reports what is in its place
+            before = b""  # it does not exist yet, or the write reports the problem
         await self.write_bytes(path, as_bytes(content, before))
 
 
@@ -351,7 +356,7 @@ class TodoStore(InMemoryPlanStore):
     async def get_items(self) -> list[PlanItem]:
         await self._load(to_change=False)
         items = await super().get_items()
-        # They are shown to the model in a block, which they cannot end.
+        # The model receives the items in a block, and no item may end the block.
         return [item.model_copy(update={"content": _TAG.sub("&lt;", item.content)}) for item in items]
 
     async def get_item(self, item_id: str) -> PlanItem | None:
@@ -388,7 +393,7 @@ class EvictedResults(WorkspaceStore):
 
     async def write(self, workspace: Workspace, key: str, data: bytes) -> str:
         files = files_of(workspace)
-        # The key is `<run>/<call id>.<retry>` with `.content` behind it for a result's second half.
+        # The key is `<run>/<call id>.<retry>`, followed by `.content` for a result's second half.
         call, _, number_part = key.rpartition("/")[2].rpartition(".")
         name = _UNSAFE.sub("_", call if number_part.isdigit() else key.rpartition("/")[2]).lstrip(".") or "result"
         path = posixpath.join(layout.EVICTED_DIRECTORY, name)
@@ -417,8 +422,10 @@ class ContextFiles(RepoContext[Any]):
 
     @property
     def has_on_event(self) -> bool:
-        """No: it listens for directories that tools look into, which is switched off. With a listener, every run would
-        have to stream, and models that cannot (`TestModel`, a `FunctionModel` of an application's tests) would fail.
+        """Always false. The listener would look for directories that tools read, which is switched off.
+
+        With a listener, every run would have to stream, and models that cannot stream (`TestModel`, a `FunctionModel`
+        of an application's tests) would fail.
         """
         return False
 
@@ -444,7 +451,7 @@ class ContextFiles(RepoContext[Any]):
         try:
             await super().before_run(replace(ctx, workspace=files))
         except (OSError, WorkspaceError):
-            pass  # another process is swapping it: none this time
+            pass  # another process is replacing a file, so this run has no context files
         # The harness ensures that a file does not end its block; it must not start another one either.
         self._context_files = [
             replace(file, content=_BLOCK.sub("&lt;", file.content)) for file in self._context_files or []

@@ -44,17 +44,17 @@ _NO_DIRECTORY = "the backend has no directory on this machine"
 class FileCheckpointStore:
     """Checkpoints in a directory: conversations without repetition, and the files of a workspace if there is one.
 
-    Every save is on disk when it returns; a kill at any moment leaves every checkpoint that was saved. Several objects
-    and processes may use one directory: a kernel lock makes them take turns. It may be the `checkpoints` directory of a
-    deepctl profile.
+    A checkpoint is on disk when `save` returns, and a kill at any moment loses no saved checkpoint. Several objects and
+    processes may use one directory: a kernel lock admits one at a time. The directory may be the `checkpoints`
+    directory of a deepctl profile.
 
     Args:
-        directory: Where they are kept; made (0700) if it is missing.
-        cache: A file for what can be found out again, which speeds up snapshots by later processes. It must lie outside
-            of `directory`. Without it, such a cache lasts as long as this object.
+        directory: The directory of the store; created (0700) if it is missing.
+        cache: A file for data that can be computed again, which makes snapshots by later processes faster. It must lie
+            outside of `directory`. Without it, the cache lasts as long as this object.
 
-    Methods raise `Damaged` where what they need cannot be read, `Locked` if another process does not let go for half a
-    minute, `StorageError` or `OSError` where the disk fails.
+    Methods raise `Damaged` if required data cannot be read, `Locked` if another process holds the lock for half a
+    minute, and `StorageError` or `OSError` if the disk fails.
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, cache: str | os.PathLike[str] | None = None) -> None:
@@ -81,16 +81,16 @@ class FileCheckpointStore:
         exclude: Sequence[str] = (),
         only_changed: bool = False,
     ) -> None:
-        """Keep a checkpoint; one of the same id is replaced.
+        """Save a checkpoint; one of the same id is replaced.
 
         Args:
             checkpoint: The checkpoint.
-            workspace: A directory that is kept with it, whole.
-            by_agent: Whether what changed there since the last checkpoint is the agent's work, which a rewind takes
-                back, or another author's; `None` if that cannot be told, so that taking it back is a conflict. After a
-                run that was killed it cannot be told, whatever is said here.
-            exclude: What of the workspace is left out, as in a .gitignore.
-            only_changed: Whether nothing is kept if the workspace is as it was last.
+            workspace: A directory whose whole contents are stored with it.
+            by_agent: The author of the changes there since the last checkpoint: the agent, so that a rewind undoes
+                them, or another author; `None` if the author is unknown, so that undoing them is a conflict. After a
+                killed run the author is always unknown.
+            exclude: Patterns of left out files, as in a .gitignore.
+            only_changed: Whether to save nothing if the workspace is unchanged since the last snapshot.
         """
         place = WorkspaceOptions(os.path.abspath(workspace), exclude) if workspace is not None else None
         author = _author(by_agent)
@@ -149,18 +149,18 @@ class FileCheckpointStore:
         by_agent: bool | None = False,
         exclude: Sequence[str] | None = None,
     ) -> list[str]:
-        """Make the files in `workspace` what they were: the agent's work is taken back, that of other authors stays.
+        """Restore the files in `workspace`: the agent's changes are undone, those of other authors stay.
 
-        A checkpoint of what was before is made first. Returns the paths that changed. Raises `CheckpointNotFound`,
-        `Refused` if it has no files, or `RewindConflicts` (nothing is touched) if another author changed a file after
-        the agent.
+        A safety checkpoint is made first. Returns the changed paths. Raises `CheckpointNotFound`, `Refused` if the
+        checkpoint has no files, or `RewindConflicts` (nothing is changed) if another author changed a file after the
+        agent.
 
         Args:
             checkpoint_id: The checkpoint.
             workspace: The directory.
             force: Whether conflicts are overridden.
-            by_agent: Whether what changed since the last checkpoint is the agent's work, too; `None` as in `save`.
-            exclude: What is left alone, as in a .gitignore; what the checkpoint left out, if it is not given.
+            by_agent: The author of the changes since the last checkpoint, as in `save`.
+            exclude: Patterns of files that stay unchanged, as in a .gitignore; by default those of the checkpoint.
         """
 
         def rewind(store: Checkpoints) -> list[str]:
@@ -186,7 +186,7 @@ class FileCheckpointStore:
                 await asyncio.sleep(_POLL_SECONDS)
 
     def _at_once(self, action: Callable[[Checkpoints], T]) -> T:
-        """Raises `Locked` if another process is working on it."""
+        """Run a function with the store, in this thread. Raises `Locked` if another process holds the lock."""
         if not self._mutex.acquire(blocking=False):
             raise Locked(f"Another thread is working on {self._directory}.")
         try:

@@ -30,7 +30,7 @@ KEPT = "The conversation so far is stored."
 """The hint of an error that ends a turn."""
 STOPPED = (Interrupted, Terminated, TimedOut)
 _SAME_PRESS = 1.0
-"""Seconds in which another Ctrl-C still belongs to the work that it has stopped already."""
+"""Seconds after a Ctrl-C in which another Ctrl-C has no effect, because it was meant for the same work."""
 _CLOSING_SECONDS = 2.0
 _GRACE = 2.0
 """Seconds for the cleanup of a turn after its time limit."""
@@ -39,7 +39,7 @@ _OTHERS = (signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def storing() -> Iterator[None]:
-    """Report a failure of the disk as such, and not as one of the network or of a tool."""
+    """Report a failure of the disk as a storage error, not as a failure of the network or of a tool."""
     try:
         yield
     except OSError as error:
@@ -51,7 +51,7 @@ class AbandonedRun(Exception):
 
 
 class Interruption:
-    """Stops what runs while `watched`. `seconds` is the time it may take, `note` the hint of the error.
+    """Stops the work inside `watched`. `seconds` is its time limit, `note` the hint of the error.
 
     An application's own signal handlers stay in place.
     """
@@ -70,7 +70,7 @@ class Interruption:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Inside this context signals and the time limit stop the work; entered again inside, it is the same watch."""
+        """Inside this context signals and the time limit stop the work; a nested context is the same watch."""
         if self._is_watching:
             yield
             return
@@ -125,7 +125,7 @@ class Interruption:
     def run(self, runner: asyncio.Runner, work: Coroutine[Any, Any, T]) -> T:
         """Run a task in an event loop.
 
-        Raises what stops it, or `AbandonedRun` if another signal comes before it ends.
+        Raises the reason that stops the task, or `AbandonedRun` if another signal arrives before its end.
         """
         self._is_heard, self._is_abandoned = True, False
         try:

@@ -34,13 +34,13 @@ COMPACT_AT = 80
 """The default percentage of the context window at which a conversation is compacted."""
 
 MOST = 10**9
-"""More tokens, and USD, than any request takes. A provider can report any number, and later calculations with it must
-not fail.
+"""Maximum of tokens and of USD, more than any request takes. A provider can report any number, and later calculations
+with it must not fail.
 """
 
 
 class LimitPlace(NamedTuple):
-    """The place of a limit: the file of a `profile` if one is named, else the one for all."""
+    """The place of a limit: the file of a `profile` if one is named, else the file for all profiles."""
 
     setting: str
     profile: str | None = None
@@ -67,11 +67,11 @@ class ConfiguredLimits(NamedTuple):
     tokens: int | None = None
     cost: Decimal | None = None
     places: Mapping[str, LimitPlace] = {}
-    """The place of each, by its setting."""
+    """The place of each limit, by its setting."""
 
 
 def read_limits(resolve: Callable[[str], Value], profile: str | None) -> ConfiguredLimits:
-    """The limits that settings say; `resolve` gives a setting by its name.
+    """The limits in the settings; `resolve` returns a setting by its name.
 
     `profile` owns the settings, `None` for a chat that reads no files.
     """
@@ -226,6 +226,6 @@ def window_of(model: Model, setting: int | None = None) -> int | None:
 def context_tokens(messages: Sequence[ModelMessage], parameters: ModelRequestParameters | None = None) -> int:
     """The tokens of a conversation, and with `parameters` of the tools that are sent with it; at most `MOST`.
 
-    Some answers report it separately from their usage, in the metadata, which is not bounded.
+    Some answers report the number separately from their usage, in the metadata, which is not bounded.
     """
     return max(0, min(estimate_context_tokens(messages, model_request_parameters=parameters), MOST))

@@ -49,11 +49,11 @@ class McpServers:
         self._said: dict[str, str] = {}
 
     def capability(self) -> AbstractCapability[Any]:
-        """The toolset that gives an agent their tools, as of the start of a run."""
+        """The toolset with the tools of the servers, as of the start of a run."""
         return Toolset(_Tools(self._connections))
 
     async def ready(self, emit: Emit) -> None:
-        """Start those that are not running, all at once, and report the unusable ones to `emit`."""
+        """Start the servers that are not running, at the same time, and report the unusable ones to `emit`."""
         candidates = [server for server in self._servers if self._failed.get(server.name, 0) < _TRIES]
         if candidates and not self._load(emit):
             return
@@ -69,7 +69,7 @@ class McpServers:
         finally:
             for task in tasks:
                 task.cancel()
-            # Each ends its own processes, and the loop does not run between two turns.
+            # Each task ends its own processes, and the event loop does not run between two turns.
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _load(self, emit: Emit) -> bool:
@@ -116,13 +116,13 @@ class McpServers:
             self._said.pop(server.name, None)
 
     def _tell(self, emit: Emit, name: str, message: str) -> None:
-        """Once, until the notice changes."""
+        """Emit a notice about a server, once until the notice changes."""
         if self._said.get(name) != message:
             self._said[name] = message
             emit({"type": "notice", "message": message})
 
     async def close(self) -> None:
-        """End them all."""
+        """End all servers."""
         connections = list(self._connections.values())
         self._connections.clear()
         await asyncio.gather(*(connection.close() for connection in connections))
@@ -133,7 +133,7 @@ class McpServers:
         return bool(self._connections)
 
     def kill(self) -> None:
-        """End them at once, because their event loop can no longer be used. The next turn opens them again."""
+        """Kill all servers, because their event loop can no longer be used. The next turn starts them again."""
         for connection in self._connections.values():
             connection.kill()
         self._connections.clear()
@@ -158,9 +158,9 @@ def load() -> None:
 
 @contextlib.contextmanager
 def _without_program_settings() -> Iterator[None]:
-    """Keeps the settings of the client's own programs away from it: its variables, and a `.env` of this directory.
+    """Inside this context, the client ignores the settings of its own programs: its variables, and a `.env` here.
 
-    By default it also writes its log to the terminal.
+    By default the client also writes its log to the terminal.
     """
     names = [name for name in os.environ if name.upper().startswith("FASTMCP_")]
     old_values = {name: os.environ.pop(name) for name in names}

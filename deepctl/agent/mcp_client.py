@@ -1,7 +1,7 @@
 """One connected MCP server: started, asked for its tools, called, ended.
 
-The client is the one that pydantic-ai's own MCP toolset is built on. What a server does wrong is told in words, as
-`UnusableServer` or as the result of the call; nothing that it says or does ends a turn.
+The client is the one that pydantic-ai's own MCP toolset is built on. A failure of a server is reported as text, in
+`UnusableServer` or as the result of the call. No failure of a server ends a turn.
 
 The tools of a server are adapted for the agent: names are changed to the form that providers accept, descriptions cut,
 and a tool whose parameters a provider would refuse is left out, because a provider refuses the whole request for it.
@@ -62,7 +62,7 @@ class Connection:
 
     @property
     def is_alive(self) -> bool:
-        """Whether a call may not arrive."""
+        """Whether the connection is open, so that a call can arrive."""
         return (
             self._client is not None
             and self._client.is_connected()
@@ -102,7 +102,7 @@ class Connection:
         raise UnusableServer(reason)
 
     async def refresh(self) -> None:
-        """Ask for the tools again, if the server has said that they are others now. Raises `UnusableServer`."""
+        """Request the tools again if the server has reported a change of them. Raises `UnusableServer`."""
         if not self._stale:
             return
         try:
@@ -163,7 +163,7 @@ class Connection:
         """End the connection, and a local server with it."""
         client, self._client = self._client, None
         if client is not None:
-            with contextlib.suppress(Exception):  # as above; it has ended then too
+            with contextlib.suppress(Exception):  # as above; the connection has ended also after an error
                 await client.close()  # type: ignore[no-untyped-call]
 
     def kill(self) -> None:
@@ -338,7 +338,7 @@ def _parameters(schema: Mapping[str, Any], most: int) -> tuple[dict[str, Any], i
 
 
 def _is_too_large(schema: Mapping[str, Any]) -> bool:
-    """Whether it has become so by what was written in place of references; no more of it is written than may be."""
+    """Whether a schema is too large after references were replaced. At most the allowed size is encoded."""
     room = _LARGEST_SCHEMA
     for part in json.JSONEncoder().iterencode(schema):
         room -= len(part)

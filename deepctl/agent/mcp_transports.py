@@ -67,10 +67,10 @@ class _UncheckedSession(ClientSession):
 
 
 class Stdio(ClientTransport):
-    """Starting a local server and speaking to it. For one connection."""
+    """Starts a local server and exchanges messages with it, for one connection."""
 
-    # The later form of the protocol has no handshake and is served over HTTP; asking for it would cost a local server
-    # that does not answer what it does not know its whole time to start.
+    # The later form of the protocol has no handshake and is served over HTTP. A local server that ignores unknown
+    # requests would not answer a request for it, and would use up its time limit for the start.
     legacy_only = True
 
     def __init__(self, argv: list[str], variables: Mapping[str, str], directory: str) -> None:
@@ -90,7 +90,7 @@ class Stdio(ClientTransport):
     async def connect_session(
         self, *, transport_options: TransportOptions | None = None, **session_kwargs: Unpack[SessionKwargs]
     ) -> AsyncGenerator[ClientSession, None]:
-        """Start the server; it has ended when this ends. Raises `OSError` if it cannot be started."""
+        """Start the server; it has ended after this context. Raises `OSError` if it cannot be started."""
         async with (
             self._running() as (stdin, stdout, stderr),
             _streams() as (incoming, received, sending, outgoing),
@@ -112,15 +112,15 @@ class Stdio(ClientTransport):
         return is_open and self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
-        """End it, and the processes in its process group, at once."""
+        """Kill the server and the processes in its process group."""
         if self._process is not None and not self._closing:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     async def failure(self) -> str:
-        """Why it is no longer usable; empty if it may be. The text may contain anything, also secrets."""
+        """The reason why the server is no longer usable; empty if it may be usable. The text may contain secrets."""
         if self._silent and self._process is not None:
-            # The end of its stdout comes before its own.
+            # The server's stdout ends before its process.
             await _gone(self._process, _SECONDS_TO_DIE)
         if self._broken is not None:
             return self._broken
@@ -132,7 +132,7 @@ class Stdio(ClientTransport):
 
     @property
     def said(self) -> str:
-        """Its output outside the protocol, which may explain why it does not answer."""
+        """The server's output outside the protocol, which may explain why it does not answer."""
         if self._nonsense:
             return f"its output is not MCP: {self._nonsense[0]!r}"
         return f"it says{self._last_words or ' nothing'}"
@@ -184,7 +184,7 @@ class Stdio(ClientTransport):
                 with anyio.CancelScope(shield=True):
                     await _ended(process)
         finally:
-            # For any reason of the interruption: no process of it remains.
+            # After any interruption, no process of the server may remain.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             os.close(write_end)
@@ -213,7 +213,7 @@ class Stdio(ClientTransport):
                 try:
                     message = jsonrpc_message_adapter.validate_json(whole_json_bytes(line), by_name=False)
                 except ValidationError:
-                    # Some greet, or log to stdout. Output that is not a message is not passed on.
+                    # Some servers print a greeting or a log to stdout. Output that is not a message is not passed on.
                     self._nonsense.append(line[:80].decode("utf-8", "replace").strip())
                     if len(self._nonsense) > _MOST_NONSENSE:
                         self._broken = f"its output is not MCP: {self._nonsense[0]!r}"
@@ -237,7 +237,7 @@ class Stdio(ClientTransport):
         """Report the server's end to the session, because a child of it may keep its stdout open."""
         while self.is_running:
             await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
-        await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)  # for its earlier output
+        await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)  # its earlier output may still arrive
         incoming.close()
 
     async def _listen(self, stderr: asyncio.StreamReader) -> None:
@@ -311,7 +311,7 @@ _HTTP_SECONDS = 30.0
 
 
 class Remote:
-    """How a remote server is reached. For one connection."""
+    """The access to a remote server, for one connection."""
 
     def __init__(self) -> None:
         self.status = 200
@@ -325,7 +325,7 @@ class Remote:
 
     @property
     def failure(self) -> str:
-        """Why its last answer is unusable; empty if it may be usable."""
+        """The reason why the server's last answer is unusable; empty if it may be usable."""
         return f"it answered with HTTP status {self.status}" if self.status >= 300 else self.broken
 
     def _client(
@@ -344,7 +344,9 @@ class Remote:
         )
 
     async def _answered(self, response: httpx2.Response) -> None:
-        """Before a body is read. It is not decompressed, because little data could become much, and limited in size."""
+        """Check a response before its body is read: its size is limited, and compressed data, which could become much
+        more, is refused.
+        """
         if response.request.method == "POST":
             self.status = response.status_code
         if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):

@@ -1,4 +1,4 @@
-"""Attachments of a prompt: which files a model can receive, and as what parts of the message.
+"""Attachments of a prompt: the files that a model can receive, and the parts of the message for them.
 
 Every model receives text and listings; models that can take them receive pictures and PDFs.
 
@@ -6,7 +6,7 @@ Files are looked up only inside a workspace's directory or in memory, never thro
 keys, and limited to files that the profile's rules let the agent read without approval. Other files are named to the
 model, which can read them with its tools, where the rules apply again.
 
-The parts carry metadata, or are not text, so that they are not taken for text of the user.
+The parts have metadata, or are not text, so that they do not count as text of the user.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ class DirectoryListing(NamedTuple):
 
 
 class MentionTarget(NamedTuple):
-    """What a prompt names: its path from the workspace's top, and ways to read it. `size` is in bytes.
+    """A file or directory that a prompt names: its path in the workspace, and functions to read it. `size` is in bytes.
 
-    `problem` is the reason why it is not sent. The functions raise `OSError`, because it may have vanished.
+    `problem` is the reason why it is not sent. The functions raise `OSError`, because it may no longer exist.
     """
 
     path: str
@@ -230,7 +230,7 @@ class AttachmentReader:
         return Attachments(collector.parts, collector.notices)
 
     def brought(self, prompt: str, files: Files, emit: Callable[[dict[str, Any]], None]) -> list[UserContent]:
-        """The same, with the notices as events."""
+        """The parts of `attached`, with the notices as events."""
         targets = self.attached(prompt, files)
         for message in targets.notices:
             emit({"type": "notice", "message": message})

@@ -40,7 +40,7 @@ def last_prompt(conversation: Sequence[ModelMessage]) -> str:
 
 
 def parse_log(directory: str, log_id: str) -> tuple[list[int], list[ModelMessage]]:
-    """Every message of a log, and of those that it continues, with the offset after it in this one (0 in those)."""
+    """The offset after each message in a log (0 for messages of the logs that it continues), and all these messages."""
     entries = list(session_log.plain_lines(directory, log_id))
     parent_messages: list[ModelMessage] = []
     if entries and session_log.parent_of(directory, log_id) is not None:

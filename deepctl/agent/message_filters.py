@@ -1,25 +1,25 @@
-"""What of a conversation a model is sent, and what is sent instead of the rest. The log keeps everything as it was.
+"""Filters of the messages for a model: left out files are replaced by a text. The log keeps the original messages.
 
-- Files by address. A conversation may have come from anywhere: an import, an archive, another program's checkpoints, an
-  application. What is in it must not make this machine fetch anything, nor reach into its network. So a file by address
-  stays only if the client of the model passes the address on as it is, and the address is one of the public internet.
-  References to files in a provider's storage never stay: they belong to the owner of the key. A provider, or a server
-  of one's own, does fetch what it is sent the address of. A name that leads to a private address cannot be told from
-  another without asking for it, which is not done.
-- Pictures and PDFs, for models that can take them. They are left out of requests only, so that a conversation can go on
-  with another model, and back.
+- Files by address. A conversation may come from an import, an archive, another program's checkpoints or an application.
+  Its content must not make this machine fetch an address, nor give access to its network. So a file by address stays
+  only if the client of the model passes the address on unchanged, and the address is on the public internet.
+  References to files in a provider's storage never stay: they belong to the owner of the key. The provider, or your own
+  server, fetches the addresses that it receives. A public name can lead to a private address; this is not checked,
+  because the check would need a lookup of the name.
+- Pictures and PDFs stay for models that accept them. They are left out of requests only, so that the conversation can
+  continue with another model.
 
-A history is the conversation's context (`deepctl.store.session_log`) as pydantic-ai's messages, repaired where a
-turn was killed. Repairing joins messages, and a compaction in the middle of a turn replaces them, so the place of a
-message in the conversation does not follow from its place in the history. It is kept beside it, by identity.
+A history is the conversation's context (`deepctl.store.session_log`) as pydantic-ai's messages, repaired after a
+killed turn. Repairing joins messages, and a compaction in the middle of a turn replaces them, so the place of a
+message in the conversation does not follow from its place in the history. The places are stored separately, by the
+identity of the messages.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -43,13 +43,13 @@ from pydantic_ai.messages import (
     VideoUrl,
     repair_messages,
 )
-from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models import Model
 from pydantic_ai.models.wrapper import WrapperModel
-from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
 from deepctl.agent.limits import bounded_usage
 from deepctl.agent.mentions import METADATA, takes
+from deepctl.agent.model_wrappers import FilterModel
 from deepctl.store import log_file, session_log
 
 _T = TypeVar("_T")
@@ -58,11 +58,11 @@ _PASSED_ON: dict[str, tuple[type[FileUrl], ...]] = {
     "OpenAIChatModel": (ImageUrl,),
     "OpenAIResponsesModel": (ImageUrl, DocumentUrl),
     "AnthropicModel": (ImageUrl, DocumentUrl),
-    # These have no client that could fetch anything.
+    # These models have no client that could fetch a file.
     "FunctionModel": (ImageUrl, DocumentUrl, AudioUrl, VideoUrl),
     "TestModel": (ImageUrl, DocumentUrl, AudioUrl, VideoUrl),
 }
-"""What the clients of pydantic-ai 2.62 send as an address, by their classes; all else they fetch first, or refuse."""
+"""The files that the clients of pydantic-ai 2.62 send as an address, by class; they fetch or refuse all other files."""
 
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?")
 _LAST_LABEL = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -71,13 +71,13 @@ _PRIVATE_NAMES = frozenset(
 )
 """Top-level names that lead to no public address."""
 _EMBEDDING = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
-"""Where an IPv6 address has an IPv4 address as its last 32 bits (RFC 6052, RFC 8215)."""
+"""IPv6 networks in which the last 32 bits of an address are an IPv4 address (RFC 6052, RFC 8215)."""
 
 
 def without_files(message: ModelMessage, model: Model | None) -> tuple[ModelMessage, int]:
-    """A message without the files by address that `model` may not be sent, and how many these were.
+    """A message without the files by address that `model` may not receive, and the number of left out files.
 
-    Each is replaced by a text that says so.
+    Each file is replaced by a text with the reason.
     """
     count = 0
 
@@ -91,14 +91,14 @@ def without_files(message: ModelMessage, model: Model | None) -> tuple[ModelMess
 
 
 def replace_text(message: ModelMessage, instead: Callable[[object], str | None]) -> ModelMessage:
-    """A message in which every value of a part, however deep, is the text that `instead` gives for it, if any."""
+    """A message whose values, at any depth of its parts, are replaced by the text that `instead` returns, if any."""
     parts = [replaced_in(part, instead) for part in message.parts]
     is_changed = any(new is not old for new, old in zip(parts, message.parts, strict=True))
     return replace(message, parts=parts) if is_changed else message  # type: ignore[arg-type]
 
 
 def replaced_in(part: _T, instead: Callable[[object], str | None]) -> _T:
-    """The same for one part."""
+    """One part with its values replaced, as in `replace_text`."""
     if not is_dataclass(part):
         return part
 
@@ -106,7 +106,7 @@ def replaced_in(part: _T, instead: Callable[[object], str | None]) -> _T:
         replacement = instead(value)
         if replacement is None or not isinstance(part, UserPromptPart):
             return replacement
-        # With metadata, so that it is not taken for what a person typed.
+        # The metadata shows that the user did not type this text.
         return TextContent(replacement, metadata={"deepctl": METADATA})
 
     changes = {}
@@ -132,7 +132,7 @@ def _value(value: Any, text: Callable[[object], object]) -> Any:
 
 
 def reason(item: FileUrl | UploadedFile, model: Model | None = None) -> str | None:
-    """Why a model may not be sent a file by its address; `None` if it may. Without a model, none may be."""
+    """The reason why a model may not receive a file by its address; `None` if it may. Without a model, there is one."""
     if isinstance(item, UploadedFile):
         return "it is in the storage of a provider"
     if item.force_download:
@@ -145,7 +145,7 @@ def reason(item: FileUrl | UploadedFile, model: Model | None = None) -> str | No
 
 
 def is_local(item: FileUrl | UploadedFile) -> bool:
-    """Whether a file is asked for that only this machine's own network has."""
+    """Whether a message requests a file that only this machine's own network has."""
     return isinstance(item, FileUrl) and item.force_download == "allow-local"
 
 
@@ -165,9 +165,9 @@ def _is_passed_on(item: FileUrl, model: Model | None) -> bool:
 
 
 def is_public(url: str) -> bool:
-    """Whether an address is of http or https, and its host one of the public internet as far as it says itself.
+    """Whether an address has the scheme http or https, and its host is on the public internet, judged by its text.
 
-    What is not written plainly is not public: a client may read it in another way than this does.
+    An address with unusual characters is not public, because a client may parse it differently.
     """
     if not url.isascii() or not url.isprintable() or re.search(r'[\s\\"<>^`{|}]', url):
         return False
@@ -206,23 +206,23 @@ def _is_global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 
 def sendable(messages: Sequence[ModelMessage], model: Model) -> list[ModelMessage]:
-    """A conversation, the prompt that is to be answered last, as a model can be sent it.
+    """A conversation in a form that the model accepts; its last prompt is the one to answer.
 
-    Files are left out that the model cannot take, and those of earlier prompts without an answer: they may be
-    why, and would then keep the conversation from ever going on.
+    Files that the model does not accept are left out. So are files of earlier prompts without an answer: such a file
+    may be the reason for the missing answer, and would then make every later request fail.
     """
     messages_sent: list[ModelMessage] = []
     with_files = True
     for message in reversed(messages):
         if isinstance(message, ModelResponse):
-            # One without parts stands for a request that failed.
+            # A response without parts stands for a failed request.
             with_files = with_files or bool(message.parts)
             messages_sent.append(message)
             continue
         parts: list[ModelRequestPart] = []
         for part in reversed(message.parts):
             parts.append(_without(part, model, with_files=with_files))
-            with_files = with_files and not _is_prompt(part)
+            with_files = with_files and not has_typed_text(part)
         is_changed = any(new is not old for new, old in zip(parts[::-1], message.parts, strict=True))
         messages_sent.append(replace(message, parts=parts[::-1]) if is_changed else message)
     return messages_sent[::-1]
@@ -244,51 +244,33 @@ def _item(item: UserContent, model: Model, *, with_files: bool) -> UserContent:
 
 
 def _left_out(item: object, model: Model, *, with_files: bool) -> str | None:
-    """What stands for a file that is not sent; `None` for one that is, and for what is no file."""
+    """The text that replaces a file; `None` for a file that is sent, and for other content."""
     if not isinstance(item, BinaryContent) or (with_files and takes(model, item.media_type)):
         return None
     cause = "this model does not accept it" if with_files else "the prompt with this file was never answered"
     return f"(A file of type {item.media_type} is left out here: {cause}.)"
 
 
-def _is_prompt(part: ModelRequestPart) -> bool:
-    """Whether a part has something typed: plain text, where what capabilities add has metadata."""
+def has_typed_text(part: ModelRequestPart) -> bool:
+    """Whether a part contains typed text: plain text. Text that capabilities add has metadata."""
     return isinstance(part, UserPromptPart) and (
         isinstance(part.content, str) or any(isinstance(item, str) for item in part.content)
     )
 
 
-class MediaFilterModel(WrapperModel):
+class MediaFilterModel(FilterModel):
     """A model that is sent of a conversation what it can take."""
 
-    async def request(
-        self,
-        messages: list[ModelMessage],
-        model_settings: ModelSettings | None,
-        model_request_parameters: ModelRequestParameters,
-    ) -> ModelResponse:
-        return await self.wrapped.request(sendable(messages, self.wrapped), model_settings, model_request_parameters)
-
-    @asynccontextmanager
-    async def request_stream(
-        self,
-        messages: list[ModelMessage],
-        model_settings: ModelSettings | None,
-        model_request_parameters: ModelRequestParameters,
-        run_context: Any = None,
-    ) -> AsyncIterator[StreamedResponse]:
-        async with self.wrapped.request_stream(
-            sendable(messages, self.wrapped), model_settings, model_request_parameters, run_context
-        ) as response:
-            yield response
+    def sent(self, messages: list[ModelMessage]) -> list[ModelMessage]:
+        return sendable(messages, self.wrapped)
 
 
 class SentHistory(NamedTuple):
-    """What a model is sent. `places` are those of messages that are one of the conversation as it is, by their `id`.
+    """The messages for a model. `places` has the places of unchanged messages of the conversation, by their `id`.
 
-    `begins` is the place from which on nothing is left out, `total` how many messages the conversation has,
-    `unreadable` how many of those that should be here could not be understood, and `left_out` how many files by address
-    are not in them.
+    From the place `begins` on, no message is left out. `total` is the number of messages of the conversation,
+    `unreadable` the number of invalid messages that are missing here, and `left_out` the number of files by address
+    that are missing here.
     """
 
     messages: list[ModelMessage]
@@ -300,9 +282,9 @@ class SentHistory(NamedTuple):
 
 
 def history_of(conversation: log_file.MessageList, model: Model | None = None) -> SentHistory:
-    """The history that a conversation goes on with, as `model` may be sent it.
+    """The history with which a conversation continues, in a form that `model` may receive.
 
-    Wherever a conversation came from, this is where its messages are checked.
+    This function checks the messages of conversations from any origin.
     """
     context = session_log.compacted_context(conversation)
     placed_messages: list[tuple[int, ModelMessage]] = []
@@ -329,27 +311,27 @@ def history_of(conversation: log_file.MessageList, model: Model | None = None) -
 
 
 def without_usage(message: ModelMessage) -> ModelMessage:
-    """The same without the tokens that its provider counted: those were of a request with more before it."""
+    """The same without the tokens that its provider counted, because that request had more messages before it."""
     return replace(message, usage=RequestUsage()) if isinstance(message, ModelResponse) else message
 
 
 def _bounded(message: ModelMessage) -> ModelMessage:
-    # What is in the log may have been written before usage was bounded, or come from elsewhere; a history that names
-    # another workspace would not be continued in this one.
+    # The usage in the log may be older than its bound, or imported. A history that names another workspace would not be
+    # continued in this one.
     if not isinstance(message, ModelResponse):
         return message
     return replace(message, usage=bounded_usage(message.usage), workspace_ref=None)
 
 
 def is_prompt(message: ModelMessage) -> bool:
-    """Whether a message has something that the user typed."""
+    """Whether a message contains text that the user typed."""
     return log_file.prompt(ModelMessagesTypeAdapter.dump_python([message], mode="json")[0]) is not None
 
 
 class Places:
-    """Where in the conversation the messages of a turn are, while it goes on.
+    """The places of a turn's messages in the conversation, during the turn.
 
-    A message is held as long as its place is known, so no other can have its `id`.
+    A message is referenced as long as its place is known, so no other object can have its `id`.
     """
 
     def __init__(self, history: SentHistory) -> None:
@@ -371,7 +353,7 @@ class Places:
         self.total += 1
 
     def compacted(self, begins: int, before: Sequence[ModelMessage], tail: Sequence[ModelMessage]) -> None:
-        """What was before place `begins` is out of sight; `tail` are now what the last of `before` were."""
+        """Messages before the place `begins` are no longer sent; `tail` replaces the last messages of `before`."""
         places = [self._place(message) for message in before[len(before) - len(tail) :]]
         self._places = {
             id(message): (message, place) for message, place in zip(tail, places, strict=True) if place is not None
@@ -379,7 +361,7 @@ class Places:
         self.begins = begins
 
     def summarized(self) -> None:
-        """The summary has been recorded; nothing can begin there."""
+        """The summary has been recorded; no message of the turn has its place."""
         self.total += 1
 
     def prompt_before(self, begins: int) -> list[ModelMessage]:
@@ -387,12 +369,12 @@ class Places:
         return self._asked if begins > self._first else []
 
     def begin_of(self, messages: Sequence[ModelMessage], cut: int) -> int | None:
-        """The place in the conversation at which the messages from `cut` on begin; `None` if it is unknown."""
+        """The place in the conversation of the first message from `cut` on; `None` if it is unknown."""
         for index in range(cut, -1, -1):
             place = self._place(messages[index])
             if place is not None:
-                # Requests are put together with requests, so what is before them is the answer they follow; and what
-                # has not been recorded yet comes behind all that has.
+                # Requests are joined with requests, so the message before them is the answer that they follow.
+                # Unrecorded messages come after all recorded ones.
                 return place if index == cut else place + 1
         return None
 

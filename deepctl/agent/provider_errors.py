@@ -1,7 +1,7 @@
-"""What the failure of a request means to the person who asked: whose fault it is, and what helps.
+"""The errors for failed requests to a model: the cause of the failure, and a hint for the user.
 
-A failure is told by where it arose (the way there, a proxy, the server, its answer), not by the type of its exception.
-A server's own text is shown: on one line, bounded, without secrets, and never as HTML.
+The error depends on the place of the failure (the connection, a proxy, the server, its answer), not on the type of the
+exception. A server's own text is shown: on one line, bounded, without secrets, and never as HTML.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PASSING = (
     exceptions.ModelServerError,
     exceptions.ModelConnectionError,
 )
-"""Failures that another time may not happen."""
+"""Failures that may not happen again with the same request."""
 _PASSING_STATUS = (408, 409, 425)
 MAX_DETAIL = 300
 _FINAL = (exceptions.ModelQuotaExceededError, exceptions.ModelRequestRejectedError)
@@ -36,7 +36,7 @@ _PAGE = "a web page"
 _NO_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 _VERSIONED = re.compile(r"/v[0-9]+[a-z0-9]*(/|$)")
 
-# What servers say, by what a person can do about it. Sources: their own source code and API references.
+# Error texts of servers, by the hint that helps. Sources: their own source code and API references.
 _NO_TOOL_FLAGS = re.compile(r"--enable-auto-tool-choice|--tool-call-parser", re.IGNORECASE)  # vLLM
 _NO_JINJA = re.compile(r"--jinja", re.IGNORECASE)  # llama.cpp
 _NO_TOOLS = re.compile(
@@ -54,12 +54,12 @@ _NO_MODEL = re.compile(
 _NOT_FOUND = re.compile(r"not found|unknown (url|path|route)|no route", re.IGNORECASE)
 _MALFORMED = re.compile(r"illegal|malformed|invalid|too many|too large|unsupported", re.IGNORECASE)
 _ALERT = r"\x15\x03"
-"""How an answer begins that is an alert of TLS, as exceptions quote it."""
+"""The first bytes of an alert of TLS, in the notation of exceptions."""
 _PLAIN_TO_TLS = re.compile(r"plain HTTP request was sent to HTTPS port|HTTP request to an HTTPS server", re.IGNORECASE)
 
 
 class ModelEndpoint(NamedTuple):
-    """Whom a request went to: the model by its full name, the address, and what the address comes from.
+    """The target of a request: the model's full name, the address, and the origin of the address.
 
     `origin` is `base_url` or a variable with its dollar sign; `None` for the provider's own address.
     """
@@ -80,14 +80,14 @@ class ModelEndpoint(NamedTuple):
 
     @property
     def named_origin(self) -> str:
-        """What the address comes from, as a subject."""
+        """The origin of the address, as the subject of a sentence."""
         return self.origin or "the address of the provider"
 
 
 def model_endpoint(
     name: str, base_url: str | None, address: str, environment: Mapping[str, str], last: LastResponse | None
 ) -> ModelEndpoint:
-    """Whom the model called `name` is asked through. `base_url` is the setting."""
+    """The target of requests to the model called `name`. `base_url` is the setting."""
     provider = provider_keys.provider(name)
     variables = (*env_variables.ADDRESSES.get(provider, ()), *(("OLLAMA_HOST",) if provider == "ollama" else ()))
     origin = next((f"${variable}" for variable in variables if env_variables.value(environment, variable)), None)
@@ -108,7 +108,7 @@ def is_temporary(error: BaseException) -> bool:
 
 
 def _is_setup(error: exceptions.ModelAPIError) -> bool:
-    """Whether a server says of itself, or of the model, that it is not set up for what is asked of it."""
+    """Whether a server reports that it, or the model, is not set up for the request."""
     if isinstance(error, (exceptions.ModelConnectionError, exceptions.ModelRateLimitError)):
         return False
     if isinstance(error, exceptions.ModelHTTPError) and error.status_code in (401, 403):
@@ -133,7 +133,7 @@ def _setup_hint(text: str, model: str) -> str:
 
 
 def failure(error: BaseException, to: ModelEndpoint) -> DeepctlError | None:
-    """A failed run in one line, with exit 7 and whether a retry can help; `None` if it is no model's failure."""
+    """The error for a failed run: one line, exit 7, and whether a retry can help; `None` if the model did not fail."""
     if isinstance(error, LimitReached):
         return _at_limit(error, to.model)
     if isinstance(error, exceptions.UsageLimitExceeded):
@@ -200,14 +200,14 @@ def failure(error: BaseException, to: ModelEndpoint) -> DeepctlError | None:
         )
     if isinstance(error, _FINAL) or (status is not None and 400 <= status < 500):
         return _refused(error, to, "Send less: smaller files, or a new session with --new." if status == 413 else None)
-    # Clients take what has come for an answer, and fail in any way when it is something else.
+    # Clients treat every response as an answer, and can raise any exception for other content.
     if isinstance(error, exceptions.AgentRunError) or is_clients(error) or to.last.is_no_answer:
         return _unusable(error, to)
     return None
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status of a failure; that of a redirection is in an exception of the client's only."""
+    """The HTTP status of a failure; the status of a redirection is only in an exception of the client."""
     for cause in _causes(error):
         status = getattr(cause, "status_code", None)
         if isinstance(status, int):
@@ -222,7 +222,7 @@ def _refused(error: BaseException, to: ModelEndpoint, hint: str | None) -> Model
 
 
 def _address_hint(to: ModelEndpoint) -> str | None:
-    """What may be wrong with an address at which there is no such thing as was asked for."""
+    """A hint about a probably wrong address, at which the requested path does not exist."""
     if to.origin is None:
         return None
     path = urlsplit(to.address).path.rstrip("/")
@@ -240,8 +240,8 @@ def _address_hint(to: ModelEndpoint) -> str | None:
     lacks = "" if _VERSIONED.search(path) else f"{_sentence(to.origin)} probably lacks /v1: {whole}/v1. "
     if provider in ("openai", "openai-responses"):
         return (
-            f"{lacks}This request used the Responses API, which most local servers do not have: "
-            f"openai-chat:{to.model.partition(':')[2]} uses the Chat Completions API."
+            f"{lacks}Most local servers do not have the Responses API. Choose "
+            f"openai-chat:{to.model.partition(':')[2]}, which uses the Chat Completions API."
         )
     return lacks.strip() or f"Check {to.origin}."
 
@@ -282,7 +282,7 @@ def _proxy_refused(to: ModelEndpoint) -> ModelFailed:
 
 
 def _no_connection(error: exceptions.ModelConnectionError, to: ModelEndpoint) -> ModelFailed:
-    """What stood in the way: a proxy, the other end's certificate, the wrong protocol, or the network."""
+    """The error for a failed connection: a proxy, the server's certificate, the wrong protocol, or the network."""
     chain = list(_causes(error))
     tls = next((cause for cause in chain if isinstance(cause, ssl.SSLError)), None)
     proxy = env_variables.proxy_of(to.address, to.environment)
@@ -320,7 +320,7 @@ def _no_connection(error: exceptions.ModelConnectionError, to: ModelEndpoint) ->
 
 
 def _unreadable(error: BaseException) -> str | None:
-    """What has come over a connection that works, if it cannot be read; an alert of TLS is no such thing."""
+    """A description of unreadable data from a working connection; `None` if there is none, and for a TLS alert."""
     if isinstance(error, exceptions.ModelHTTPError) or not (
         isinstance(error, exceptions.ModelAPIError) or is_clients(error)
     ):
@@ -337,7 +337,7 @@ def _unreadable(error: BaseException) -> str | None:
 
 
 def _is_proxys(chain: list[BaseException]) -> bool:
-    """Whether a connection through a proxy did not come further than that."""
+    """Whether a connection through a proxy failed at the proxy."""
     names = {type(cause).__name__ for cause in chain}
     return bool(names & {"ProxyError", "ConnectError", "ConnectTimeout", "SOCKSError"})
 
@@ -389,9 +389,9 @@ def _unusable(error: BaseException, to: ModelEndpoint) -> ModelFailed:
 
 
 def reason(error: BaseException, to: ModelEndpoint) -> str:
-    """What a failure of a request says, on one line and without secrets.
+    """The reason of a failed request, on one line and without secrets.
 
-    Of a connection that failed: where to, and why, which the clients say in their causes only.
+    For a failed connection: the host and port, and the reason, which is only in the causes of the client's exception.
     """
     if isinstance(error, exceptions.ModelConnectionError):
         detail = _cause(error) or shown_text(_said_by_proxy(error) or _detail(error), to.environment)
@@ -427,13 +427,13 @@ def _at_limit(error: LimitReached, model: str) -> ModelFailed:
 
 
 def is_clients(error: BaseException) -> bool:
-    """Whether an exception comes from a provider's client: connection trouble its adapter did not translate."""
+    """Whether an exception comes from a provider's client: a failed connection that its adapter did not translate."""
     package = type(error).__module__.partition(".")[0]
     return package in ("openai", "anthropic", "httpx", "httpx2", "httpcore", "httpcore2", "json", "google", "groq")
 
 
 def _detail(error: BaseException) -> str:
-    """The server's own text, as far as there is one; not that of the exception where the server has sent a body."""
+    """The server's own text, if there is one; the text of the exception only if the server has sent no body."""
     body = None if isinstance(error, exceptions.UnexpectedModelBehavior) else getattr(error, "body", None)
     if isinstance(body, str) and is_page(body):
         return _PAGE
@@ -446,10 +446,10 @@ def _detail(error: BaseException) -> str:
 
 def _words(error: BaseException) -> str:
     if isinstance(error, exceptions.UnexpectedModelBehavior):
-        return error.message  # as text, it is followed by JSON of pydantic-ai's own
+        return error.message  # `str` would add JSON of pydantic-ai
     try:
         return str(error)
-    except TypeError:  # what a server sent as its message was no text
+    except TypeError:  # the server's message was not a text
         return ""
 
 
@@ -466,16 +466,16 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _cause(error: BaseException) -> str | None:
-    """What the system said of a connection, if that is at the bottom of it."""
+    """The system's error text for a failed connection, if the system reported the failure."""
     text = None
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLError):
-            # Its number is one of OpenSSL's, not of the system's.
+            # Its `errno` is a number of OpenSSL, not of the system.
             if isinstance(cause, ssl.SSLCertVerificationError):
                 return f"its certificate is not trusted: {cause.verify_message}"
             return _tls_reason(cause)
         if isinstance(cause, OSError) and cause.errno is not None:
-            # asyncio puts words of its own in the place of the system's.
+            # asyncio replaces the system's text by its own.
             text = os.strerror(cause.errno) if cause.errno > 0 else cause.strerror
         elif "disconnected without sending a response" in _words(cause):
             text = "it ended the connection without an HTTP answer"
@@ -487,8 +487,8 @@ def _tls_reason(error: ssl.SSLError) -> str:
 
 
 def shown_text(text: str, environment: Mapping[str, str]) -> str:
-    """A text from outside as it is shown: on one line, bounded, without secrets."""
-    # Before it is cut, so that no half of a key is left at the end.
+    """A text from outside in the form for messages: on one line, bounded, without secrets."""
+    # Secrets are removed before the cut, so that no half of a key remains at the end.
     return _one_line(redact(text, environment)).removesuffix(".")
 
 

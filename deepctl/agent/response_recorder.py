@@ -1,7 +1,7 @@
-"""What a provider's server has answered, as it came: the clients pass over what they do not understand.
+"""The last response of a provider's server, unchanged, because the clients ignore content that they do not understand.
 
-A page of HTML, a JSON error with status 200, or an error in the midst of a stream end in "no content" there. So the
-beginning and the end of the last response are kept, and looked at only when a request has failed.
+For a page of HTML, a JSON error with status 200, or an error within a stream, the clients report "no content". So the
+beginning and the end of the last response are kept. They are read only after a failed request.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pydantic_ai.providers import Provider
 
 _KEPT = 16 << 10
 _TEXTS = ("error", "errors", "message", "detail", "msg", "error_description", "title")
-"""Where the text of an error may be, the surest first."""
+"""Keys that may have the text of an error, the most reliable first."""
 _ANSWERS = {"choices", "output", "content", "candidates", "delta", "finish_reason", "response"}
-"""Keys of answers and of the events that answers consist of; only `error` is looked at beside one of them."""
+"""Keys of answers and of their events; next to one of them, only `error` is the text of an error."""
 _MARKUP = re.compile(
     r"\s*(<!--.*?-->\s*)*<(!doctype|\?xml|(html|head|body|title|meta|link|style|script|h[1-6]|p|div|span|center|table|pre"
     r"|main|section|article|header|b|i|em|strong|a|br|hr|ul|ol|font|img|form|iframe|svg)[\s/>])",
@@ -40,7 +40,7 @@ class LastResponse:
         self._read: Callable[[bytes], bytes] | None = None
 
     async def begin(self, response: Any) -> None:
-        """Keep what comes of a response from now on, in the place of the one before; a hook of the HTTP client."""
+        """A hook of the HTTP client: record a new response instead of the one before."""
         self._status = response.status_code
         self._kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         self._begin = self._end = b""
@@ -54,7 +54,7 @@ class LastResponse:
         try:
             piece = self._read(piece)
         except zlib.error:
-            self._read = None  # what came before it is kept
+            self._read = None  # earlier bytes are kept
             return
         if len(self._begin) < _KEPT:
             self._begin += piece[: _KEPT - len(self._begin)]
@@ -62,28 +62,28 @@ class LastResponse:
 
     @property
     def is_page(self) -> bool:
-        """Whether it is a page for a browser."""
+        """Whether the response is a page for a browser."""
         return self._kind in ("text/html", "application/xhtml+xml") or is_page(self._begin.decode(errors="replace"))
 
     @property
     def is_empty(self) -> bool:
-        """Whether a response has come without a body."""
+        """Whether a response has arrived without a body."""
         return self._status is not None and self._read is not None and not self._begin.strip()
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is an answer in one JSON document, and no stream."""
+        """Whether the response is an answer in one JSON document, and not a stream."""
         return _is_answer(_parsed(self._begin))
 
     @property
     def is_no_answer(self) -> bool:
-        """Whether a response has come that is no answer, nor the beginning of one."""
+        """Whether a response has arrived that is neither an answer nor the beginning of one."""
         return self.is_empty or (self._status is not None and (self.is_page or self.error() is not None))
 
     def error(self) -> str | None:
-        """The server's own text in a body that is not an answer: in a usual form, or else all of it.
+        """The server's own text in a body that is not an answer: an error in a usual form, otherwise the whole body.
 
-        `None` for answers and parts of them, pages, and what is not text.
+        `None` for answers and parts of them, pages, and bodies that are not text.
         """
         if self.is_page or not self._begin.strip():
             return None
@@ -115,7 +115,7 @@ class LastResponse:
 
 
 def _reader(encoding: str) -> Callable[[bytes], bytes] | None:
-    """What makes the bytes of a body of those that come; `None` for an encoding that only the client knows."""
+    """The function that decodes received bytes of a body; `None` for an encoding that only the client knows."""
     if encoding in ("", "identity"):
         return bytes
     return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress if encoding in _COMPRESSED else None
@@ -136,7 +136,7 @@ class _RecordedBody(httpx2.AsyncByteStream):
 
 
 def watch(provider: Provider[Any]) -> LastResponse:
-    """Keep the last response of the server that a provider's client speaks to, as long as that is the one it made."""
+    """Record the last response for a provider's client; record nothing if pydantic-ai did not create the client."""
     last = LastResponse()
     make = provider._http_client_factory
     if make is None or not isinstance(provider._own_http_client, httpx2.AsyncClient):
@@ -166,7 +166,7 @@ def is_page(text: str) -> bool:
 
 
 def _text_of_error(body: object) -> str | None:
-    """What a body, or the data of an event, says if it is that of an error, and not of an answer."""
+    """The text of the error in a body, or in the data of an event; `None` if it belongs to an answer."""
     return error_text(body.get("error") if isinstance(body, dict) and _is_answer(body) else body)
 
 
@@ -177,7 +177,7 @@ def _is_answer(body: object) -> bool:
 
 
 def error_text(body: object) -> str | None:
-    """What the body of an error says, in any of the usual forms; `None` if it has none of them."""
+    """The text in the body of an error, in any usual form; `None` if it has no such form."""
     if isinstance(body, str):
         return body.strip() or None
     if isinstance(body, list):

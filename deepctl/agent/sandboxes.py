@@ -1,10 +1,10 @@
-"""Where a workspace's commands run: on this machine as they are, in bubblewrap, or in a container.
+"""The sandboxes for a workspace's commands: none (unsandboxed), bubblewrap, or a container.
 
-A sandbox is a value; `commands` makes of it the executor for the commands of one workspace. Only commands go there:
-file tools and deepctl's own stores work in this process, confined by `deepctl.files.paths_beneath`.
+A sandbox is a value; its method `commands` returns the executor for the commands of one workspace. Only commands run in
+a sandbox: file tools and deepctl's own stores work in this process, confined by `deepctl.files.paths_beneath`.
 
-What a command prints can be heard while it runs, where pydantic-ai hands it over only at the end: with `heard_by`, in
-the context in which the command is run. What commands return, and how much they may print, stays the same.
+pydantic-ai returns the output of a command only at its end. `heard_by` passes the output on while the command runs, in
+the context of the caller. The result of commands, and the limit of their output, are the same.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from deepctl.sandbox import bubblewrap, cgroups, container
 from deepctl.sandbox.policy import OUTPUT_BYTES, VARIABLES, Limits, Unavailable
 
 Hear = Callable[[bytes, bytes], None]
-"""Takes what came on stdout and on stderr, in the event loop of the command. Must not raise."""
+"""Receives new output, of stdout and of stderr, in the event loop of the command. Must not raise."""
 
 _LISTENER: ContextVar[Hear | None] = ContextVar("deepctl_listener", default=None)
 
 
 @contextmanager
 def heard_by(hear: Hear) -> Iterator[None]:
-    """Meanwhile, what commands of this context print goes to `hear` as it comes."""
+    """Inside this context, `hear` receives the output of commands while they run."""
     token = _LISTENER.set(hear)
     try:
         yield
@@ -52,12 +52,12 @@ def heard_by(hear: Hear) -> Iterator[None]:
 
 
 def listener() -> Hear | None:
-    """Who listens to commands of this context."""
+    """The receiver of the output of commands in this context, if there is one."""
     return _LISTENER.get()
 
 
 class StreamingBackend(LocalWorkspaceBackend):
-    """Commands of this machine that can be listened to."""
+    """Commands of this machine whose output `heard_by` can pass on."""
 
     async def _wait_and_collect_output(
         self,
@@ -83,7 +83,7 @@ if "_wait_and_collect_output" not in vars(LocalWorkspaceBackend):
 
 
 class _ObservedBytes(bytearray):
-    """Bytes that tell what is added to them."""
+    """Bytes that report every addition."""
 
     def __init__(self, tell: Callable[[bytes], None]) -> None:
         super().__init__()
@@ -96,14 +96,14 @@ class _ObservedBytes(bytearray):
 
 
 class _CommandStart(NamedTuple):
-    """What the command that is being started is bound to."""
+    """The pipe and the control groups of the command that is about to start."""
 
     alive: int
     groups: tuple[str, ...]
 
 
 _STARTED: ContextVar[_CommandStart] = ContextVar("deepctl_started")
-"""From one method of the harness' workspace to another."""
+"""Passes the start of a command from one method of the harness' workspace to another."""
 
 
 _NO_HOME = "/nonexistent"
@@ -122,11 +122,11 @@ class Executor(Protocol):
     ) -> CommandResult: ...
 
     def close(self) -> None:
-        """End what is still running there. It can be used again."""
+        """End the running commands. The executor can be used again."""
 
 
 class DirectExecutor(StreamingBackend):
-    """Commands with nothing around them, and with a home that no sandboxed command has written to."""
+    """Unsandboxed commands, with a home to which no sandboxed command has written."""
 
     def __init__(self, root: str, home: PrivateHome) -> None:
         super().__init__(root, env=_unsandboxed(_NO_HOME))
@@ -144,26 +144,26 @@ class DirectExecutor(StreamingBackend):
         return await super().run(command, shell=shell, env={"HOME": home, **(env or {})}, timeout=timeout)
 
     def close(self) -> None:
-        """Remove their home. What was started in the background goes on, with nothing around it to be closed."""
+        """Remove the home of the commands. Background processes continue, because there is no sandbox to end them."""
         self._home.close()
 
 
 def searcher(root: str) -> StreamingBackend:
-    """What runs the searches of file tools."""
+    """The backend that runs the searches of file tools."""
     return StreamingBackend(root, env=_unsandboxed(_NO_HOME))
 
 
 def _unsandboxed(home: str) -> dict[str, str]:
-    """The variables of a process of this machine. pydantic-ai's `LocalWorkspaceBackend` adds none of deepctl's own."""
+    """The variables of an unsandboxed process. pydantic-ai's `LocalWorkspaceBackend` adds none of deepctl's own."""
     return {**VARIABLES, "HOME": home, "LC_ALL": VARIABLES["LANG"], "LC_CTYPE": VARIABLES["LANG"]}
 
 
 class BubblewrapExecutor(BubblewrapWorkspace):
-    """The harness' workspace with a sandbox of ours: what can be seen is listed, and nothing stands between us and it.
+    """The harness' workspace with deepctl's sandbox: visible paths are listed, and deepctl is the parent of `bwrap`.
 
-    Its `run` is what is used: how a command is given, and how a sandbox that cannot be started is told from a command
-    that failed. Its launcher keeps a shell above `bwrap`, which then outlives a killed deepctl, and finds `bwrap` in
-    `$PATH`; its sandbox shows the whole machine but for what is hidden.
+    Only the harness' `run` is used: it passes the command, and distinguishes a sandbox that cannot start from a failed
+    command. Its launcher is not used: it keeps a shell between deepctl and `bwrap`, so `bwrap` outlives a killed
+    deepctl, and it looks for `bwrap` in `$PATH`. Its sandbox shows the whole machine except for hidden paths.
     """
 
     def __init__(self, policy: bubblewrap.Policy) -> None:
@@ -175,7 +175,7 @@ class BubblewrapExecutor(BubblewrapWorkspace):
         return []
 
     def _launch(self, bwrap: list[str], *, working_dir: str) -> list[str]:
-        # `run` gives the variables of the call, `--setenv NAME VALUE` each, then `--` and the command.
+        # `run` passes the variables of the call as `--setenv NAME VALUE`, then `--` and the command.
         split = 0
         while bwrap[split] == "--setenv":
             split += 3
@@ -208,14 +208,14 @@ if not {"_sandbox", "_launch"} <= vars(BubblewrapWorkspace).keys():
 
 @contextmanager
 def _grouped(limits: Limits) -> Iterator[tuple[str, ...]]:
-    """The control groups of a command, where there can be any."""
+    """The control groups of a command; none if the system does not allow them."""
     if os.geteuid() != 0:
         yield ()
         return
     try:
         group = cgroups.ControlGroup(memory=limits.memory, processes=limits.processes)
     except OSError:
-        yield ()  # `doctor` says so
+        yield ()  # `doctor` reports it
         return
     try:
         yield tuple(group.directories)
@@ -231,15 +231,16 @@ for process in /proc/[0-9]*; do
 done
 exit $code
 """
-"""Runs a command in a container, and ends what it leaves running: as in bubblewrap, where the kernel does.
+"""Runs a command in a container, and ends the processes that it leaves running. In bubblewrap, the kernel ends them.
 
-A process that evades this stays in the container, and ends with the turn. The container's own are another user's.
+A process that evades this stays in the container, and ends with the turn. The container's own processes belong to
+another user.
 """
 _PARTIAL = 64 << 10
 
 
 class ContainerExecutor:
-    """A container that is opened by the first command."""
+    """Runs commands in a container, which the first command opens."""
 
     def __init__(self, spec: container.Spec) -> None:
         self._spec = spec
@@ -296,17 +297,17 @@ class ContainerExecutor:
     def close(self) -> None:
         container_held, self._held = self._held, None
         if container_held is not None:
-            with suppress(Unavailable):  # the daemon has gone, and no other process can end the commands there
+            with suppress(Unavailable):  # the daemon has ended, and no other process can end the commands there
                 container_held.close()
 
 
 def _own_thread() -> anyio.CapacityLimiter:
-    """For what takes as long as a command: none of the threads that all users of an application share."""
+    """A thread for work as long as a command, outside of the threads that all users of an application share."""
     return anyio.CapacityLimiter(1)
 
 
 def _in_this_loop(hear: Hear | None) -> Hear | None:
-    """The same, to be called by another thread."""
+    """`hear` in a form that another thread can call."""
     if hear is None:
         return None
     loop = asyncio.get_running_loop()
@@ -318,7 +319,7 @@ def _in_this_loop(hear: Hear | None) -> Hear | None:
 
 
 class _CapturedOutput:
-    """What a command prints: filled by the thread that reads it, read when that has ended or has been left behind."""
+    """The output of a command. A thread fills it; it is read after the thread has ended or has been abandoned."""
 
     def __init__(self, hear: Hear | None) -> None:
         self._hear = hear
@@ -341,28 +342,28 @@ class _CapturedOutput:
 
 
 class Sandbox(Protocol):
-    """A place for commands."""
+    """A place where commands run."""
 
     name: ClassVar[str]
     confined: ClassVar[bool]
-    """Whether the rest of this machine is out of reach there, so that no approval is needed."""
+    """Whether commands cannot reach the rest of this machine, so that they need no approval."""
 
     @property
     def limits(self) -> Limits: ...
 
     def check(self) -> None:
-        """Try it for real. Raises `Unavailable`."""
+        """Run a test in the sandbox. Raises `Unavailable`."""
 
     def commands(self, root: str) -> Executor:
-        """What runs the commands of the workspace at `root`. Raises `Unavailable`."""
+        """The executor for the commands of the workspace at `root`. Raises `Unavailable`."""
         ...
 
 
 @dataclass(frozen=True)
 class NoSandbox:
-    """Nothing around commands: they may do whatever this process may. Of the limits, time and disk are held.
+    """Unsandboxed commands: they have the rights of this process. Only the limits of time and disk apply.
 
-    `home` is a directory that becomes their `HOME`, emptied before; without it, it is a temporary one.
+    `home` is a directory that is emptied and becomes their `HOME`; without it, `HOME` is a temporary directory.
     """
 
     limits: Limits = Limits()
@@ -371,7 +372,7 @@ class NoSandbox:
     confined: ClassVar[bool] = False
 
     def check(self) -> None:
-        """There is nothing to try."""
+        """Without a sandbox, there is nothing to test."""
 
     def commands(self, root: str) -> Executor:
         return DirectExecutor(root, PrivateHome(self.home))
@@ -379,17 +380,17 @@ class NoSandbox:
 
 @dataclass(frozen=True)
 class Bubblewrap:
-    """A bubblewrap sandbox for every command; what runs there sees the workspace and the system's programs only.
+    """A bubblewrap sandbox for every command; commands see only the workspace and the system's programs.
 
-    With `network`, commands reach whatever this machine reaches, services on its own loopback included.
+    With `network`, commands have the network of this machine, including services on its loopback address.
     """
 
     network: bool = False
     limits: Limits = Limits()
     variables: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
-    """Where `$DEEPCTL_BWRAP` is looked up. None of them reach a command."""
+    """The variables that may contain `$DEEPCTL_BWRAP`. Commands receive none of them."""
     outside: tuple[str, ...] = ()
-    """Directories below which agents write, and no `bwrap` is taken from. The workspace always is one."""
+    """Directories to which agents write, so that no `bwrap` below them is used. The workspace is always one of them."""
     name: ClassVar[str] = "bubblewrap"
     confined: ClassVar[bool] = True
 
@@ -410,10 +411,10 @@ class Bubblewrap:
 
 @dataclass(frozen=True)
 class Docker:
-    """One container, called `container`, for all commands of a workspace; kept for later when a chat has ended.
+    """One container, called `container`, for all commands of a workspace; it is kept after the end of a chat.
 
-    The workspace is mounted in it, everything else of the image can only be read. Needs the extra `docker`,
-    and an image that is there: none is pulled. What commands leave running ends with the turn.
+    The workspace is mounted in it; everything else in the image is read-only. It needs the extra `docker` and an image
+    on this machine, because deepctl pulls none. Processes that commands leave running end with the turn.
     """
 
     container: str
@@ -444,22 +445,22 @@ class Docker:
 
 
 class SandboxChoice(NamedTuple):
-    """Where a chat's commands run: nowhere if `sandbox` is `None`. `problem` says why not in bubblewrap."""
+    """The sandbox of a chat; with `None`, it has no commands. `problem` is the reason why it is not bubblewrap."""
 
     sandbox: Sandbox | None
     problem: Unavailable | None = None
 
 
 def sandbox_missing(name: str, problem: Unavailable) -> Refused:
-    """The error of a sandbox that was asked for and is not there."""
+    """The error for a requested sandbox that is not available."""
     return Refused(f"The {name} sandbox cannot be used: {problem.reason}.", problem.fix, code="sandbox_unavailable")
 
 
 def choose(name: str, sandboxes: Mapping[str, Sandbox], *, can_ask: bool) -> SandboxChoice:
-    """The sandbox called `name` of those offered, tried for real. Raises `Refused` if it is not there.
+    """The sandbox called `name` among `sandboxes`, after a test. Raises `Refused` if it is not available.
 
-    `auto` is bubblewrap. Where that does not work, only a person decides to do without: commands run on this
-    machine as it is if `can_ask`, when each will be asked about, and not at all if not.
+    `auto` is bubblewrap. If bubblewrap does not work, only a person may allow commands without it: with `can_ask`,
+    commands run unsandboxed, and each needs approval; otherwise there are no commands.
     """
     if name != "auto":
         try:

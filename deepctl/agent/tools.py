@@ -1,15 +1,15 @@
-"""The tools of every agent: what surrounds each call, and the tools that deepctl has of its own.
+"""The tools of every agent: the code around each call, and deepctl's own tools.
 
-`grep` and `glob` match no pattern in this process, and no line of an unreadable file is shown. A pattern of the model's
-can take for ever. Here that would hold up the event loop, with every user of an application, and no time limit or
-signal could end it. So searches are processes: `find` and `grep` where there are files or commands to start them on,
-and for a workspace in memory a `grep` that is sent the lines, and a child that matches the names.
+`grep` and `glob` match no pattern in this process, and `grep` shows no line of a file that the agent may not read. A
+pattern of the model can take unlimited time. In this process, it would block the event loop for every user of an
+application, and no time limit or signal could end it. So searches are processes: `find` and `grep` in workspaces with
+files or commands. For a workspace in memory, `grep` receives the lines, and a child process matches the names.
 
-Everywhere the pattern of `grep` is an extended regular expression: `grep -E` takes time in proportion to what it reads,
-also for `(a+)+$`. Each search has a limit of time and memory.
+The pattern of `grep` is always an extended regular expression: `grep -E` takes linear time, also for `(a+)+$`. Each
+search has a limit of time and memory.
 
-Names of files can have `:12:` in them, and pass for another's line. Where the workspace is a `LocalBackend`, names end
-in NUL; elsewhere every reading of a name has to be allowed.
+A file name can contain `:12:`, so that its line looks like a line of another file. In a `LocalBackend`, names end in
+NUL; in other workspaces, every possible name of a line must be allowed.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from deepctl.sandbox.policy import VARIABLES
 from deepctl.unicode import whole, whole_value
 
 UNLIMITED_RETRIES = 1_000_000
-"""More than any turn has requests: pydantic-ai ends a run at the limit, and has no word for none."""
+"""More than the requests of any turn: pydantic-ai ends a run at this limit, and has no value for unlimited."""
 
 FAILURES = (
     OSError,
@@ -70,27 +70,27 @@ FAILURES = (
 
 
 def failure_text(error: Exception, workspace: object) -> str:
-    """What the model is told of a failure."""
+    """The text about a failure for the model."""
     return failure_in_words(error, workspace) or type(error).__name__
 
 
 @dataclass
 class GuardedTools(WrapperToolset[Any]):
-    """All tools of an agent: they run in the model's order, their failures are results, and no result has a key in it.
+    """All tools of an agent: they run in the model's order, their failures are results, and no result contains a key.
 
-    In parallel, a read was seen to overtake the write before it. A workspace error or a denial raised in a tool would
-    end the run, and so would asking for a retry once more often than the tool allows; what bounds a run are its usage
-    limits. Results and failures are valid text without the keys in `environment` before anything else sees them: the
-    model, the log, checkpoints, and eviction to a file. Commands do not get these keys; where nothing is around
-    commands, one can still find them, in `/proc` for instance.
+    In parallel, a read overtook the write before it in tests. Without this class, a workspace error or a denial in a
+    tool would end the run, and so would more retries than the tool allows; the limits of a run are its usage limits.
+    Results and failures become valid text without the keys in `environment` before the model, the log, checkpoints and
+    eviction to a file receive them. Commands do not get these keys. An unsandboxed command can still find them, for
+    example in `/proc`.
     """
 
     environment: Mapping[str, str]
 
     async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
-        """Every toolset has a limit of retries, most of them 1; here a model may be wrong as often as it has requests.
+        """The tools without their limits of retries (mostly 1), because the number of requests limits the retries.
 
-        A workspace that is read-only would refuse the tools that change files, so they are not offered.
+        A read-only workspace would refuse the tools that change files, so they are not offered.
         """
         hidden_tools = MUTATING_TOOLS if ctx.workspace.read_only else frozenset()
         return {
@@ -103,7 +103,7 @@ class GuardedTools(WrapperToolset[Any]):
         try:
             result = await super().call_tool(name, tool_args, ctx, tool)
         except (ToolFailed, ModelRetry) as error:
-            # A tool that asks for another call has failed: `TestModel` obeys without end.
+            # A request for another call becomes a failure, because `TestModel` would repeat the call without end.
             raise ToolFailed(redact(whole(error.message), self.environment)) from error
         except FAILURES as error:
             raise ToolFailed(redact(whole(failure_text(error, ctx.workspace)), self.environment)) from error
@@ -111,7 +111,7 @@ class GuardedTools(WrapperToolset[Any]):
 
 
 def _in_order(tool: ToolsetTool[Any]) -> ToolsetTool[Any]:
-    """The same tool, run in the model's order and called as often as the model likes."""
+    """The same tool, run in the model's order and without a limit of retries."""
     if tool.tool_def.sequential and tool.max_retries == UNLIMITED_RETRIES:
         return tool
     return replace(tool, max_retries=UNLIMITED_RETRIES, tool_def=replace(tool.tool_def, sequential=True))
@@ -119,7 +119,7 @@ def _in_order(tool: ToolsetTool[Any]) -> ToolsetTool[Any]:
 
 @dataclass
 class FixedTools(WrapperToolset[Any]):
-    """Tools that stay the same, so that they are made ready once and not in every step."""
+    """Tools that stay the same, so that they are prepared once and not in every step."""
 
     _ready: dict[str, ToolsetTool[Any]] | None = field(default=None, init=False)
 
@@ -130,7 +130,7 @@ class FixedTools(WrapperToolset[Any]):
 
 
 def _complete(tool: ToolsetTool[Any]) -> ToolsetTool[Any]:
-    """The tool with all that would be added to it in every step."""
+    """The tool with the values that would be added to it in every step."""
     toolset_id = tool.tool_def.toolset_id or tool.toolset.id
     definition = replace(
         tool.tool_def,
@@ -144,10 +144,10 @@ def _complete(tool: ToolsetTool[Any]) -> ToolsetTool[Any]:
 
 
 def made_ready(toolset: AbstractToolset[Any], fixed_toolsets: Sequence[AbstractToolset[Any]]) -> AbstractToolset[Any]:
-    """The same tools at less cost, for one run, in which those of `fixed_toolsets` stay the same.
+    """The same tools at less cost, for one run, in which the tools of `fixed_toolsets` stay the same.
 
-    Toolsets of functions are asked one after another. pydantic-ai starts a task for each, which takes longer than what
-    they do.
+    Toolsets of functions are called one after another. pydantic-ai starts a task for each, which takes longer than
+    their work.
     """
     if type(toolset) is CombinedToolset:
         leaves: list[AbstractToolset[Any]] = []
@@ -163,7 +163,7 @@ def made_ready(toolset: AbstractToolset[Any], fixed_toolsets: Sequence[AbstractT
 
 
 class _OneByOne(CombinedToolset[Any]):
-    """Toolsets that are asked one after another."""
+    """Toolsets that are called one after another."""
 
     async def for_run(self, ctx: RunContext[Any]) -> AbstractToolset[Any]:
         return replace(self, toolsets=[await toolset.for_run(ctx) for toolset in self.toolsets])
@@ -184,7 +184,7 @@ class _OneByOne(CombinedToolset[Any]):
     async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
         tools: dict[str, ToolsetTool[Any]] = {}
         for toolset in self.toolsets:
-            # One toolset is asked without a task.
+            # For one toolset, no task is started.
             new_tools = await CombinedToolset([toolset]).get_tools(ctx)
             if tools.keys() & new_tools.keys():
                 return await super().get_tools(ctx)  # which raises the error of two tools of one name
@@ -198,10 +198,10 @@ if not vars(AbstractToolset).keys() >= _PRIVATE:
 
 
 def console_toolset(include_execute: bool, rules: Permissions) -> FunctionToolset[Any]:
-    """The console tools of pydantic-ai-backend, with our `glob` and `grep`; `rules` say what `grep` may show lines of.
+    """The console tools of pydantic-ai-backend, with deepctl's `glob` and `grep`; `grep` obeys `rules` for reading.
 
-    A tool that has to ask is put off until after the other calls of the same answer, so these ask for nothing:
-    `Approvals` asks inside the call instead.
+    A tool that requests approval itself is delayed until after the other calls of the same answer. So these tools
+    request none: `Approvals` does so inside the call.
     """
     toolset = create_console_toolset(include_execute=include_execute, require_execute_approval=False)
     _replace_glob(toolset)
@@ -211,12 +211,12 @@ def console_toolset(include_execute: bool, rules: Permissions) -> FunctionToolse
 
 _NUMBER = re.compile(r":\d+:")
 _MAX_NAMES = 20
-"""Readings of one line that are looked at; a longer name than that is not one of a file."""
+"""Maximum number of possible file names of one line; no file has a name with more `:NUMBER:` parts."""
 
 _SECONDS = 120.0
 _MEMORY = 2 << 30
 _LIBRARIES = "LD_LIBRARY_PATH"
-"""What a Python that was built with a shared library may need to start; nothing else is passed on."""
+"""The variable that a Python with a shared library may need to start; no other variable is passed on."""
 
 _BOUNDED = f'ulimit -t {int(_SECONDS)}; ulimit -v {_MEMORY // 1024}; exec "$@"'
 
@@ -233,7 +233,7 @@ sys.stdout.write(json.dumps(places))
 
 
 def _replace_grep(toolset: FunctionToolset[Any], permissions: Permissions) -> None:
-    """Put `grep` in the place of the console's, with the same parameters and description."""
+    """Replace the console's `grep` by deepctl's own, with the same parameters and description."""
     original = toolset.tools.pop("grep")
 
     async def grep(
@@ -263,7 +263,7 @@ def _replace_grep(toolset: FunctionToolset[Any], permissions: Permissions) -> No
 
 
 def _replace_glob(toolset: FunctionToolset[Any]) -> None:
-    """Put `glob` in the place of the console's, with the same parameters and description."""
+    """Replace the console's `glob` by deepctl's own, with the same parameters and description."""
     original = toolset.tools.pop("glob")
     by_commands = original.function
 
@@ -293,7 +293,7 @@ def _runs_commands(workspace: Workspace) -> bool:
 async def _lines(
     workspace: Workspace, pattern: str, where: str, names: str | None, ignore_hidden: bool
 ) -> list[FileLine]:
-    """The lines that match, but for those in hidden files where they are to be ignored. Raises `WorkspaceError`."""
+    """The matching lines, with `ignore_hidden` without those in hidden files. Raises `WorkspaceError`."""
     if isinstance(workspace, LocalBackend):
         lines = await workspace.grep(pattern, where, names, with_hidden=not ignore_hidden)
     elif _runs_commands(workspace):
@@ -306,10 +306,10 @@ async def _lines(
 async def _lines_by_command(
     workspace: Workspace, pattern: str, where: str, names: str | None, ignore_hidden: bool
 ) -> list[FileLine]:
-    """The lines that the `grep` of a workspace finds, whichever it has."""
+    """The lines that the `grep` of a workspace finds, from GNU or BSD."""
     if isinstance(workspace, ConfinedWorkspace) and not await workspace.contains(where):
         raise WorkspacePathError(f"{where!r} is outside the workspace")
-    # GNU's compares the name with the first pattern, BSD's the path with the second.
+    # GNU's `grep` compares the name with the first pattern, BSD's compares the path with the second.
     options = ["--exclude-dir=.[!./]*", "--exclude-dir=*/.[!.]*"] if ignore_hidden else []
     options += [f"--include={names}"] if names else []
     result = await workspace.run(["grep", "-rnHE", *options, "-e", pattern, "--", where], timeout=_SECONDS)
@@ -322,7 +322,7 @@ async def _lines_by_command(
 async def _lines_in_memory(
     workspace: Workspace, pattern: str, where: str, names: str | None, ignore_hidden: bool
 ) -> list[FileLine]:
-    """The lines in files of a workspace that has no commands, which are read here and sent to a `grep`."""
+    """The matching lines in a workspace without commands: its files are read here, and their lines sent to `grep`."""
     base = await workspace.resolve(where)
     try:
         is_file = not (await workspace.stat(base)).is_dir
@@ -357,11 +357,11 @@ async def _lines_in_memory(
 
 
 async def _matching_lines(lines: Sequence[str], pattern: str) -> list[int]:
-    """Which of the lines match an extended regular expression, by their places."""
+    """The places of the lines that match an extended regular expression."""
     variables = {**VARIABLES, "HOME": "/", "LC_ALL": VARIABLES["LANG"]}
     process = await _start(["/bin/sh", "-c", _BOUNDED, "sh", "grep", "-anE", "-e", pattern], variables)
     output = await _answer(process, "".join(f"{line}\n" for line in lines).encode(), exit_codes=(0, 1))
-    # Lines of text, and what is printed of them, have no newline of their own.
+    # No line contains a newline, so neither does a printed line.
     return [int(line.partition(b":")[0]) - 1 for line in output.split(b"\n") if line]
 
 
@@ -375,7 +375,7 @@ async def _paths_in_memory(workspace: Workspace, pattern: str, where: str) -> li
 
 
 async def _matching(names: Sequence[str], pattern: str, flags: int) -> list[int]:
-    """Which of the names match a glob, by their places."""
+    """The places of the names that match a glob."""
     try:
         include, exclude = wcglob.translate(pattern, flags=flags)
     except PatternLimitException as error:
@@ -390,7 +390,7 @@ async def _matching(names: Sequence[str], pattern: str, flags: int) -> list[int]
 
 
 async def _start(words: Sequence[str], variables: dict[str, str]) -> asyncio.subprocess.Process:
-    # Of a session of its own, so that Ctrl-C reaches it through us.
+    # In its own process session, so that Ctrl-C does not reach it directly; deepctl ends it.
     return await asyncio.create_subprocess_exec(
         *words,
         stdin=subprocess.PIPE,
@@ -403,7 +403,7 @@ async def _start(words: Sequence[str], variables: dict[str, str]) -> asyncio.sub
 
 
 async def _answer(process: asyncio.subprocess.Process, data: bytes, exit_codes: Sequence[int] = (0,)) -> bytes:
-    """What a search prints that is sent what it searches; it has ended then, whatever happens."""
+    """The output of a search process that receives `data`; the process has ended when this returns or raises."""
     try:
         async with asyncio.timeout(_SECONDS):
             output, errors = await process.communicate(data)
@@ -423,13 +423,13 @@ async def _answer(process: asyncio.subprocess.Process, data: bytes, exit_codes: 
 
 
 def _is_hidden(path: str, where: str) -> bool:
-    """Whether a part of a path below the place that is searched begins with a dot."""
+    """Whether a part of a path below the searched place begins with a dot."""
     below = path[len(where) :] if path.startswith(where) else path
     return any(part.startswith(".") and part not in (".", "..") for part in below.split("/"))
 
 
 async def _readable(lines: list[FileLine], workspace: Workspace, permissions: Permissions) -> list[FileLine]:
-    """The lines of files that may be read without a question."""
+    """The lines of files that the agent may read without approval."""
     if "read" not in permissions:
         return lines
     readable: dict[str, bool] = {}
@@ -442,7 +442,7 @@ async def _readable(lines: list[FileLine], workspace: Workspace, permissions: Pe
 
 
 def _names(line: FileLine, workspace: Workspace) -> Iterator[str]:
-    """What the name of a line's file may be."""
+    """The possible names of a line's file."""
     yield line.path
     if not isinstance(workspace, LocalBackend):
         whole = f"{line.path}:{line.number}:{line.text}"
@@ -487,7 +487,7 @@ def plans_toolset() -> FunctionToolset[Any]:
 
 
 def has_succeeded(tool: str, content: str, outcome: str = "success") -> bool:
-    """Whether a tool did what it was called for.
+    """Whether a tool call succeeded.
 
     The console tools of pydantic-ai-backend report their last failure, and a command's exit code, as text.
     """

@@ -1,4 +1,4 @@
-"""A command of the user's own, run where the agent's commands run: same place, same environment, same limits.
+"""A command of the user, run like the agent's commands: same place, same environment, same limits.
 
 It needs no approval, because the user typed it. It has no terminal and an empty stdin.
 """
@@ -27,11 +27,11 @@ from deepctl.sandbox.container import Sink
 from deepctl.sandbox.policy import OUTPUT_BYTES
 
 _LONGEST = 100_000
-"""Bytes; Linux takes 128 KiB as one argument of a program."""
+"""Maximum length of a command in bytes; Linux accepts 128 KiB as one argument of a program."""
 
 
 class CommandEnd(NamedTuple):
-    """How a command ended: with an exit code, or without one for a `reason`, a clause. `seconds` is what it took."""
+    """The end of a command: an exit code, or `None` with a `reason` (a clause). `seconds` is its duration."""
 
     code: int | None
     reason: str | None
@@ -39,11 +39,11 @@ class CommandEnd(NamedTuple):
 
 
 def run(workspace: str, sandbox: Sandbox, line: str, sink: Sink) -> CommandEnd:
-    """Run a line of shell in a workspace, `sink` taking what it prints as it comes. The caller holds the lock.
+    """Run a shell line in a workspace; `sink` receives its output while it runs. The caller holds the lock.
 
-    Ctrl-C, SIGTERM and SIGHUP end it with all it has started, as far as the sandbox holds that together. Raises
-    `Interrupted` or `Terminated` then, `UsageError` for a line that cannot be one, `Refused` or `StorageError` if the
-    sandbox or the workspace cannot be used.
+    Ctrl-C, SIGTERM and SIGHUP end the command, and its child processes as far as the sandbox can end them. Raises
+    `Interrupted` or `Terminated` then, `UsageError` for an invalid line, and `Refused` or `StorageError` if the sandbox
+    or the workspace cannot be used.
     """
     _check(line)
     began = time.monotonic()
@@ -84,7 +84,7 @@ async def _run(backend: LocalBackend, sandbox: Sandbox, line: str, sink: Sink) -
 
     with heard_by(hear):
         try:
-            # Words, not a line: a line that looks like a search of the agent's would be run as one.
+            # As a list of words: a line that looks like a search of the agent would be run as that search.
             result = await backend.run(["/bin/sh", "-c", line])
         except asyncio.CancelledError:
             if enough:

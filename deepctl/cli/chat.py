@@ -75,8 +75,8 @@ def chat(
     approve: Annotated[
         Literal["ask", "auto", "never"] | None,
         typer.Option(
-            help="Answer to approval requests. ask: ask at the terminal; without a terminal, refuse. auto: approve; "
-            "a command that a `deny` rule may cover is refused, and --sandbox auto without bubblewrap asks. never: "
+            help="Answer to approval requests. ask: ask at the terminal; without a terminal, refuse. auto: approve, "
+            "but refuse a command that a `deny` rule may cover, and ask if --sandbox auto finds no bubblewrap. never: "
             "refuse. Approval requests come from unsandboxed commands and from rules of the profile. Default: the "
             "setting approve, then ask."
         ),

@@ -139,14 +139,21 @@ class ChatSetup(NamedTuple):
         return Engine(runner, Chat(runner), commands._replace(notice=" ".join(filter(None, notices)) or None))
 
     def _bounded(self, agent_options: Options, profile: str | None) -> Options:
-        """The same setup, with the limits of a turn and a conversation."""
+        """The same setup, with the limits of a turn and a conversation, and with the settings of requests and tools."""
         from deepctl.agent.limits import read_limits
 
+        in_force = self.settings
         return agent_options._replace(
-            compact_at=self.settings.number("compact_at"),
-            context_window=self.settings.number("context_window"),
-            retries=self.settings.number("retries") or 0,
-            limits=read_limits(self.settings.resolve, profile),
+            compact_at=in_force.number("compact_at"),
+            context_window=in_force.number("context_window"),
+            retries=in_force.number("retries") or 0,
+            limits=read_limits(in_force.resolve, profile),
+            model_settings=in_force.of_table("model_settings"),
+            model_profile=in_force.of_table("model_profile"),
+            tools=cast("Literal['full', 'lean']", in_force.get("tools")),
+            disabled_tools=in_force.patterns("disabled_tools"),
+            first_answer_timeout=in_force.number("first_answer_timeout") or 0,
+            idle_timeout=in_force.number("idle_timeout") or 0,
         )
 
     def _running(self, agent_options: Options, note: str | None = "The conversation so far is stored.") -> TurnRunner:

@@ -30,6 +30,7 @@ from deepctl.store.lookup import CheckpointInfo
 from deepctl.store.records import Record, SessionRecord, check_label
 
 if TYPE_CHECKING:
+    from deepctl.domain.settings import Settings
     from deepctl.output.rewind import RewindView
     from deepctl.store.repository import ReadOnlyRepository, Repository
     from deepctl.store.rewind import RewindRequest
@@ -73,7 +74,7 @@ def list_(
         int | None, typer.Option(min=1, metavar="N", help="Show at most N checkpoints, the newest.")
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Also show the checkpoints of single tool calls.")] = False,
-    graph: Annotated[bool, typer.Option("--graph", help="Draw how the checkpoints follow from each other.")] = False,
+    graph: Annotated[bool, typer.Option("--graph", help="Draw the history as a graph with rewinds and forks.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """List checkpoints, newest first."""
@@ -137,7 +138,7 @@ def save(
 ) -> None:
     """Make a checkpoint now.
 
-    When piped, only the id is printed.
+    If stdout is not a terminal, the command prints only the id.
     """
     if label is not None:
         check_label(label)
@@ -198,10 +199,12 @@ def rewind(
     The rewind undoes the later changes of the agent in this session. Changes by another author stay. If another author
     changed a file after the agent, the rewind is refused and names the file (exit 6). `undo` undoes a rewind.
     """
+    in_force = None
     if ref is None and not as_json and not dry_run and is_terminal(sys.stdin) and is_terminal(sys.stderr):
         from deepctl.cli.rewind_picker import pick
 
-        ref = pick(user, session, only or "", force, exact)
+        profile, in_force = options.profile_and_settings(user)
+        ref = pick(profile, in_force, session, only or "", force, exact)
     reference = ref if ref is not None else "~1"
 
     def request(repository: Repository | ReadOnlyRepository) -> tuple[SessionRecord, RewindRequest]:
@@ -209,7 +212,7 @@ def rewind(
 
         return rewind.request_rewind(repository, session, reference, only=only or "", force=force, exact=exact)
 
-    _rewind("checkpoints rewind", request, user, dry_run, wait, as_json)
+    _rewind("checkpoints rewind", request, user, dry_run, wait, as_json, in_force)
 
 
 def _rewind(
@@ -219,8 +222,11 @@ def _rewind(
     dry_run: bool,
     wait: float,
     as_json: bool,
+    in_force: Settings | None = None,
 ) -> None:
-    """Apply `request` to the profile of `--user`, or only show the preview."""
+    """Apply `request` to the profile of `--user`, or only show the preview. `in_force` are its settings, if they are
+    read.
+    """
     is_undo = command == "checkpoints undo"
     if dry_run:
         with options.reading(user, "Looking") as reader:
@@ -228,7 +234,7 @@ def _rewind(
         show(preview, as_json)
         _check(preview)
         return
-    with options.working(user, command, wait, as_json) as repository:
+    with options.working(user, command, wait, as_json, in_force=in_force) as repository:
         view = rewound(repository, *request(repository))._replace(is_undo=is_undo)
     show(view, as_json)
 
@@ -382,8 +388,8 @@ def prune(
 ) -> None:
     """Remove old checkpoints.
 
-    --keep N removes all checkpoints except the newest N. Checkpoints of tool calls are not counted; the ones before
-    the Nth checkpoint are removed. --older-than AGE removes checkpoints by age. With both options, a checkpoint is
+    --keep N removes all checkpoints except the newest N. Checkpoints of tool calls do not count; those before the
+    Nth checkpoint are removed too. --older-than AGE removes checkpoints by age. With both options, a checkpoint is
     removed only if it meets both conditions. Three kinds of checkpoints always stay: labelled ones, the newest one, and
     those that can undo the last rewind of a session.
     """

@@ -19,16 +19,17 @@ from deepctl.output.profiles import ProfilePathView
 from deepctl.output.render import notice, show
 
 if TYPE_CHECKING:
+    from deepctl.domain.settings import SettingsFile
     from deepctl.domain.trust import TrustItem
 
 app = typer.Typer(
-    help="The settings of all profiles, or with --user of one profile.",
+    help="The settings of all profiles, or of one profile (--user).",
     rich_markup_mode=None,
     add_completion=False,
     context_settings=HELP_OPTIONS,
 )
 
-Key = Annotated[str, typer.Argument(help="Name of the setting. `deepctl config show` lists the names.")]
+Key = Annotated[str, typer.Argument(help="Name of the setting, as in `deepctl config show`.")]
 FileOwner = Annotated[
     str | None,
     typer.Option(
@@ -62,33 +63,40 @@ def _lock(profile: ProfilePaths | None, command: str, wait: float) -> Lease:
 
 @app.command("show", epilog="Example: deepctl config show --user alice")
 def show_(user: options.User = None, as_json: options.Json = False) -> None:
-    """Show the settings in force and their sources, and the MCP servers."""
+    """Show the settings in force and their sources, and the MCP servers.
+
+    Settings of [model_profile] are shown only if they are set.
+    """
     profile, in_force = options.profile_of_chat(user)
-    values = [
+    for table in settings.MODEL_TABLES:
+        in_force.of_table(table)
+    all_values = [
         in_force.resolve(key) for key, setting in settings.SETTINGS.items() if profile is None or setting.in_profile
     ]
+    # The many settings of [model_profile] are for servers with peculiarities; most profiles have none.
+    values = [item for item in all_values if item.value is not None or not item.key.startswith("model_profile.")]
     file = in_force.files[0]
     unknown, servers = settings.unknown_keys(file.checked()), in_force.mcp_servers()
-    items, problem = _waiting(profile) if profile is not None else ([], None)
+    items, problem = _waiting(profile, file) if profile is not None else ([], None)
     view = views.SettingsView(profile.name if profile else None, file.path, values, unknown, servers, items, problem)
     show(view, as_json)
 
 
-def _waiting(profile: ProfilePaths) -> tuple[list[TrustItem], str | None]:
+def _waiting(profile: ProfilePaths, file: SettingsFile) -> tuple[list[TrustItem], str | None]:
     """The settings of a profile that are not trusted yet, or the reason why they cannot be read."""
     if not os.path.lexists(profile.untrusted):
         return [], None
     from deepctl.domain import trust
 
     try:
-        return trust.waiting(profile).items, None
+        return trust.waiting(profile, file).items, None
     except DeepctlError as error:
         return [], error.message
 
 
 @app.command(epilog="Example: deepctl config get model")
 def get(key: Key, user: options.User = None, as_json: options.Json = False) -> None:
-    """Print the value of a setting that is in force now."""
+    """Print the value that a setting has now."""
     settings.describe(key)
     profile, in_force = options.profile_of_chat(user)
     value = in_force.resolve(key)

@@ -28,7 +28,7 @@ COMMANDS = {
     "wipe": "Delete a profile, or parts of it, permanently.",
     "sandbox": "The place where the agent's commands run.",
     "models": "List the model in force, the usable providers, and the models of your own servers.",
-    "config": "The settings of all profiles, or with --user of one profile.",
+    "config": "The settings of all profiles, or of one profile (--user).",
     "doctor": "Check whether deepctl works here: versions, paths, model, key, sandbox, locks, damage, temporary files "
     "of killed commands, and space.",
 }

@@ -111,7 +111,10 @@ def list_(user: options.User = None, agent: Agent = layout.AGENT, as_json: optio
 
 @app.command("add", cls=_TextCommand, epilog="Example: deepctl memory add 'Alice prefers window seats.' --user alice")
 def add(
-    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="The note. Default, and with -: stdin.")] = None,
+    text: Annotated[
+        str | None,
+        typer.Argument(metavar="[TEXT]", help="Text of the note. Without TEXT, or with -, stdin is the note."),
+    ] = None,
     file: Annotated[
         str,
         typer.Option(
@@ -123,8 +126,8 @@ def add(
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Append a note to a notebook, unchanged."""
-    profile = options.existing_profile(user)
+    """Append a note to a notebook. The text is not changed."""
+    profile, in_force = options.profile_and_settings(user)
     memory = Memory(profile, agent)
     name = file_name(file)
     if memory.find(name) is None:
@@ -132,7 +135,7 @@ def add(
     note = _note(text)
     from deepctl.domain.memory import changes
 
-    with options.working(profile.name, "memory add", wait, as_json) as work:
+    with options.working(profile.name, "memory add", wait, as_json, in_force=in_force) as work:
         view = views.NotebookAdditionView(
             profile.name, memory.agent, changes.add(work, Memory(work.paths, agent), name, note)
         )
@@ -374,6 +377,8 @@ def _taken_over(
     from deepctl.domain.memory import changes
 
     try:
+        # The settings are those after the editor has ended, which may be open for hours: a file that they exclude now
+        # must not come into the checkpoint.
         with options.working(memory.profile.name, "memory edit", wait, as_json) as work:
             change = changes.replace(work, Memory(work.paths, memory.agent), name, base, text)
     except KeyboardInterrupt:
@@ -454,5 +459,5 @@ def _found(result: PurgeResult, request: ForgetRequest) -> PurgeResult:
         f"No line {where} contains {text!a}, and neither does any checkpoint.",
         "`deepctl memory search` finds lines by their words."
         if request.ignore_case
-        else "--ignore-case also finds it in another case.",
+        else "--ignore-case also finds it with other upper and lower case letters.",
     )

@@ -109,7 +109,7 @@ def working(
     if in_force is None:
         profile, in_force = profile_and_settings(user)
     else:
-        profile = existing_profile(user)
+        profile = existing_profile(user, in_force=in_force)
     with profiles.lock(root(), profile.name, command=command, wait=wait):
         limit = in_force.size("limits.checkpoints")
         with open_repository(profile, in_force, (lambda note: None) if as_json else notice, frees=frees) as work:
@@ -140,6 +140,7 @@ def advise(problem: DeepctlError, name: str | None) -> None:
         return
     with suppress(DeepctlError, OSError):
         place = profiles.check_root(layout.root(os.environ))
+        # `default_user` is read again: the settings of the command that failed are out of reach here.
         try:
             profile = profiles.locate(place, user(name))
         except DeepctlError:

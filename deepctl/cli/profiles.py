@@ -6,7 +6,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated, BinaryIO, NamedTuple
 
 import typer
@@ -16,7 +16,7 @@ from deepctl.cancellation import interruptible
 from deepctl.cli import options
 from deepctl.cli.confirm import Yes, check_can_ask, confirm
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import profiles, settings
+from deepctl.domain import profiles, setting_kinds, settings
 from deepctl.errors import DeepctlError, NotFound, ProfileNotFound, StorageError, UsageError
 from deepctl.layout import UNTRUSTED, ProfilePaths
 from deepctl.output import profiles as views
@@ -24,6 +24,8 @@ from deepctl.output.render import BYTES, Progress, discard_stdout, say, show
 from deepctl.output.text import is_terminal, wrap
 
 if TYPE_CHECKING:
+    from deepctl.domain.settings import Settings
+    from deepctl.domain.trust import WaitingSettings
     from deepctl.output.profiles import TrustView
 
 
@@ -88,7 +90,7 @@ def rename(
     """
     from deepctl.domain import sandbox_settings
 
-    root = options.root()
+    root, in_force = options.root(), settings.load(os.environ)
     profiles.find(root, old)
     layout.check_name(new)
     with ExitStack() as stack:
@@ -97,28 +99,26 @@ def rename(
             stack.enter_context(profiles.lock(root, name, command="profiles rename", wait=wait))
         paths = profiles.find(root, old)
         profiles.check_free(root, new, by=paths)
-        container = sandbox_settings.remove_container_if_any(os.environ, paths)
+        container = sandbox_settings.remove_container_if_any(os.environ, in_force.of_profile(paths), paths)
         new_paths = profiles.rename(root, paths, new)
-    show(
-        views.ProfileRenamingView(paths.name, new_paths.name, new_paths.directory, container, _naming(paths.name)),
-        as_json,
-    )
+    sources = _naming(paths.name, in_force)
+    show(views.ProfileRenamingView(paths.name, new_paths.name, new_paths.directory, container, sources), as_json)
 
 
-def _naming(name: str) -> list[str]:
-    """The source that names the profile `name` for commands without `--user`."""
+def _naming(name: str, in_force: Settings) -> list[str]:
+    """The sources that name the profile `name` for commands without `--user`."""
     sources = []
     if layout.same_name(os.environ.get("DEEPCTL_USER", ""), name):
         sources.append("$DEEPCTL_USER")
-    with suppress(DeepctlError, OSError):  # an error in config.toml must not prevent the rename
-        if layout.same_name(str(settings.read(layout.config_file(os.environ)).get("default_user")), name):
-            sources.append("default_user in config.toml")
+    # An error in config.toml must not prevent the rename: `values` is empty then.
+    if layout.same_name(str(in_force.files[0].values.get("default_user")), name):
+        sources.append("default_user in config.toml")
     return sources
 
 
 @app.command(epilog="Example: deepctl profiles export alice.tgz --user alice")
 def export(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="Archive to write; - is stdout.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Archive to write, or - for stdout.")],
     user: options.User = None,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
     as_json: options.Json = False,
@@ -148,7 +148,7 @@ def export(
 
 @app.command("import", epilog="Example: deepctl profiles import alice.tgz --as bob")
 def import_(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="Archive that `profiles export` wrote; - is stdin.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Archive from `profiles export`, or - for stdin.")],
     name: Annotated[
         str | None,
         typer.Option("--as", metavar="NAME", help="Name of the new profile. Default: its name in the archive."),
@@ -167,7 +167,7 @@ def import_(
     ] = 250_000,
     trust: Annotated[
         bool,
-        typer.Option("--trust", help="Then run `profiles trust`: show the settings, ask, and put them into force."),
+        typer.Option("--trust", help="Then run `profiles trust`: put the settings into force after a confirmation."),
     ] = False,
     yes: Yes = False,
     wait: options.Wait = 0.0,
@@ -205,7 +205,7 @@ def import_(
     if not as_json:
         show(view, False)
     try:
-        trust_view = _put_into_force(result.paths, yes=yes, wait=wait, as_json=as_json)
+        trust_view = _put_into_force(result.paths, result.waiting, yes=yes, wait=wait, as_json=as_json)
     except DeepctlError:
         if not as_json:
             view.notice_waiting()
@@ -222,7 +222,7 @@ def trust(
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Show the imported settings that are not in force, ask, and put them into force.
+    """Show the imported settings that are not in force, and put them into force after a confirmation.
 
     Invalid settings, such as a misspelled table, are listed and stay out of force (exit 2).
     """
@@ -231,17 +231,21 @@ def trust(
     except ProfileNotFound as error:
         error.hint = "`deepctl profiles list` lists the profiles; `deepctl profiles import FILE` creates one."
         raise
-    view = _put_into_force(profile, yes=yes, wait=wait, as_json=as_json)
+    view = _put_into_force(profile, None, yes=yes, wait=wait, as_json=as_json)
     show(view, as_json)
     view.check()
 
 
-def _put_into_force(paths: ProfilePaths, *, yes: bool, wait: float, as_json: bool) -> TrustView:
-    """Put the imported settings of a profile into force, if the user has seen them and agrees."""
+def _put_into_force(
+    paths: ProfilePaths, untrusted: WaitingSettings | None, *, yes: bool, wait: float, as_json: bool
+) -> TrustView:
+    """Put the imported settings of a profile into force, if the user has seen them and agrees. They are read if
+    `untrusted` is `None`.
+    """
     from deepctl.domain import trust as domain
     from deepctl.output.profiles import TrustView, lines
 
-    untrusted = domain.waiting(paths)
+    untrusted = untrusted or domain.waiting(paths, settings.read("profile", paths.settings))
     usable = [item for item in untrusted.items if item.problem is None]
     unusable = [item for item in untrusted.items if item.problem is not None]
     if not usable:
@@ -327,7 +331,7 @@ def bytes_of(size: str | None) -> int | None:
     if size is None:
         return None
     try:
-        return settings.size(size)
+        return setting_kinds.size(size)
     except ValueError:
         raise UsageError(
             f"--max-size cannot be {size!r}.", "It must be a number of bytes, optionally followed by K, M or G."

@@ -6,10 +6,11 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from deepctl.cli import options
 from deepctl.cli.repl import screen
 from deepctl.cli.repl.clusters import with_stand_ins
+from deepctl.domain.settings import Settings
 from deepctl.errors import DeepctlError, Interrupted, NotFound
+from deepctl.layout import ProfilePaths
 from deepctl.output.render import Progress
 from deepctl.output.rewind import preview_line
 from deepctl.output.text import ago, cells, fit, printable, visible
@@ -27,9 +28,11 @@ _SHOWN = 12
 _SHORTEST = 16
 
 
-def pick(user: str | None, session: str | None, only: str, force: bool, exact: bool) -> str:
-    """Let the user choose; returns the id. Raises `Interrupted` if the user leaves, `NotFound` without checkpoints."""
-    profile, in_force = options.profile_and_settings(user)
+def pick(profile: ProfilePaths, in_force: Settings, session: str | None, only: str, force: bool, exact: bool) -> str:
+    """Let the user choose; returns the id. `in_force` are the profile's settings.
+
+    Raises `Interrupted` if the user leaves, `NotFound` without checkpoints.
+    """
     with Repository.read_only(profile, exclude=in_force.patterns("snapshot.exclude")) as reader:
         current = lookup.current_session(reader.paths, session)
         line = reader.ledger.line_of(reader.ledger.head(current))

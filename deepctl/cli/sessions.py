@@ -93,7 +93,7 @@ def delete(
     from deepctl.store import session_delete
     from deepctl.store.repository import Repository
 
-    profile = options.existing_profile(user)
+    profile, in_force = options.profile_and_settings(user)
     plan = None
     if dry_run or not yes:
         with Repository.read_only(profile) as reader:
@@ -105,7 +105,7 @@ def delete(
         if not as_json:
             view.foretell()
         confirm(f"Delete session {plan.session} permanently?", yes=False, as_json=as_json)
-    with options.working(user, "sessions delete", wait, as_json, frees=True) as work:
+    with options.working(profile.name, "sessions delete", wait, as_json, in_force=in_force, frees=True) as work:
         deletion = session_delete.plan(work.paths, work.ledger, work.store.packs, name)
         if plan is not None:
             session_delete.check_same(plan, deletion)
@@ -142,7 +142,7 @@ def search(
     """Search the messages of all sessions.
 
     Prompts, answers, thinking, tool calls and tool results are searched. A message matches if it contains all words, in
-    any case. The matching lines are shown.
+    upper or lower case. The matching lines are shown.
     """
     from deepctl.output.render import Progress
     from deepctl.output.sessions import SessionMatchesView
@@ -220,7 +220,7 @@ def export(
 
 @app.command("import", epilog="Example: deepctl sessions import main.json --user bob --as from-alice")
 def import_(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="File that `sessions export` wrote; - is stdin.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="File from `sessions export`, or - for stdin.")],
     user: options.User = None,
     as_: Annotated[
         str | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Annotated
 
@@ -15,6 +15,7 @@ from deepctl.cli import options
 from deepctl.cli.confirm import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import profiles, settings
+from deepctl.domain.settings import Settings
 from deepctl.domain.wipe import trash, wipe_plan
 from deepctl.domain.wipe.wipe_plan import PARTS
 from deepctl.errors import DeepctlError, Interrupted, ProfileNotFound, Refused, UsageError
@@ -55,16 +56,17 @@ def wipe(
     parts = wipe_plan.parse_parts(only) if only is not None else ()
     if all_ and user is not None:
         raise UsageError("--all means every profile, but --user means one profile.", "Give only one of the two.")
-    targets = _targets(user, wait, all_=all_, finish=not dry_run)
+    in_force = settings.load(os.environ)
+    targets = _targets(user, in_force, wait, all_=all_, finish=not dry_run)
     if not targets and not all_:
-        show(views.FinishedWipeView(options.user(user)), as_json)
+        show(views.FinishedWipeView(options.user(user, in_force)), as_json)
         return
     if dry_run:
-        results = [_foreseen(target, parts, dry_run=True) for target in targets]
+        results = [_foreseen(target, parts, in_force, dry_run=True) for target in targets]
     else:
-        previews = None if yes else _agreed(targets, parts, wait, as_json, all_=all_)
+        previews = None if yes else _agreed(targets, parts, in_force, wait, as_json, all_=all_)
         try:
-            results = _wiped(targets, parts, previews, wait, as_json)
+            results = _wiped(targets, parts, in_force, previews, wait, as_json)
         except KeyboardInterrupt:
             raise Interrupted(
                 "Interrupted during a wipe.",
@@ -73,7 +75,7 @@ def wipe(
     show(views.WipeOfAllView(results, dry_run) if all_ else results[0], as_json)
 
 
-def _targets(user: str | None, wait: float, *, all_: bool, finish: bool) -> list[ProfilePaths]:
+def _targets(user: str | None, in_force: Settings, wait: float, *, all_: bool, finish: bool) -> list[ProfilePaths]:
     """The selected profiles; none if the selected profile was the rest of an interrupted wipe, which is now deleted.
 
     Raises `ProfileNotFound`, and any error of a profile before the first profile is changed.
@@ -85,9 +87,9 @@ def _targets(user: str | None, wait: float, *, all_: bool, finish: bool) -> list
             _finish({unfinished_wipe.profile for unfinished_wipe in trash.unfinished_wipes(root)}, wait)
         return targets
     try:
-        return [options.existing_profile(user, profiles.locate)]
+        return [options.existing_profile(user, profiles.locate, in_force)]
     except ProfileNotFound:
-        folded_name = layout.folded_name(options.user(user))
+        folded_name = layout.folded_name(options.user(user, in_force))
         if not finish or folded_name not in {
             unfinished_wipe.profile for unfinished_wipe in trash.unfinished_wipes(root)
         }:
@@ -117,35 +119,40 @@ def _locked(targets: Sequence[ProfilePaths], wait: float) -> Iterator[None]:
         yield
 
 
-def _foreseen(target: ProfilePaths, parts: tuple[str, ...], *, dry_run: bool) -> views.WipeView:
+def _foreseen(target: ProfilePaths, parts: tuple[str, ...], in_force: Settings, *, dry_run: bool) -> views.WipeView:
     plan = wipe_plan.plan(options.root(), target, parts)
     return views.WipeView(
         plan,
         dry_run,
         copies=wipe_plan.copies(target, plan),
         history_stays="sessions" in parts and "history" not in parts and wipe_plan.has_history(target),
-        is_default=not parts and _is_default(target),
+        is_default=not parts and _is_default(target, in_force),
         leaves_rewound=wipe_plan.leaves_rewound(target, parts),
         rewinding=dry_run and wipe_plan.is_rewinding(target, parts),
     )
 
 
-def _is_default(target: ProfilePaths) -> bool:
+def _is_default(target: ProfilePaths, in_force: Settings) -> bool:
     """Whether config.toml names the profile as the default user."""
-    environment = {key: value for key, value in os.environ.items() if key != "DEEPCTL_USER"}
     try:
-        setting = settings.load(environment).resolve("default_user")
+        setting = in_force._replace(variables={}).resolve("default_user")
     except DeepctlError:
         return False  # an unreadable file must not prevent a wipe
     return setting.source != "default" and setting.value is not None and layout.same_name(setting.value, target.name)
 
 
 def _agreed(
-    targets: Sequence[ProfilePaths], parts: tuple[str, ...], wait: float, as_json: bool, *, all_: bool
+    targets: Sequence[ProfilePaths],
+    parts: tuple[str, ...],
+    in_force: Settings,
+    wait: float,
+    as_json: bool,
+    *,
+    all_: bool,
 ) -> list[views.WipeView]:
     """The plan that the user has seen and confirmed. The lock is held for reading only, not during the question."""
     with _locked(targets, wait):
-        previews = _prepared(targets, parts, as_json)
+        previews = _prepared({target: in_force.of_profile(target) for target in targets}, parts, as_json)
     if all(preview.plan.is_nothing for preview in previews):
         return previews
     if not as_json and is_terminal(sys.stderr):
@@ -157,16 +164,15 @@ def _agreed(
     return previews
 
 
-def _prepared(targets: Sequence[ProfilePaths], parts: tuple[str, ...], as_json: bool) -> list[views.WipeView]:
+def _prepared(targets: Mapping[ProfilePaths, Settings], parts: tuple[str, ...], as_json: bool) -> list[views.WipeView]:
     """The plan, after an interrupted rewind has been finished, because finishing it later would restore deleted
-    data.
+    data. `targets` are the profiles with their settings.
     """
-    for target in targets:
+    for target, in_force in targets.items():
         if wipe_plan.is_rewinding(target, parts):
-            in_force = settings.load(os.environ, target)
             with options.open_repository(target, in_force, (lambda note: None) if as_json else notice, frees=True):
                 pass
-    return [_foreseen(target, parts, dry_run=False) for target in targets]
+    return [_foreseen(target, parts, in_force, dry_run=False) for target, in_force in targets.items()]
 
 
 def _take_back(targets: Sequence[ProfilePaths]) -> None:
@@ -180,6 +186,7 @@ def _take_back(targets: Sequence[ProfilePaths]) -> None:
 def _wiped(
     targets: Sequence[ProfilePaths],
     parts: tuple[str, ...],
+    in_force: Settings,
     previews: list[views.WipeView] | None,
     wait: float,
     as_json: bool,
@@ -189,7 +196,9 @@ def _wiped(
     trash_entries: list[wipe_plan.HiddenData] = []
     problem: DeepctlError | OSError | None = None
     with _locked(targets, wait):
-        results = _prepared(targets, parts, as_json)
+        # A profile's settings are read under this lock, also after a question: a chat may have selected Docker since.
+        settings_of = {target: in_force.of_profile(target) for target in targets}
+        results = _prepared(settings_of, parts, as_json)
         if previews is not None and [result.plan for result in results] != [result.plan for result in previews]:
             raise Refused(
                 "Something changed after you saw what would be deleted; nothing was deleted.",
@@ -200,7 +209,7 @@ def _wiped(
             if result.plan.is_nothing:
                 continue
             try:
-                trash_entries.append(wipe_plan.put_away(root, target, result.plan, os.environ))
+                trash_entries.append(wipe_plan.put_away(root, target, result.plan, os.environ, settings_of[target]))
             except (DeepctlError, OSError) as error:
                 problem = error
                 break

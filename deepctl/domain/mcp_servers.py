@@ -316,13 +316,15 @@ def _checked_url(keys: _Keys, url: str | None) -> str | None:
 
 
 def _literal(keys: _Keys, key: str, named_key: str, values: dict[str, str]) -> dict[str, str]:
-    """A literal value. Raises `BadSetting` for a value with a variable, because variables are not replaced."""
+    """A literal value. Raises `BadSetting` for a value with a variable, because deepctl does not expand it."""
     for name, value in values.items():
         reference = _REFERENCE.fullmatch(value)
         if reference:
             variable = reference[1] or reference[2]
             example = f'{named_key} = ["{variable}"]' if key == "env" else f'{named_key} = {{ {name} = "{variable}" }}'
-            raise keys.bad(f"has {name} = {value!r} in {key}, where variables are not replaced", f"Write: {example}.")
+            raise keys.bad(
+                f"has {name} = {value!r} in {key}, but deepctl expands no variable there", f"Write: {example}."
+            )
     return values
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple, Self
 
@@ -93,7 +93,8 @@ def _check_directory(paths: ProfilePaths) -> None:
     if not stat.S_ISDIR(status.st_mode):
         kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a directory"
         raise Refused(
-            f"Profile {paths.name!r} is {kind}: {paths.directory}.", "A profile must be a directory of its own."
+            f"Profile {paths.name!r} is {kind}: {paths.directory}.",
+            "A profile must be a directory, and not a link or another file.",
         )
     if status.st_uid != os.geteuid():
         raise Refused(
@@ -232,11 +233,11 @@ def rename(root: Root, paths: ProfilePaths, name: str) -> ProfilePaths:
 
 def describe(paths: ProfilePaths) -> Profile:
     """The description of a profile for lists and `profiles show`. Never raises for damage inside it."""
-    values: dict[str, object] = {}
+    values: Mapping[str, object] = {}
     try:
         _check_directory(paths)
         _check_parts(paths)
-        values = settings.read(paths.settings)
+        values = settings.read("profile", paths.settings).checked()
         problem = None
     except (Refused, OSError) as error:
         return Profile(paths.name, paths.directory, None, None, None, 0, 0, PartCounts(), PartCounts(), str(error))

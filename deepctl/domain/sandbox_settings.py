@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from deepctl.domain.permissions import Permissions
-from deepctl.domain.settings import Settings, load
+from deepctl.domain.settings import Settings
 from deepctl.errors import DeepctlError, Refused
 from deepctl.layout import ProfilePaths
 from deepctl.sandbox import container as containers
@@ -54,14 +54,15 @@ def remove_container(profile: ProfilePaths) -> tuple[str, bool]:
         raise Refused(f"{problem.reason}.", problem.fix, code="sandbox_unavailable") from None
 
 
-def remove_container_if_any(environment: Mapping[str, str], profile: ProfilePaths) -> str | None:
+def remove_container_if_any(environment: Mapping[str, str], in_force: Settings, profile: ProfilePaths) -> str | None:
     """Remove the container of a profile that will be deleted or renamed. Returns its name, or `None` if it had none.
 
     A container's name follows from the profile's directory, so it could not be found afterwards. The caller holds the
-    profile's lock. Docker is asked if there is any sign of it. Raises `Refused` if it does not answer and the profile's
-    settings say `docker`; with other settings, a profile does not depend on Docker.
+    profile's lock. Docker is asked if there is any sign of it. `in_force` are the profile's settings.
+    Raises `Refused` if Docker does not answer and they say `docker`; with other settings, a profile does not depend on
+    Docker.
     """
-    uses_docker = _uses_docker(environment, profile)
+    uses_docker = _uses_docker(in_force)
     if not (uses_docker or environment.get("DOCKER_HOST") or os.path.exists(_SOCKET)):
         return None
     try:
@@ -77,8 +78,8 @@ def remove_container_if_any(environment: Mapping[str, str], profile: ProfilePath
     return name if is_removed else None
 
 
-def _uses_docker(environment: Mapping[str, str], profile: ProfilePaths) -> bool:
+def _uses_docker(in_force: Settings) -> bool:
     try:
-        return load(environment, profile).get("sandbox") == "docker"
+        return in_force.get("sandbox") == "docker"
     except (DeepctlError, OSError):
         return False  # unreadable settings have started no container

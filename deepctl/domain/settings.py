@@ -7,13 +7,16 @@ environment precede both. Reading uses the standard library; changing a file kee
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl import layout
-from deepctl.domain.addresses import address_problem, without_passwords
+from deepctl.domain import setting_kinds
+from deepctl.domain.addresses import without_passwords
 from deepctl.domain.permissions import Permissions, parse
+from deepctl.domain.setting_kinds import patterns, size
+from deepctl.domain.setting_table import SETTINGS as SETTINGS
+from deepctl.domain.setting_table import Setting
 from deepctl.errors import BadSetting, Damaged, DeepctlError, NotFound, Refused, StorageError
 from deepctl.files import atomic
 from deepctl.sandbox.policy import Limits
@@ -25,103 +28,9 @@ if TYPE_CHECKING:
 FORMAT = layout.SETTINGS_FORMAT.current
 """Version of settings files that this deepctl writes and the newest it reads."""
 
-SANDBOXES = ("auto", "bubblewrap", "docker", "none")
-APPROVALS = ("ask", "auto", "never")
-CHECKPOINTS = ("every_tool", "every_turn", "manual_only")
 _BOOKKEEPING = ("version", "created_at", "permissions", "mcp_servers")
-_SIZE = re.compile(r"([0-9]{1,12})([KMG]?)")
-_LARGEST = 1 << 50
-_SMALLEST = {
-    "limits.memory": 16 << 20,
-    "limits.tmp": 1 << 20,
-    "limits.disk": 1 << 20,
-    "limits.processes": 4,
-    "retries": 0,
-    "context_window": 1000,
-}
-_PERCENT = range(10, 96)
-_COST = re.compile(r"(0|[1-9][0-9]{0,5})(\.[0-9]{1,6})?")
-
-
-_SPENDING = "it limits the cost of a turn"
-_LIMIT = "it limits how much of this machine commands may use"
-
-
-class Setting(NamedTuple):
-    """One setting: its purpose, its default, its allowed values, and its environment variable.
-
-    `kind` is the meaning of its text: `text`, `patterns` (several, separated by commas), `count` (a whole number),
-    `seconds`, `size` (bytes, or a number with K, M or G for 1024-fold units), or `cost` (USD, up to six places). A
-    `percent` is a whole number from 10 to 95, or `never`. `risk` is the possible consequence of a value that another
-    person chose.
-    """
-
-    help: str
-    default: str | None = None
-    choices: tuple[str, ...] = ()
-    kind: str = "text"
-    variable: str | None = None
-    in_profile: bool = True
-    risk: str = ""
-
-
-SETTINGS: dict[str, Setting] = {
-    "default_user": Setting(
-        "profile for commands without --user", "default", variable="DEEPCTL_USER", in_profile=False
-    ),
-    "model": Setting("model, as provider:name", "offline", variable="DEEPCTL_MODEL"),
-    "base_url": Setting(
-        "address of an OpenAI-compatible server, for openai-chat: and openai: models",
-        risk="conversations and the key for them are sent to this address",
-    ),
-    "instructions": Setting("instructions for the agent at the start of every conversation"),
-    "context_window": Setting("context window of the model in tokens, if it is unknown or wrong", kind="count"),
-    "compact_at": Setting(
-        "percentage of the context window at which a conversation is summarised, or never",
-        "80",
-        kind="percent",
-    ),
-    "approve": Setting(
-        "answer to approval requests",
-        "ask",
-        APPROVALS,
-        risk="auto approves every approval request, even for unsandboxed commands",
-    ),
-    "sandbox": Setting(
-        "where the agent's commands run",
-        "auto",
-        SANDBOXES,
-        risk="none runs the agent's commands unsandboxed, with your rights",
-    ),
-    "checkpoints": Setting(
-        "when automatic checkpoints are made",
-        "every_tool",
-        CHECKPOINTS,
-        risk="with fewer checkpoints, there are fewer points to rewind to",
-    ),
-    "snapshot.exclude": Setting(
-        "files that checkpoints leave out, with patterns as in a .gitignore, separated by commas",
-        kind="patterns",
-        risk="no checkpoint contains these files, and no rewind restores them",
-    ),
-    "docker.image": Setting(
-        "image of the container of the docker sandbox",
-        "python:3.12-slim",
-        risk="the agent's commands run in this image, which Docker fetches",
-    ),
-    "max_requests": Setting("maximum number of requests to the model in a turn", "100", kind="count", risk=_SPENDING),
-    "max_tokens": Setting("maximum number of tokens that a turn sends and receives", kind="count", risk=_SPENDING),
-    "max_cost": Setting("maximum cost of a turn, in USD", kind="cost", risk=_SPENDING),
-    "retries": Setting("number of retries when the provider is busy or failing", "3", kind="count", risk=_SPENDING),
-    "limits.seconds": Setting("maximum time of a command, in seconds", "600", kind="seconds", risk=_LIMIT),
-    "limits.memory": Setting("maximum memory of a command", "2G", kind="size", risk=_LIMIT),
-    "limits.processes": Setting("maximum number of processes of a command", "256", kind="count", risk=_LIMIT),
-    "limits.tmp": Setting("size of /tmp in a sandbox", "256M", kind="size", risk=_LIMIT),
-    "limits.disk": Setting(
-        "maximum size of what a command writes to the file system of the workspace", "10G", kind="size", risk=_LIMIT
-    ),
-    "limits.checkpoints": Setting("size of the checkpoints above which chats warn", "5G", kind="size", risk=_LIMIT),
-}
+MODEL_TABLES = ("model_settings", "model_profile")
+"""Tables in which an unknown key is an error, because a request without it could have another answer."""
 
 
 class Value(NamedTuple):
@@ -132,16 +41,25 @@ class Value(NamedTuple):
     source: str
 
 
-def describe(key: str) -> Setting:
-    """The setting called `key`. Raises `BadSetting`, with the most similar name, if it does not exist."""
+def describe(key: str, where: str | None = None) -> Setting:
+    """The setting called `key`. Raises `BadSetting`, with the most similar name, if it does not exist.
+
+    `where` names the file that contains it.
+    """
     try:
         return SETTINGS[key]
     except KeyError:
         from difflib import get_close_matches
 
-        near = get_close_matches(key, SETTINGS, 1, 0.7)
-        hint = f"Did you mean {near[0]!r}?" if near else f"Settings are: {', '.join(SETTINGS)}."
-        raise BadSetting(f"There is no setting {without_passwords(key)!r}.", hint) from None
+        table, _, name = key.partition(".")
+        names = [known.removeprefix(f"{table}.") for known in SETTINGS if known.startswith(f"{table}.")]
+        near = [f"{table}.{found}" for found in get_close_matches(name, names, 1, 0.6)]
+        near = near or ([] if names else get_close_matches(key, SETTINGS, 1, 0.7))
+        others = [known for known in SETTINGS if known.partition(".")[0] not in MODEL_TABLES]
+        keys = f"Keys of [{table}] are: {', '.join(names)}." if names else f"Settings are: {', '.join(others)}."
+        hint = f"Did you mean {near[0]!r}?" if near else keys
+        place = f" in {where}" if where else ""
+        raise BadSetting(f"There is no setting {without_passwords(key)!r}{place}.", hint) from None
 
 
 def validate(key: str, value: object, where: str | None = None) -> str:
@@ -150,37 +68,13 @@ def validate(key: str, value: object, where: str | None = None) -> str:
     place = f" in {where}" if where else ""
     if isinstance(value, str) and not value.isprintable() and any("\ud800" <= c <= "\udfff" for c in value):
         raise BadSetting(f"Setting {key!r}{place} is not UTF-8 text.")
+    if setting.kind in setting_kinds.TYPED and not isinstance(value, str):
+        value = repr(value)
     if not isinstance(value, str):
         raise BadSetting(f"Setting {key!r}{place} must be text, not {without_passwords(value)!r}.")
     if not value:
         raise BadSetting(f"Setting {key!r}{place} must not be empty.")
-    if setting.choices and value not in setting.choices:
-        raise BadSetting(
-            f"Setting {key!r}{place} cannot be {without_passwords(value)!r}.",
-            f"It must be one of: {', '.join(setting.choices)}.",
-        )
-    if setting.kind == "patterns":
-        _check_patterns(value, place)
-    if setting.kind == "cost" and not (_COST.fullmatch(value) and value.strip("0.")):
-        raise BadSetting(
-            f"Setting {key!r}{place} cannot be {without_passwords(value)!r}.",
-            "It must be a sum in USD above 0 and below 1000000, such as 0.50.",
-        )
-    if setting.kind == "percent" and value not in ("never", *map(str, _PERCENT)):
-        raise BadSetting(
-            f"Setting {key!r}{place} cannot be {without_passwords(value)!r}.",
-            f"It must be a percentage from {_PERCENT.start} to {_PERCENT.stop - 1}, or never.",
-        )
-    if setting.kind in ("count", "seconds", "size"):
-        _check_number(key, setting.kind, value, place)
-    if key == "base_url":
-        value = value.strip()
-        if (problem := address_problem(value)) is not None:
-            raise BadSetting(
-                f"Setting {key!r}{place} cannot be {without_passwords(value)!r}: it {problem}.",
-                "It must be an address such as http://127.0.0.1:8000/v1.",
-            )
-    return value
+    return setting_kinds.check(key, setting, value, place)
 
 
 def read_document(path: str) -> bytes:
@@ -193,17 +87,16 @@ def replace_document(path: str, raw: bytes, *, is_last: bool = False) -> None:
     documents(os.path.dirname(path)).replace(os.path.basename(path), raw, is_last=is_last)
 
 
-def read(path: str) -> dict[str, Any]:
-    """A settings file as a mapping; empty if there is none. Raises `Damaged` if it is not TOML."""
+def _content(path: str) -> bytes | None:
+    """The bytes of a settings file; `None` if there is none."""
     try:
-        raw = read_document(path)
+        return read_document(path)
     except FileNotFoundError:
-        return {}
+        return None
     except (Refused, NotADirectoryError):
         if "DEEPCTL_CONFIG" in os.environ and path == layout.config_file(os.environ):
             raise _misplaced(path) from None
         raise
-    return flat(parse_tables(raw, path), path)
 
 
 def _misplaced(path: str) -> DeepctlError:
@@ -257,49 +150,9 @@ def flat(tables: dict[str, Any], path: str) -> dict[str, Any]:
             values.update({f"{key}.{name}": inner for name, inner in value.items()})
         else:
             values[key] = value
-    for key, setting in SETTINGS.items():
-        value = values.get(key)
-        if setting.kind == "patterns" and isinstance(value, list) and all(isinstance(item, str) for item in value):
-            values[key] = ",".join(value)
-        elif setting.kind == "cost" and isinstance(value, float):
-            values[key] = f"{value:.6f}".rstrip("0").rstrip(".") if abs(value) < 1e7 else str(value)
-        elif setting.kind not in ("text", "patterns") and isinstance(value, int) and not isinstance(value, bool):
-            values[key] = str(value)
+    for key in values.keys() & SETTINGS.keys():
+        values[key] = setting_kinds.to_text(SETTINGS[key], values[key])
     return values
-
-
-def _check_number(key: str, kind: str, value: str, place: str) -> None:
-    try:
-        number = size(value) if kind == "size" else size(value, units="")
-    except ValueError:
-        hint = (
-            "It must be a number of bytes, optionally followed by K, M or G."
-            if kind == "size"
-            else "It must be a whole number."
-        )
-        raise BadSetting(f"Setting {key!r}{place} cannot be {without_passwords(value)!r}.", hint) from None
-    least = _SMALLEST.get(key, 1)
-    if not least <= number < _LARGEST:
-        range_text = (
-            f"It must be at least {_shortest_number(least, kind)} and less than {_shortest_number(_LARGEST, kind)}."
-        )
-        raise BadSetting(f"Setting {key!r}{place} cannot be {without_passwords(value)!r}.", range_text)
-
-
-def _shortest_number(number: int, kind: str) -> str:
-    """A number in the shortest form for a setting of this kind."""
-    for unit, bits in (("G", 30), ("M", 20), ("K", 10)) if kind == "size" else ():
-        if number % (1 << bits) == 0:
-            return f"{number >> bits}{unit}"
-    return str(number)
-
-
-def size(value: str, *, units: str = "KMG") -> int:
-    """The bytes of a value of kind `size`. Raises `ValueError`."""
-    match = _SIZE.fullmatch(value)
-    if match is None or match[2] not in units:
-        raise ValueError(f"{value!r} is no size")
-    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
 
 
 def check_spelling(keys: Iterable[str], table: str, where: str) -> None:
@@ -309,23 +162,6 @@ def check_spelling(keys: Iterable[str], table: str, where: str) -> None:
     for key in keys:
         if key != table and get_close_matches(key.lower(), [table], cutoff=0.85):
             raise BadSetting(f"[{without_passwords(key)}] in {where} is unknown.", f"Did you mean [{table}]?")
-
-
-def _check_patterns(value: str, place: str) -> None:
-    from pathspec import GitIgnoreSpec
-
-    try:
-        GitIgnoreSpec.from_lines(patterns(value))
-    except ValueError as error:
-        raise BadSetting(
-            f"Setting 'snapshot.exclude'{place} cannot be {without_passwords(value)!r}: "
-            f"{without_passwords(str(error))}."
-        ) from None
-
-
-def patterns(value: str | None) -> list[str]:
-    """The values of a setting with several values, separated by commas."""
-    return [pattern.strip() for pattern in (value or "").split(",") if pattern.strip()]
 
 
 class SettingsFile(NamedTuple):
@@ -339,6 +175,8 @@ class SettingsFile(NamedTuple):
     path: str
     values: Mapping[str, Any] = {}
     problem: DeepctlError | OSError | None = None
+    content: bytes | None = None
+    """The bytes of the file; `None` if there is none, or it could not be read."""
 
     def checked(self) -> Mapping[str, Any]:
         """The settings in it. Raises the error of reading it."""
@@ -391,6 +229,20 @@ class Settings(NamedTuple):
         """The bytes in force of a setting of kind `size`."""
         return size(self.get(key) or "")
 
+    def of_table(self, table: str) -> dict[str, Any]:
+        """The values in force of the settings in a table of `MODEL_TABLES`, by their names in it.
+
+        Raises `BadSetting` also for an unknown key in the table of a file.
+        """
+        for file in self.files:
+            _check_table(file.checked(), table, file.path)
+        values = {key: self.get(key) for key in SETTINGS if key.startswith(f"{table}.")}
+        return {
+            key.removeprefix(f"{table}."): setting_kinds.to_value(SETTINGS[key], value)
+            for key, value in values.items()
+            if value is not None
+        }
+
     def limits(self) -> Limits:
         """The limits of one command of the agent."""
         return Limits(
@@ -426,7 +278,7 @@ class Settings(NamedTuple):
     def of_profile(self, profile: layout.ProfilePaths) -> Settings:
         """The same with the profile's settings file, which is read now."""
         other_files = tuple(file for file in self.files if file.source != "profile")
-        return self._replace(files=(_loaded("profile", profile.settings), *other_files))
+        return self._replace(files=(read("profile", profile.settings), *other_files))
 
 
 def load(
@@ -439,7 +291,7 @@ def load(
     `options` are values from the command line. Never raises: see `Settings`.
     """
     try:
-        config = _loaded("config", layout.config_file(environment))
+        config = read("config", layout.config_file(environment))
     except DeepctlError as problem:
         config = SettingsFile("config", "", problem=problem)
     settings = without_files(environment, options)._replace(files=(config,))
@@ -453,16 +305,29 @@ def without_files(environment: Mapping[str, str], options: Mapping[str, str | No
     return Settings(dict(options or {}), variables, ())
 
 
-def _loaded(source: str, path: str) -> SettingsFile:
+def read(source: str, path: str) -> SettingsFile:
+    """Read a settings file. Never raises: see `SettingsFile.checked`."""
+    content = None
     try:
-        return SettingsFile(source, path, read(path))
+        content = _content(path)
+        values = flat(parse_tables(content, path), path) if content is not None else {}
     except (DeepctlError, OSError) as problem:
-        return SettingsFile(source, path, problem=problem)
+        return SettingsFile(source, path, problem=problem, content=content)
+    return SettingsFile(source, path, values, content=content)
+
+
+def _check_table(values: Mapping[str, Any], table: str, path: str) -> None:
+    """Raises `BadSetting` for an unknown key in a table of `MODEL_TABLES`, and for a misspelled name of the table."""
+    check_spelling([key.partition(".")[0] for key in values], table, path)
+    for key in values:
+        if key.startswith(f"{table}."):
+            describe(key, path)
 
 
 def unknown_keys(values: Mapping[str, Any]) -> list[str]:
-    """Unknown keys of a settings file."""
-    return [key for key in values if key not in SETTINGS and key not in _BOOKKEEPING]
+    """Keys of a settings file that are unknown and ignored."""
+    ignored = [key for key in values if key.partition(".")[0] not in MODEL_TABLES]
+    return [key for key in ignored if key not in SETTINGS and key not in _BOOKKEEPING]
 
 
 def _checked(key: str, value: str) -> str:
@@ -487,6 +352,9 @@ def problems(values: Mapping[str, object], path: str, *, in_profile: bool) -> It
                 parse(value, path)
             elif key == mcp_servers.TABLE:
                 mcp_servers.parse(value, path)
+            elif key.partition(".")[0] in MODEL_TABLES:
+                describe(key, path)
+                validate(key, value, path)
             elif key in SETTINGS and (not in_profile or SETTINGS[key].in_profile):
                 validate(key, value, path)
         except DeepctlError as error:
@@ -497,8 +365,8 @@ def check(values: Mapping[str, object], path: str) -> None:
     """Raises the first error that commands of a profile with these settings would raise."""
     from deepctl.domain import mcp_servers
 
-    check_spelling(values, "permissions", path)
-    check_spelling(values, mcp_servers.TABLE, path)
+    for table in ("permissions", mcp_servers.TABLE, *MODEL_TABLES):
+        check_spelling(values, table, path)
     for problem in problems(values, path, in_profile=True):
         raise problem
 
@@ -510,11 +378,9 @@ def change(path: str, key: str, value: str | None) -> None:
     """
     import tomlkit
 
-    read(path)
-    try:
-        document = tomlkit.parse(read_document(path).decode("utf-8-sig"))
-    except FileNotFoundError:
-        document = tomlkit.document()
+    content = _content(path) or b""
+    flat(parse_tables(content, path), path)  # raises for a file that commands could not read
+    document = tomlkit.parse(content.decode("utf-8-sig"))
     layout.bring_up(layout.SETTINGS_FORMAT, document, path)
     table, _, name = key.rpartition(".")
     place = (
@@ -526,15 +392,13 @@ def change(path: str, key: str, value: str | None) -> None:
     )
     if value is not None:
         valid_value = _checked(key, value)
-        kind = describe(key).kind
+        kind = SETTINGS[key].kind
         place[name] = (
-            patterns(valid_value)
-            if kind == "patterns"
-            else int(valid_value)
-            if kind in ("count", "seconds") or (kind == "percent" and valid_value != "never")
-            else tomlkit.value(valid_value)
+            tomlkit.value(valid_value)
             if kind == "cost"
-            else valid_value
+            else _inline(setting_kinds.to_value(SETTINGS[key], valid_value))
+            if kind == "table"
+            else setting_kinds.to_value(SETTINGS[key], valid_value)
         )
     else:
         if name not in place:
@@ -543,3 +407,17 @@ def change(path: str, key: str, value: str | None) -> None:
         del place[name]
     atomic.make_root(os.path.dirname(path))
     replace_document(path, tomlkit.dumps(document).encode(), is_last=True)
+
+
+def _inline(value: Any) -> Any:
+    """A table as inline tables, so that the settings after it stay in the table around it."""
+    import tomlkit
+
+    if isinstance(value, list):
+        return [_inline(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    table = tomlkit.inline_table()
+    for key, inner in value.items():
+        table[key] = _inline(inner)
+    return table

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from deepctl import quantities
 from deepctl.domain import addresses, mcp_servers, settings
+from deepctl.domain.settings import SettingsFile
 from deepctl.errors import BadSetting, Damaged, DeepctlError, NewerFormat, Refused
 from deepctl.files import atomic
 from deepctl.layout import UNTRUSTED, ProfilePaths
@@ -248,11 +249,19 @@ def text(item: TrustItem) -> str:
     return plain_value if isinstance(plain_value, str) else json.dumps(plain_value, ensure_ascii=False)
 
 
-def waiting(paths: ProfilePaths) -> WaitingSettings:
-    """The settings of a profile that need trust. Raises `Damaged` if its untrusted.toml cannot be read."""
+def waiting(paths: ProfilePaths, file: SettingsFile) -> WaitingSettings:
+    """The settings of a profile that need trust; `file` is its profile.toml. Raises `Damaged` if its untrusted.toml
+    cannot be read.
+    """
     untrusted = _read(paths.untrusted)
+    if file.content is None:
+        file.checked()
+    return compared(paths, untrusted, file.content)
+
+
+def compared(paths: ProfilePaths, untrusted: bytes | None, before: bytes | None) -> WaitingSettings:
+    """The same for the bytes of the two files; `before` is profile.toml. Raises `Damaged` if one is not TOML."""
     values = settings.parse_tables(untrusted, paths.untrusted) if untrusted is not None else {}
-    before = _read(paths.settings)
     if not values or before is None:
         return WaitingSettings(items(values, paths.untrusted), untrusted, before)
     now = {item.place: item.value for item in items(settings.parse_tables(before, paths.settings))}
@@ -278,6 +287,7 @@ def merge(paths: ProfilePaths, preview: WaitingSettings) -> None:
     Raises `Refused` if either file has changed since, and `BadSetting` or `Damaged` if the profile could not be used
     with these settings; nothing has changed then. After a kill they are either in force or not.
     """
+    # Read again, because another process may have changed them while the person read them.
     if (_read(paths.untrusted), _read(paths.settings)) != (preview.untrusted, preview.profile):
         raise Refused(
             "The settings changed after they were shown; nothing was put into force.",

@@ -43,7 +43,7 @@ _REASONS = {
     "ENFILE": "too many open files on this machine",
     "ENOMEM": "out of memory",
     "ENAMETOOLONG": "the path is too long",
-    "ENOENT": "it does not exist",
+    "ENOENT": "the path does not exist",
     "ELOOP": "a symbolic link is in the way",
 }
 

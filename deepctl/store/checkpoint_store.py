@@ -3,9 +3,9 @@
 A checkpoint is made in two steps: new objects go into one pack, synced and renamed into place; then one line in the
 ledger makes it count. A kill between the two leaves garbage, which the next opening of the directory removes.
 
-A rewind whose intent is in the ledger is done completely, or not at all, after any kill. Repeating a step changes
-nothing, so the next opener of the directory finishes an interrupted rewind. A rewind that cannot be done (a read-only
-directory) is undone.
+A rewind whose intent is in the ledger is done completely, or not at all, even after a kill. Repeating a step changes
+nothing, so the next process that opens the directory finishes an interrupted rewind. A rewind that cannot be done (a
+read-only directory) is undone.
 
 `cache/index` lets a shell complete a reference without starting Python. It has one line per checkpoint, in the order of
 their creation: id, label (or nothing) and session, separated by tabs. It is derived from the ledger and may be deleted
@@ -39,8 +39,8 @@ _PROMPT_LENGTH = 200
 
 
 class WorkspaceOptions(NamedTuple):
-    """The directory of a workspace, the patterns of left out files, and the receiver of the progress of a long
-    snapshot.
+    """A workspace: its directory, the patterns of left out files, and the function that receives the progress of a
+    long snapshot.
     """
 
     root: str
@@ -106,7 +106,7 @@ class Checkpoints:
         self.close()
 
     def is_current(self) -> bool:
-        """Whether no other process has written to the ledger since, or replaced it."""
+        """Whether no other process has written to the ledger, or replaced it, since this object read it."""
         try:
             return self._writer.is_current(os.stat(os.path.join(self.directory, LEDGER)))
         except FileNotFoundError:
@@ -214,14 +214,14 @@ class Checkpoints:
         try:
             yield
         except BaseException:
-            # The disk is read, because an interrupt may have come after the line was written but before this process
-            # knew.
+            # The disk is read, because an interrupt may have arrived after the line was written, but before the call
+            # returned.
             if batch.pack and batch.pack not in read(self.directory).packs:
                 with suppress(OSError):  # the next command removes it
                     self.packs.remove_pack(batch.pack)
             raise
         if batch.pack:
-            with suppress(OSError):  # only relevant if its line is lost
+            with suppress(OSError):  # its mode is only relevant if its line is lost
                 os.chmod(self.packs.path(batch.pack), atomic.FILE_MODE)
 
     def record(
@@ -372,9 +372,7 @@ def _is_ours(current: trees.TreeEntry | None, change: TreeChange) -> bool:
 
 
 def _directories_above(objects: ObjectReader, safety: Record, changes: list[TreeChange]) -> list[TreeChange]:
-    """The directories above the changes that are not changed themselves: they may have been opened, and get their modes
-    back.
-    """
+    """The unchanged directories above the changes: a rewind may have made them writable, and restores their modes."""
     tree = bytes.fromhex(safety.tree)
     changed_paths = {change.path for change in changes}
     directories: dict[bytes, TreeChange] = {}

@@ -32,7 +32,7 @@ class Turn(NamedTuple):
 
 
 class CheckpointComparison(NamedTuple):
-    """The differences between two checkpoints, or between one and now, if `after` is `None`.
+    """The differences between two checkpoints, or between one and the present state if `after` is `None`.
 
     `remark` is the reason if files are not compared.
     """
@@ -139,9 +139,10 @@ def _change(before: TreeEntry | None, after: TreeEntry | None) -> str:
 def compare(
     repository: ReadOnlyRepository, before: str | None, after: str | None, session: str | None
 ) -> CheckpointComparison:
-    """Compare two checkpoints, or one and now; `before` defaults to the latest.
+    """Compare two checkpoints, or one and the present state; `before` defaults to the latest.
 
-    References count in the session called `session`, or the latest. Raises `NotFound`, and `Damaged`.
+    References count in the session called `session`, or in the session that was used last. Raises `NotFound` and
+    `Damaged`.
     """
     paths, objects = repository.paths, repository.objects
     first = _first(repository, before, session)

@@ -26,7 +26,7 @@ def absolute(path: str) -> str:
 
 
 def check(root: Root, path: str, *, force: bool) -> None:
-    """Raises `UsageError` or `Refused` if `path` is not possible for an export; with `force`, a regular file may be
+    """Raises `UsageError` or `Refused` if an export to `path` is not possible; with `force`, a regular file may be
     replaced.
     """
     _check_directory(path)
@@ -113,7 +113,7 @@ def _temporary(directory: str, stem: str) -> tuple[str, int]:
         except BlockingIOError:
             pass
         except OSError:
-            return path, descriptor  # a file system without locks: no other process can lock the file, and so remove it
+            return path, descriptor  # no file locks here: no other process can lock the file, and then remove it
         else:
             if os.fstat(descriptor).st_nlink:
                 return path, descriptor

@@ -1,9 +1,9 @@
 """The cache of facts that are slow to compute: the positions of objects, and the trees of unchanged directories.
 
-A SQLite file that may be deleted at any time, and is deleted when it cannot be read or written. Its contents are always
-checked: an object is compared with its hash when it is read, and a directory with the status of its files. Every error
-of SQLite is handled here: a command without its cache takes longer, but does not fail. Killing a writer leaves the file
-intact (SQLite's rollback journal); a power cut may not, which is why it is only a cache.
+The cache is a SQLite file. It may be deleted at any time, and is deleted if it cannot be read or written. Its contents
+are always checked: an object is compared with its hash when it is read, and a directory with the status of its files.
+Every error of SQLite is handled here: a command without its cache takes longer, but does not fail. Killing a writer
+leaves the file intact (SQLite's rollback journal). A power cut may damage it, so it is only a cache.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _MEMORY = ":memory:"
 
 
 def _is_file(path: str) -> bool:
-    """Whether SQLite may open it: for a FIFO it would wait, and no signal would end the wait."""
+    """Whether SQLite may open the file: it would wait for a FIFO, and no signal would end the wait."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:
@@ -70,8 +70,8 @@ class Cache:
     """The cache at `path`, opened for writing; without a path, a cache in memory.
 
     No method fails because of the cache: an error of SQLite, or of the disk below it, drops all contents, and the cache
-    continues empty; in memory if the disk does not accept a new file. `generation` grows then, so that a user of the
-    cache can notice the loss. The caller holds the lock of the profile, if there is a path.
+    continues empty. It continues in memory if the disk does not accept a new file. After an error, `generation` is
+    larger, so that callers can notice the loss. The caller holds the lock of the profile, if there is a path.
     """
 
     def __init__(self, path: str = _MEMORY) -> None:
@@ -108,7 +108,7 @@ class Cache:
         self._begin_anew()
 
     def _begin_anew(self) -> None:
-        """Continue empty. A disk gets one attempt with a new file, because a full one would fail again and again."""
+        """Continue empty. A new file on the disk is tried only once, because every attempt fails on a full disk."""
         self.generation += 1
         if self._path != _MEMORY:
             # A file that cannot be deleted stays, as after a kill: it is older than the packs, and checked against
@@ -124,7 +124,7 @@ class Cache:
         self._database = _opened(_MEMORY)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with suppress(sqlite3.Error):
             self._database.close()
 

@@ -1,23 +1,23 @@
-"""The ledger: what checkpoints there are, as an append-only file of sealed lines.
+"""The ledger: the checkpoints of a profile, as an append-only file of sealed lines.
 
-`checkpoints/ledger.jsonl` holds a line for everything that happened to checkpoints, each synced before it counts:
+`checkpoints/ledger.jsonl` has one line for every change of checkpoints. A line is synced before it counts:
 
 - `{v, record: {…}}`: a checkpoint was made;
-- `{v, record: {…}, rewind: {…}}`: a rewind is about to change the workspace, and this checkpoint is what was before;
-  `{v, rewound: id}`: it is done; `{v, abandoned: id}`: it could not be, and everything is as it was before it;
-  `{v, gave_up: id}`: it could be neither done nor taken back;
-- `{v, label: {id, label}}`: a checkpoint got a name, or lost it (`null`);
-- `{v, removed: [id, …], merged: {…}, gone: [pack, …], pack}`: some are gone, and how the packs changed;
-- `{v, tied: {id: digest}}`: the digests of positions that 0.1 wrote without one, empty where it is not a line's end;
-- `{v, gap: id}`: a line stood here that a repair could not read, of that checkpoint (`null` if it is unknown);
-- `{v, repaired: {id: {field: value}}, packs: [pack, …], gone: [pack, …]}`: what a repair found out of checkpoints, and
-  which packs count since.
+- `{v, record: {…}, rewind: {…}}`: a rewind is about to change the workspace; the record is its safety checkpoint;
+  `{v, rewound: id}`: the rewind is done; `{v, abandoned: id}`: it could not be done, and nothing has changed;
+  `{v, gave_up: id}`: it could be neither done nor undone;
+- `{v, label: {id, label}}`: a checkpoint got a label, or lost it (`null`);
+- `{v, removed: [id, …], merged: {…}, gone: [pack, …], pack}`: checkpoints were removed, and packs were replaced;
+- `{v, tied: {id: digest}}`: digests of positions that 0.1 wrote without one; empty if the position is not a line's end;
+- `{v, gap: id}`: the place of an unreadable line that a repair replaced; `id` is its checkpoint (`null` if unknown);
+- `{v, repaired: {id: {field: value}}, packs: [pack, …], gone: [pack, …]}`: corrections of checkpoints by a repair, and
+  the packs that count since then.
 
-So an interrupted rewind is one without its second line, and the whole history of what was rewound, and how to take it
-back, is here. Every pack is named by the line that made it count: one that no line names is rubbish, or lines are lost
-(`pack_store.UNCOUNTED` tells).
+So an interrupted rewind lacks its second line, and the ledger has the whole history of rewinds and the data for their
+undo. Every pack is named by the line that makes it count. A pack without a line is garbage, or the ledger has lost
+lines (`pack_store.UNCOUNTED` distinguishes the two).
 
-A line that a kill cut short never happened; a damaged one takes only itself down.
+A line that a kill cut short does not count; a damaged line affects only itself.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Ledger:
     damage.
 
     `heads` is the checkpoint at which each session stands, `unfinished` the interrupted rewind, `packs` the packs that
-    count, `states` the workspace through time, `ends` how far each log is covered by checkpoints, `open_turns` the logs
+    count, `states` the workspace through time, `ends` the end of each log's checkpointed part, `open_turns` the logs
     whose latest checkpoint is within a turn, `open_runs` the unfinished runs of applications, `removed` the records of
     removed checkpoints, and `torn` whether the last line is incomplete; `ends_in_removal` says that removed data may
     still be on the disk.
@@ -99,14 +99,14 @@ class Ledger:
 
     @property
     def states(self) -> list[WorkspaceState]:
-        """The workspace through time. Lists do not need it, so a fold's are made only when they are asked for."""
+        """The workspace through time. Lists do not need it, so the states of a fold are decoded only on demand."""
         if self._folded_states:
             self._states[:0] = ledger_fold.states_in(self._folded_states)
             self._folded_states = b""
         return self._states
 
     def values(self) -> dict[str, Any]:
-        """All that it says, for a fold (`ledger_fold.Fold`)."""
+        """All values of this object, for a fold (`ledger_fold.Fold`)."""
         return {**vars(self), "_states": [], "_folded_states": ledger_fold.packed_states(self.states)}
 
     def head(self, session: SessionRecord) -> str | None:
@@ -203,8 +203,8 @@ class Ledger:
             layout.bring_up(layout.LEDGER_FORMAT, entry, path)
             record = entry.get("record")
             if type(record) is dict and "rewind" not in entry:
-                # Most lines are of this kind. Its writer has finished an open rewind first, even if the line that says
-                # so is damaged.
+                # Most lines are of this kind. Its writer has finished an open rewind before it, even if the line about
+                # the end of the rewind is damaged.
                 self._add(check_fields(Record(**record)))
                 self._finish(self.unfinished)
             else:
@@ -368,7 +368,7 @@ class Ledger:
             if state.id in dropped_ids and number < len(self.states):
                 is_gap = True
                 continue
-            # If an application saved an id again, only the state after the gap is meant.
+            # If an application saved an id again, the accounts belong only to the state after the gap.
             states.append(_joined(state, accounts) if is_gap else state)
             is_gap = False
         self._states = states
@@ -551,7 +551,7 @@ class LedgerWriter:
             raise
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._appender.close()
         is_long = self._appender.end >= ledger_fold.SMALLEST_LEDGER
         if self._cache is not None and is_long and ledger_fold.is_due(self._cache, self._appender.end):

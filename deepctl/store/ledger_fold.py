@@ -24,7 +24,7 @@ from deepctl.store.records import Record, Rewind, WorkspaceState
 _VERSION = 1
 """The version of a fold file; it changes with every change of the meaning of ledger lines."""
 SMALLEST_LEDGER = 64 << 10
-"""This number of bytes of a ledger is read in a moment, so a fold that lacks fewer is good enough."""
+"""Bytes of a ledger that are read very fast, so a fold may lack fewer bytes than this."""
 _LACKS = 16
 """A fold may also lack this fraction of the ledger."""
 
@@ -84,13 +84,15 @@ def packed_states(states: Iterable[WorkspaceState]) -> bytes:
 
 
 def states_in(packed: bytes) -> list[WorkspaceState]:
-    """The states that `packed_states` was given."""
+    """The states from the result of `packed_states`."""
     return [WorkspaceState._make(state) for state in marshal.loads(packed)]
 
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """No garbage collection: while many values are made and none is dropped, it takes longer than making them."""
+    """No garbage collection inside this context: while many values are created and none is dropped, it takes longer
+    than creating them.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""The files of a conversation: a log, the logs that it continues, and of each the copy that contains the position.
+"""The files of a conversation: a log and the logs that it continues, for each the copy that contains the position.
 
 If the hard link by which forks share a log is broken (by a copy or an archive), the copies diverge. A position is
 looked up in the session's own directory first, then in the profile's others.
@@ -233,7 +233,7 @@ def _recover_session(
     origin = checkpoint_ledger.forked.get(identity) if identity is not None else None
     point = checkpoint_ledger.point(origin) if origin is not None else None
     begins = SessionBeginning(first, point) if point is not None else None
-    # As in 0.1, the log of a session that the ledger does not know stands for the session.
+    # As in 0.1, the id of the head log is used as the id of a session that the ledger does not know.
     return SessionRecord(
         name, directory, identity or head, quantities.known_time(logs[first].at), head, origin, begins, reason
     )
@@ -301,7 +301,7 @@ def _log_summary(directory: str, log: str) -> _LogSummary:
 
 
 def _identity(directory: str, checkpoint_ledger: Ledger, *, choose: bool) -> str | None:
-    """The id of the session in `directory`: one that used a log there first, and does not belong to another
+    """The id of the session in `directory`: a session that was the first to use a log there, and has no other
     directory.
     """
     own_logs = set(logs_in(directory))

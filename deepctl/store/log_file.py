@@ -4,18 +4,18 @@ The protocols here are the seam that a second engine replaces: `AppendedLines` f
 small documents. Local files are their only engine today.
 
 A log is `<id>.jsonl` in a session's directory, a file of sealed lines. Its first line names the position in another log
-that it continues, or none; `session_log` says what the others mean. `LogReader` puts messages together from them.
+that it continues, or none; `session_log` describes the other lines. `LogReader` joins them to messages.
 
-A position is an offset behind a line, and a digest of everything before it: `chain_digest(d, line)` from line to line,
-beginning with the digest of the position that the log continues, or with `START`. So a log that was restored from a
-backup, cut short and continued, or replaced by another is told from the one that a position was taken in. Positions of
-0.1 have no digest; any line's end is taken for theirs.
+A position is an offset after a line, and a digest of everything before it: `chain_digest(d, line)` from line to line,
+beginning with the digest of the position that the log continues, or with `START`. The digest distinguishes the log of
+the position from a log that was restored from a backup, cut short and continued, or replaced by another. Positions of
+0.1 have no digest; the end of any line is accepted for them.
 
-`checkpoints/ledger.size` says how long the ledger was before its last line, so that a shorter one is recognised. It is
-one sealed line of fixed length, `{v, size, short}`, overwritten in place after each line of the ledger and not synced:
-after a power cut it may say less than there is, never more. The last line is not counted, because a ledger without it
-is what a kill leaves. `short` says that a writer found the ledger shorter; it stays until a repair. A file that is
-missing says nothing, and the next writer makes it anew.
+`checkpoints/ledger.size` has the length of the ledger without its last line, so that a shorter ledger is recognised. It
+is one sealed line of fixed length, `{v, size, short}`, overwritten in place after each line of the ledger and not
+synced: after a power cut it may be less than the real length, never more. The last line is not counted, because a kill
+can leave a ledger without it. `short` means that a writer found a shorter ledger; it stays until a repair. A missing
+file means nothing, and the next writer creates it.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _LARGEST = 1 << 63
 class AppendedLines(Protocol):
     """A log or a ledger, open for appending; each line is durable when the call returns.
 
-    `end` is the offset in bytes behind the last line, and `torn` how many bytes of an unfinished one were cut off on
-    opening. The caller holds the lease of the profile.
+    `end` is the offset in bytes after the last line, and `torn` the number of bytes of an incomplete line that were cut
+    off on opening. The caller holds the lease of the profile.
     """
 
     torn: int
@@ -112,7 +112,7 @@ def read_lines(path: str) -> bytes:
 
 
 def read_behind(path: str, end: int, crc: int, first: int, last: int) -> tuple[bytes, bytes] | None:
-    """The bytes of a log between two offsets and those behind `end`; `None` if those before `end` have another CRC-32.
+    """The bytes of a log between two offsets and those after `end`; `None` if those before `end` have another CRC-32.
 
     The bytes before `end` are not kept in memory, because lists read long logs. Raises as `read_lines`.
     """
@@ -141,12 +141,12 @@ SESSIONS = "sessions"
 START = ""
 """The digest before the first line of a log that continues no other."""
 MISSING = "messages are missing at its end"
-NO_ORIGIN = "the log that it continues is unknown"
-KNOWN_ORIGIN = "damaged; the log that it continues is known from another source"
-ANOTHER = "it is not the original log: a line before this position differs"
+NO_ORIGIN = "its previous log is unknown"
+KNOWN_ORIGIN = "damaged; its previous log is known from another source"
+ANOTHER = "it is not the original log: its earlier lines are different"
 NO_ENTRY = "not an entry of a message log"
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.ENOSYS)
-"""The reasons why a file system makes no hard link."""
+"""The errors of a file system that cannot make a hard link."""
 _CHUNK = 1 << 18
 _DIGEST = 32
 """Hex digits of a digest: the first half of a SHA-256."""
@@ -201,7 +201,7 @@ def logs_in(directory: str) -> list[str]:
 
 
 def siblings(directory: str) -> list[str]:
-    """The directories of the profile's other sessions, of a session's directory."""
+    """The directories of the profile's other sessions; `directory` is that of one session."""
     parent, own_name = os.path.split(directory)
     if os.path.basename(parent) != SESSIONS:
         return []
@@ -509,5 +509,5 @@ def typed_part(text: str) -> str:
 
 
 def escaped_tags(text: str) -> str:
-    """The same inside a block: the text can neither end the block, nor start another one."""
+    """A text for use inside a block: it can neither end the block nor start another one."""
     return _TAG.sub("&lt;", text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any, NamedTuple
 
 from deepctl import locks
@@ -58,7 +58,7 @@ def heads(paths: ProfilePaths) -> dict[str, str]:
 
 
 def current_session(paths: ProfilePaths, name: str | None) -> SessionRecord:
-    """The session called `name`; without a name, the most recently written one. Raises `NoSession` if there is none."""
+    """The session called `name`; without a name, the session used last. Raises `NoSession` if there is none."""
     chosen_name = name if name is not None else session_catalogue.latest_session(paths)
     if chosen_name is None:
         raise NoSession(paths.name)
@@ -83,9 +83,9 @@ def describe(paths: ProfilePaths, checkpoints: Ledger, record: Record) -> Checkp
 def find_checkpoint(
     paths: ProfilePaths, checkpoints: Ledger, reference: str, session: str | None, reader: SessionReader | None = None
 ) -> Record:
-    """The checkpoint of `reference`; `~N` counts in the session called `session`, or the latest.
+    """The checkpoint of `reference`; `~N` counts in the session called `session`, or in the one that was used last.
 
-    `reader` is of that session, if it is being read already.
+    `reader` is a reader of that session, if the caller has one.
     """
     if not reference.startswith("~"):
         return resolve(checkpoints, reference, None, 0)
@@ -134,7 +134,7 @@ def _back(ledger: Ledger, head: str | None, count: int, turns: int) -> Record:
             "`deepctl checkpoints list` lists the checkpoints.",
         )
     # Of several with the same number of turns, the latest is the state in which the next turn started. If there is no
-    # next turn yet, the safety checkpoint of a rewind is not meant.
+    # next turn yet, the safety checkpoint of a rewind does not count.
     passed_over = ("tool",) if count else ("tool", "rewind")
     checkpoints = [entry for entry in ledger.line_with_removed(head) if entry[0].kind not in passed_over]
     candidates = [entry for entry in checkpoints if entry[0].turn <= turn]
@@ -263,8 +263,14 @@ def directory_of(paths: ProfilePaths, log: str) -> str | None:
     return None
 
 
-def structural_damage(paths: ProfilePaths, checkpoints: Ledger) -> list[CheckpointProblem]:
-    """All damage that is visible without reading contents: lines, missing or cut packs and logs."""
+def structural_damage(
+    paths: ProfilePaths, checkpoints: Ledger, measured: Container[str] | None = None
+) -> list[CheckpointProblem]:
+    """All damage that is visible without reading contents: lines, missing or cut packs and logs.
+
+    Only the packs of the checkpoints `measured` are measured (all by default): a list of the newest 20 need not look
+    at 2,000 files.
+    """
     path = os.path.join(paths.checkpoints, ledger.LEDGER)
     problems = [
         CheckpointProblem(damage.id, f"{path} line {damage.line}", damage.reason) for damage in checkpoints.damage
@@ -280,25 +286,24 @@ def structural_damage(paths: ProfilePaths, checkpoints: Ledger) -> list[Checkpoi
                 log = entry.name.removesuffix(log_file.SUFFIX)
                 size = entry.stat(follow_symlinks=False).st_size
                 sizes[log] = max(size, sizes.get(log, 0))
-    packs: dict[str, os.stat_result] = {}
-    if os.path.isdir(paths.packs):
-        with os.scandir(paths.packs) as entries:
-            packs = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
+    packs = set(os.listdir(paths.packs)) if os.path.isdir(paths.packs) else set()
     for record in checkpoints.records.values():
         if record.log and sizes.get(record.log, -1) < record.offset and not record.has_lost_conversation:
             reason = "cut short" if record.log in sizes else "missing"
             problems.append(CheckpointProblem(record.id, record.log + log_file.SUFFIX, f"its message log is {reason}"))
-        elif record.pack in checkpoints.packs and (
-            record.pack not in packs or packs[record.pack].st_size < record.added_bytes
-        ):
-            reason = "cut short" if record.pack in packs else "missing"
-            problems.append(
-                CheckpointProblem(record.id, os.path.join(paths.packs, record.pack), f"its pack is {reason}")
-            )
+        elif record.pack in checkpoints.packs:
+            pack = os.path.join(paths.packs, record.pack)
+            if record.pack not in packs:
+                problems.append(CheckpointProblem(record.id, pack, "its pack is missing"))
+            elif (measured is None or record.id in measured) and os.lstat(pack).st_size < record.added_bytes:
+                problems.append(CheckpointProblem(record.id, pack, "its pack is cut short"))
     if (size_problem := log_file.read_ledger_size(paths.checkpoints).problem) is not None:
         problems.append(CheckpointProblem(None, os.path.join(paths.checkpoints, log_file.LEDGER_SIZE), size_problem))
-    unknown = packs.keys() - checkpoints.packs - checkpoints.gone
-    unnamed_packs = [name for name in unknown if name.endswith(".pack") and not is_uncounted(packs[name])]
+    unnamed_packs = [
+        name
+        for name in packs - checkpoints.packs - checkpoints.gone
+        if name.endswith(".pack") and not is_uncounted(os.lstat(os.path.join(paths.packs, name)))
+    ]
     if len(unnamed_packs) > 1:
         problems.append(CheckpointProblem(None, path, f"lines are missing: no line names {len(unnamed_packs)} packs"))
     return problems
@@ -361,7 +366,8 @@ def listing(
         notes.append("A rewind was interrupted; the next command that changes something finishes it.")
     if (lost_note := lost_files_note(records)) is not None:
         notes.append(lost_note)
-    return Listing(infos, structural_damage(paths, checkpoints), notes, frozenset(checkpoints.heads.values()))
+    damaged = structural_damage(paths, checkpoints, {record.id for record in records})
+    return Listing(infos, damaged, notes, frozenset(checkpoints.heads.values()))
 
 
 def _listed_parent(checkpoints: Ledger, record: Record, ids: set[str]) -> str | None:
@@ -423,9 +429,9 @@ class Positions:
 
 
 def damage(paths: ProfilePaths, checkpoint_ledger: Ledger) -> list[CheckpointProblem]:
-    """Everything damaged but for the contents: what `reading.structural` sees, and positions that are not there.
+    """All damage except in contents: the result of `structural_damage`, and positions that do not exist.
 
-    All logs are read for it.
+    Reads all logs.
     """
     problems = structural_damage(paths, checkpoint_ledger)
     record_ids = {problem.id for problem in problems}
@@ -439,6 +445,6 @@ def damage(paths: ProfilePaths, checkpoint_ledger: Ledger) -> list[CheckpointPro
 
 
 def digests_of(paths: ProfilePaths, records: list[Record]) -> dict[str, str]:
-    """The digests of the positions of checkpoints, empty where there is no such position."""
+    """The digests of the positions of checkpoints; empty for a position that does not exist."""
     positions = Positions(paths)
     return {record.id: positions.find(record).digest for record in records}

@@ -1,8 +1,8 @@
 """Conversations that an application passes completely with every checkpoint, stored without repetition.
 
-They are in logs of the same form as a session's (`deepctl.store.session_log`). A digest over the chain lets every
-message stand for all messages before it. So only new messages of a conversation are written, and one that branches from
-the middle of another gets a log that continues it.
+Their logs have the form of a session's log (`deepctl.store.session_log`). A digest over the chain identifies, at every
+message, all messages before it. So only new messages of a conversation are written, and a conversation that branches
+from the middle of another gets a log that continues it.
 """
 
 from __future__ import annotations

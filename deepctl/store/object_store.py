@@ -43,7 +43,7 @@ class ObjectWriter(Protocol):
         ...
 
     def has(self, digest: bytes) -> bool:
-        """Whether an object is stored already, or about to be."""
+        """Whether an object is stored already, or is in this batch."""
         ...
 
     def add_file(self, descriptor: int, size: int) -> tuple[bytes, int]:

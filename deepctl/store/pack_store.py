@@ -1,10 +1,11 @@
 r"""The local engine of `object_store`: objects in packs, found by a cache, added in batches of one pack each.
 
 A pack (`packs/<id>.pack`) is an immutable file: `deepctl pack 1\n`, the objects one after another, a table with an
-entry for each, and a trailer: the number of entries and the SHA-256 of header, table and number. Each object is stored
-as it is or compressed by zlib, whichever is shorter, and checked against its hash whenever it is read. The table has a
-CRC-32 of what is stored (several compressed forms can mean the same) and is checked against the trailer. So every byte
-is covered. The first packs have no CRC in their tables; nothing else tells them apart than that their checksum fits.
+entry for each object, and a trailer: the number of entries and the SHA-256 of header, table and number. Each object is
+stored unchanged or compressed by zlib, whichever is shorter, and compared with its hash whenever it is read. The table
+has a CRC-32 of the stored bytes, because several compressed forms can have the same content. The trailer checks the
+table. So every byte is checked. The first packs have no CRC in their tables; they are recognised only by a checksum
+that matches without it.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ TABLE_FORMS = (_ENTRY, _ENTRY_WITHOUT_CRC)
 PACK_TRAILER = struct.Struct(">Q32s8s")
 _MAGIC = b"DCPACK1\n"
 UNCOUNTED = 0o400
-"""The mode of a pack until a line of the ledger names it: a pack that still has it is garbage, and no sign of lost
-lines.
+"""The mode of a pack until a line of the ledger names it: a pack that still has this mode is garbage, and not a sign of
+lost lines.
 
 Packs of deepctl 0.1 had the mode of every file from the start.
 """
@@ -249,7 +250,7 @@ class PackStore:
         return location
 
     def keeps(self, digest: bytes) -> bool:
-        """Whether an object is certainly stored, or about to be: whether a record may name it."""
+        """Whether an object is certainly stored, or in the open batch, so that a record may name it."""
         if self._batch is not None and self._batch.find(digest) is not None:
             return True
         location = self.find(digest)
@@ -311,7 +312,7 @@ class PackStore:
     def remove_pack(self, name: str) -> None:
         """Delete a pack, which the caller knows to be unneeded; a missing pack is no error."""
         self._known = None
-        # First, because it frees the space that the cache may need.
+        # The pack is deleted before the cache is changed, because the cache may need the freed space.
         with suppress(FileNotFoundError):
             os.unlink(self.path(name))
         if name in self._cache.packs():

@@ -1,7 +1,7 @@
 """Removing checkpoints, and the data that only they needed.
 
-    which checkpoints stay -> packs are written again without unneeded objects (`repack`), with one line in the ledger
-    -> unneeded logs are deleted
+    choose the checkpoints that stay -> write packs again without unneeded objects (`repack`), with one line in the
+    ledger -> delete unneeded logs
 
 On a full disk, packs without needed objects are deleted first; then packs are written again as space allows.
 
@@ -51,8 +51,8 @@ def to_prune(ledger: Ledger, keep: int | None, older_than: datetime | None = Non
     """The checkpoints beyond the latest `keep`, or made before `older_than`; with both, those that meet both
     conditions.
 
-    Checkpoints of tool calls count with, and are as old as, the one after them. Labelled ones stay, the newest stays,
-    and so do those that can undo the last rewind of a session.
+    A checkpoint of a tool call counts together with the checkpoint after it, and has its age. Labelled checkpoints, the
+    newest checkpoint, and those that can undo the last rewind of a session stay.
     """
     stay = set(ledger.labels) | {rewind.safety for rewind in _last_rewinds(ledger)}
     if ledger.unfinished is not None:
@@ -211,8 +211,8 @@ def _after(
 
 
 def _add_account(accounts: Merged, identity: str, account: list[tuple[str | None, list[str]]]) -> None:
-    """Record the authors of the changes before the state `identity`; before both if an application saved an id
-    again.
+    """Record the authors of the changes before the state `identity`. If an application saved an id again, they apply to
+    both of its states.
     """
     earlier = accounts.get(identity)
     accounts[identity] = [] if earlier == [] else (earlier or []) + account

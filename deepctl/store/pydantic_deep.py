@@ -79,7 +79,7 @@ def read(path: str) -> ForeignCheckpoint:
     """One checkpoint. Raises `Damaged` if the file is not a checkpoint, or cannot be read."""
     try:
         raw = atomic.read_file(path)
-    except Refused as error:  # its hint is about files of deepctl's own
+    except Refused as error:  # its hint is only correct for deepctl's own files
         raise Damaged(error.message) from None
     except OSError as error:
         if atomic.is_of_machine(error):
@@ -190,7 +190,7 @@ def take_over(repository: Repository, directory: str, name: str | None) -> Impor
         assert record is not None
         records.append(record)
     if place.log and place.offset != session_reader.end_of(session.directory, place.log)[1]:
-        # The last conversation is the start of another.
+        # The log continues after the last conversation, so the session continues in a new log.
         session_catalogue.branch(session, os.urandom(8).hex(), place.point)
     checkpoint_store.rewrite_index(repository.paths, repository.ledger)
     return Import(session.name, records, problems)

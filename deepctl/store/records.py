@@ -184,7 +184,7 @@ def check_fields(value: _Checked) -> _Checked:
     if tuple(map(type, value)) not in _SHAPES[type(value)]:
         raise TypeError("a field is not of its type")
     if "/" in value.log or "/" in value.pack:
-        # They become names of files, so the author of this line must not choose the path.
+        # Ids become names of files, so the author of this line must not choose the path.
         raise ValueError("a path in the place of an id")
     if _TREE.fullmatch(value.tree) is None:
         raise ValueError("a tree that is not a hash")

@@ -1,11 +1,11 @@
-"""Repacking: writing packs again without unneeded objects. The one way in which contents leave the disk.
+"""Repacking: writing packs again without unneeded objects. This is the only way to delete contents from the disk.
 
-    which objects are needed -> which packs are deleted -> their needed objects are copied into one new pack -> the
-    ledger names the new pack, and calls the others removed -> they are deleted
+    find the needed objects -> choose the packs to delete -> copy their needed objects into one new pack -> the ledger
+    names the new pack, and calls the others removed -> delete these
 
 Removing checkpoints and purging memory differ in the needed objects and in the lines of the ledger; see `prune` and
 `domain.purge`. A kill before the ledger is written leaves a pack without a line; after it, packs that a line calls
-removed. The next opener of the profile deletes either.
+removed. The next command that opens the profile deletes these packs.
 """
 
 from __future__ import annotations

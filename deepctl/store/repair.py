@@ -1,14 +1,14 @@
-"""Repairing a profile: what lost, stale or stray state makes of it, brought back to where `verify` finds nothing.
+"""Repairing a profile with lost, stale or stray data, so that `verify` finds no problem afterwards.
 
-    .repair-<random>/       the profile's own files by hard links; everything below is done there, by whole files only
-      ledger                single flipped bytes are mended; lines that stay unreadable become gaps
-      sessions              records and logs alike; a hole takes the place of a lost message, so that offsets stay
-      positions             found in whichever copy has them; tied anew where a hole is in between; otherwise lost
-      packs                 what of a damaged one is readable moves on; strays that nothing needs go to lost+found
-      trees                 without the contents that are lost, which count as never looked at
-    a dry run ends here, and removes all that
-    .repair-… becomes .repaired                                       <- from here on it is done
-    file by file, what differs takes the place of what was
+    .repair-<random>/       the profile's own files by hard links; all steps below change whole files only
+      ledger                single flipped bytes are corrected; other unreadable lines become gaps
+      sessions              records and logs; a hole replaces a lost message, so that offsets stay the same
+      positions             found in any copy that has them; tied again if a hole lies before them; otherwise lost
+      packs                 readable objects of a damaged pack are copied; unneeded strays move to lost+found
+      trees                 written without lost contents; these paths count as unkept
+    a dry run ends here, and removes the directory
+    .repair-… becomes .repaired                                       <- from here on the repair is done
+    different files replace those of the profile, one by one
     .repaired becomes .repair-…, and is removed
 
 The next command that opens the profile finishes the last step. No readable data is deleted: files without a place, and
@@ -124,7 +124,8 @@ def finish(paths: ProfilePaths) -> bool:
             os.unlink(path)
         except FileNotFoundError:
             pass
-    # Under another name first, because half of it, installed after a kill, would delete data that the half lacks.
+    # It is renamed before its removal: after a kill, an incomplete directory must not be installed, because that would
+    # delete the data that it lacks.
     leftover = os.path.join(paths.directory, STAGING + os.urandom(8).hex())
     os.rename(source, leftover)
     atomic.sync_directory(paths.directory)
@@ -461,7 +462,7 @@ class PackRepair:
                 if digests - indexed_digests:
                     unnamed_packs.append(name)
         everybody = session_catalogue.all_names(self._paths)
-        # A single one is left by a killed command.
+        # A single pack without a line is a leftover of a killed command.
         for name in unnamed_packs if len(unnamed_packs) > 1 else []:
             self._found.lose(repair_report.LEDGER_LINE, name, "no checkpoint names this pack any more", everybody)
         return adopted_packs

@@ -1,10 +1,10 @@
 """Repairing sessions and their message logs; see `repair`. Works in a copy, and writes whole files only.
 
-Offsets into a log stay what they are: what takes the place of a damaged line is as long as it was.
+Offsets into a log do not change: the replacement of a damaged line has the same length.
 
-A session whose directory is gone can be made again where other sessions still have message logs of it. The ledger knows
-it by its checkpoints. `deepctl sessions delete` takes those out of the ledger, as 0.1 did, so a deleted session is not
-among them. Where no other session has a log of it, its checkpoints tell of the missing logs.
+A session whose directory is missing can be created again if other sessions still have message logs of it. The ledger
+knows the session by its checkpoints. `deepctl sessions delete` removes these from the ledger, as 0.1 did, so a deleted
+session is not created again. If no other session has a log of it, its checkpoints show the missing logs.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _session_ids(paths: ProfilePaths, checkpoint_ledger: Ledger) -> set[str]:
         except (DeepctlError, OSError):
             session = None
         if session is not None:
-            # Where the ledger did not tell its id, the log at its head stands for it.
+            # If the ledger does not know the id of the session, the log at its head is used as the id.
             session_ids |= {session.id, checkpoint_ledger.logs.get(session.id, session.id)}
         if session is None or session.damage is not None:
             logs = log_file.logs_in(os.path.join(paths.sessions, name))
@@ -170,7 +170,7 @@ class LogRepair:
         return files
 
     def _strays(self, name: str) -> None:
-        """Put damaged files aside that look like a record but are not that of the session."""
+        """Put aside damaged files that look like a record but are not the record of the session."""
         directory = os.path.join(self._paths.sessions, name)
         for entry in sorted(os.listdir(directory)):
             path = os.path.join(directory, entry)
@@ -219,7 +219,7 @@ class LogRepair:
         self._found.lose(repair_report.SESSION, name, reason, [name])
 
     def _make_again(self, vanished: VanishedSession) -> None:
-        """A missing session, from the ledger and the logs that other sessions share with it."""
+        """Create a missing session from the ledger and the logs that other sessions share with it."""
         old_name = vanished_name(self._real, self._ledger, vanished)
         name = name_again(self._paths, old_name, self._ledger, vanished)
         directory = os.path.join(self._paths.sessions, name)
@@ -313,7 +313,7 @@ class LogRepair:
         return result
 
     def _parent(self, log: str, paths: list[str]) -> None:
-        """Check that the log that a log continues exists; otherwise name the rest of it."""
+        """Check that the position that a log continues exists; otherwise name the last remaining position before it."""
         parent = _parent_of(paths[0])
         if parent is None:
             return

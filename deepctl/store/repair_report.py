@@ -75,13 +75,13 @@ class Findings:
         return reason.replace(self._paths.directory, self._real)
 
     def repair(self, kind: str, path: str, reason: str) -> None:
-        """Something is whole again."""
+        """Record a repaired item."""
         self.repaired.append(RepairedItem(kind, self._path(path), self._reason(reason)))
 
     def lose(
         self, kind: str, identity: str, reason: str, sessions: Iterable[str] = (), turns: Iterable[int] = ()
     ) -> None:
-        """Something is lost."""
+        """Record a loss."""
         self.lost.append(Loss(kind, identity, self._reason(reason), list(sessions), sorted(set(turns))))
 
     def lose_of_log(self, kind: str, log_id: str, reason: str, turns: Iterable[int] = ()) -> None:
@@ -107,14 +107,14 @@ class Findings:
 
 
 def place_aside(paths: ProfilePaths, path: str) -> str:
-    """The path of a kept file there: its own name and a part of its hash."""
+    """The path of a file in `lost+found`: its own name and a part of its hash."""
     content = hashlib.sha256(atomic.read_file(path)).hexdigest()[:8]
     relative = os.path.relpath(path, paths.directory).replace("/", "-")
     return os.path.join(paths.lost_and_found, f"{relative}.{content}")
 
 
 def keep_aside(paths: ProfilePaths, path: str) -> str | None:
-    """Copy a file there unless it is there already; returns its path, `None` if there is no such file."""
+    """Copy a file to `lost+found` unless it is there already; returns its path, `None` if there is no such file."""
     try:
         target = place_aside(paths, path)
         if not os.path.exists(target):
@@ -126,7 +126,7 @@ def keep_aside(paths: ProfilePaths, path: str) -> str | None:
 
 
 def move_aside(paths: ProfilePaths, path: str) -> str:
-    """Put a file there that nothing names; returns its path."""
+    """Move a file that no record names to `lost+found`; returns its path."""
     target = place_aside(paths, path)
     atomic.make_root(paths.lost_and_found)
     os.rename(path, target)
@@ -136,7 +136,7 @@ def move_aside(paths: ProfilePaths, path: str) -> str:
 
 
 def count_put_aside(paths: ProfilePaths) -> int:
-    """The number of files there."""
+    """The number of files in `lost+found`."""
     try:
         return len(os.listdir(paths.lost_and_found))
     except (FileNotFoundError, NotADirectoryError):
@@ -144,7 +144,7 @@ def count_put_aside(paths: ProfilePaths) -> int:
 
 
 def empty_lost_and_found(paths: ProfilePaths) -> None:
-    """Delete everything there."""
+    """Delete everything in `lost+found`."""
     if os.path.lexists(paths.lost_and_found):
         rmtree.remove_tree(paths.lost_and_found)
         atomic.sync_directory(paths.checkpoints)

@@ -1,7 +1,7 @@
-"""`Repository`: the one way into a profile's sessions, workspace and checkpoints.
+"""`Repository`: the only access to a profile's sessions, workspace and checkpoints.
 
-Repository.open(paths)         for changes. The caller holds the profile's lock. What a killed command left is finished
-or removed first.
+Repository.open(paths)         for changes. The caller holds the profile's lock. Interrupted operations of killed
+commands are finished or removed first.
 Repository.read_only(paths)    for reading: no lock, no cache written, also while a chat runs
 """
 
@@ -415,22 +415,22 @@ class SessionNames(NamedTuple):
 
 
 class SessionHead:
-    """What a rewind moves beside the files: the session goes on in another log (`checkpoint_store.HeadMove`)."""
+    """The part of a session's rewind besides the files: it continues in another log (`checkpoint_store.HeadMove`)."""
 
     def __init__(self, repository: ProfileStore, session: SessionRecord) -> None:
         self._records = repository.ledger.records
         self._session = session
 
     def advance(self, intent: Rewind) -> None:
-        """Go on in the log of the intent, which begins where the target stands."""
+        """Continue in the log of the intent, which starts at the position of the target."""
         session_catalogue.branch(self._session, intent.log, self._records[intent.to].point)
 
     def revert(self, intent: Rewind) -> None:
-        """Go on in the log there was."""
+        """Continue in the log before the rewind."""
         session_catalogue.unbranch(self._session, self._records[intent.safety].log, intent.log)
 
 
-# What these tell is rarely so, and the modules that deal with it need not be run to find out that it is not.
+# These states are rare, so they are checked here, without calling the modules that handle them.
 
 
 def _has_interrupted_repair(paths: ProfilePaths) -> bool:
@@ -456,7 +456,7 @@ def _is_reserve_whole(paths: ProfilePaths) -> bool:
 
 
 def _rewrite_session_records(paths: ProfilePaths) -> list[str]:
-    """Rewrite the records of sessions that are damaged, where everything in them could be found out."""
+    """Rewrite damaged records of sessions if all fields are known from other files. Returns notes for the user."""
     notes = []
     for name in session_catalogue.all_names(paths):
         try:

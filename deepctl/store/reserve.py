@@ -1,9 +1,9 @@
-"""The reserve: 64 KiB that a profile holds back, so that what frees space can begin on a disk that is full.
+"""The reserve: 64 KiB on the disk of a profile, so that commands that free space can start on a full disk.
 
-It is one file, `cache/reserve`, written with random bytes: a sparse file holds nothing, and a file system that
-compresses makes nothing of zeros. The commands that remove something release it where the disk is full, and take back
-what they can when they are done, because the next one may find the disk as full. Otherwise the next writer that finds
-room makes it anew. That it is missing is never an error: it lies in the cache, which can go at any time.
+It is one file, `cache/reserve`, with random bytes, because a sparse file reserves nothing, and a file system with
+compression stores zeros without space. Commands that remove data release it on a full disk. At their end they reserve
+as much as possible again, because the next command may find the disk full, too. Otherwise the next writer with enough
+space creates it again. A missing reserve is never an error: it is in the cache, which may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from deepctl.files import atomic
 from deepctl.layout import ProfilePaths
 
 SIZE = 64 << 10
-"""Bytes held back."""
+"""Bytes of the reserve."""
 _ROOM = 4 * SIZE
-"""Bytes that must be free for it to be made: a disk that has just been emptied a little is not filled again."""
+"""Bytes that must be free to create the reserve, so that a disk with little new space is not filled again."""
 _PIECE = 4 << 10
 FEW_FILES = 8
-"""So few files that can still be made count as none: taking parts of a profile out of sight makes some."""
+"""If fewer files can be created, the disk counts as full, because removing parts of a profile creates a few."""
 
 
 def hold(paths: ProfilePaths) -> None:
-    """See to it that the reserve is there, if there is room for it. The caller holds the profile's lock."""
+    """Create the reserve if it is missing and there is space for it. The caller holds the profile's lock."""
     if held_bytes(paths) == SIZE:
         return
     try:
@@ -40,7 +40,7 @@ def hold(paths: ProfilePaths) -> None:
 
 
 def take_back(paths: ProfilePaths) -> None:
-    """Hold back as much as there is room for, after something has been removed. The caller holds the profile's lock."""
+    """Reserve as much of `SIZE` as there is space for, after a removal. The caller holds the profile's lock."""
     try:
         atomic.make_root(paths.cache)
         descriptor = atomic.open_regular(paths.reserve, os.O_WRONLY | os.O_CREAT)
@@ -50,14 +50,14 @@ def take_back(paths: ProfilePaths) -> None:
         with suppress(OSError):
             os.fchmod(descriptor, atomic.FILE_MODE)
             for start in range(os.fstat(descriptor).st_size // _PIECE * _PIECE, SIZE, _PIECE):
-                # What is written is there, even where the next piece finds no room.
+                # Written pieces stay, even if there is no space for the next one.
                 os.pwrite(descriptor, os.urandom(_PIECE), start)
     finally:
         os.close(descriptor)
 
 
 def release(paths: ProfilePaths) -> bool:
-    """Give the reserve back to the disk. Returns whether there was one."""
+    """Delete the reserve, which frees its space. Returns whether there was one."""
     try:
         os.unlink(paths.reserve)
     except OSError:
@@ -66,7 +66,7 @@ def release(paths: ProfilePaths) -> bool:
 
 
 def held_bytes(paths: ProfilePaths) -> int:
-    """How many bytes are held back."""
+    """The number of reserved bytes."""
     try:
         return os.lstat(paths.reserve).st_size
     except OSError:
@@ -74,7 +74,7 @@ def held_bytes(paths: ProfilePaths) -> int:
 
 
 def shrink(paths: ProfilePaths) -> None:
-    """Give one piece of the reserve back to the disk, if there is any."""
+    """Free one piece of the reserve, if there is one."""
     with suppress(OSError, Refused):
         descriptor = atomic.open_regular(paths.reserve, os.O_WRONLY)
         try:
@@ -84,9 +84,9 @@ def shrink(paths: ProfilePaths) -> None:
 
 
 def lend(paths: ProfilePaths, path: str, data: bytes) -> None:
-    """Make the reserve itself the new file `path`, which begins with `data`: that needs not one new byte.
+    """Turn the reserve into the new file `path`, which starts with `data`; this needs no free space.
 
-    Raises `OSError` where the reserve is smaller than that.
+    Raises `OSError` if the reserve is smaller than `data`.
     """
     with atomic.naming(path):
         if held_bytes(paths) < len(data):
@@ -97,7 +97,7 @@ def lend(paths: ProfilePaths, path: str, data: bytes) -> None:
 
 
 def give_back(paths: ProfilePaths, path: str) -> None:
-    """Make what was lent the reserve again, or remove it if that is no place for it. Raises `OSError`."""
+    """Turn the file from `lend` into the reserve again, or remove it if that is not possible. Raises `OSError`."""
     if os.lstat(path).st_size >= _PIECE and not os.path.lexists(paths.reserve):
         with suppress(OSError):
             atomic.make_directory(paths.cache)
@@ -118,11 +118,11 @@ def _overwrite(path: str, data: bytes) -> None:
 
 @contextmanager
 def room(paths: ProfilePaths) -> Iterator[None]:
-    """Around something that removes: release the reserve if the disk is full, and the cache where it is full of files.
+    """A context for removals: release the reserve on a full disk, and empty the cache if no more files can be created.
 
-    In the end, what was released is taken back, as far as there is room. The caller holds the profile's lock and has
-    nothing of the profile open before and after. A quota does not show here: who removes something releases the reserve
-    when that fails, too.
+    At the end, the reserve is created again as far as there is space. The caller holds the profile's lock, and has no
+    file of the profile open before and after. This function cannot see a quota, so the code that removes data releases
+    the reserve after its own failure, too.
     """
     before = held_bytes(paths)
     is_full = _make_room(paths)
@@ -145,7 +145,7 @@ def _make_room(paths: ProfilePaths) -> bool:
 
 
 def empty_cache(paths: ProfilePaths) -> None:
-    """Remove the files of the cache but for the reserve: it can be deleted at any time."""
+    """Remove the files of the cache except the reserve. The cache may be deleted at any time."""
     with suppress(OSError):
         for name in os.listdir(paths.cache):
             if name != os.path.basename(paths.reserve):

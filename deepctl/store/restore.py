@@ -1,8 +1,8 @@
-"""Making a workspace what a tree says, path by path.
+"""Restoring a workspace from a tree, path by path.
 
-Only the paths that are named are touched, and of those only what is not yet as it should be: a file that already has
-the bytes and the mode keeps its inode and its times. Doing it again after a kill finishes what was begun. Every path is
-opened relative to the directory above it, without following links, so nothing outside the workspace can be reached.
+Only the given paths are changed, and only if they differ: a file that already has the bytes and the mode keeps its
+inode and its times. Repeating a restore after a kill finishes it. Every path is opened relative to the directory above
+it, without following links, so nothing outside the workspace can be reached.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from deepctl.store.trees import DIRECTORY, FILE, LINK, TreeChange, TreeEntry
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FEW = 8
-"""Up to so many changed paths are synced one by one; more, all at once."""
+"""Up to this number, changed paths are synced one by one; if there are more, all at once."""
 
 
 IN_USE = "another entry is in its place"
-"""Why a directory stays that was to go."""
+"""The reason why a directory that should be deleted stays."""
 
 
 class RestoreResult(NamedTuple):
-    """What was done: paths that were written or changed, deleted, and left where they were, with the reason."""
+    """The result: paths that were written or changed, deleted paths, and unchanged paths with the reason."""
 
     written_paths: list[bytes]
     deleted_paths: list[bytes]
@@ -40,27 +40,27 @@ class RestoreResult(NamedTuple):
 
 
 class WorkingTree(Protocol):
-    """A workspace that can be made what trees say: the seam between rewinds and the place where the files are."""
+    """A workspace that can be restored from trees: the seam between rewinds and the storage of the files."""
 
     def check_writable(self, changes: Iterable[TreeChange]) -> None:
-        """Raises `OSError` if a directory in which something is to be changed may not be written, nor be made so."""
+        """Raises `OSError` if the directory of a change is not writable and cannot be made writable."""
         ...
 
     def apply(self, changes: Iterable[TreeChange], mark: str = "restore") -> RestoreResult:
-        """Make every path of `changes` what its `after` is, or nothing. `before` does not matter.
+        """Restore every path of `changes` to its `after`; delete it if that is `None`. `before` is ignored.
 
-        A directory that is to go but still holds something that is in no change is kept and reported. The caller has
-        made sure that the objects can be read (`check_readable`). Temporary files are named after `mark`, so that those
-        that a kill leaves can be told (`sweep`). Raises `OSError`, and `Damaged`.
+        A directory that should be deleted but contains an entry without a change stays and is reported. The caller has
+        checked that the objects can be read (`check_readable`). Names of temporary files contain `mark`, so that
+        `sweep` recognises those that a kill leaves. Raises `OSError` and `Damaged`.
         """
         ...
 
     def sweep(self, paths: Iterable[bytes], mark: str) -> None:
-        """Remove the temporary files that an `apply` of these paths with this `mark` left when it was killed."""
+        """Remove the temporary files of a killed `apply` of these paths with this `mark`."""
         ...
 
     def unmet(self, changes: Iterable[TreeChange]) -> list[bytes]:
-        """The paths of `changes` that are not what their `after` is."""
+        """The paths of `changes` that differ from their `after`."""
         ...
 
 
@@ -82,12 +82,12 @@ class _LocalWorkingTree:
                 with directory(self._root, above) as descriptor:
                     _check_writable(descriptor, os.path.join(os.fsencode(self._root), above))
             except (FileNotFoundError, NotADirectoryError):
-                continue  # it will be made
+                continue  # `apply` creates it
 
     def apply(self, changes: Iterable[TreeChange], mark: str = "restore") -> RestoreResult:
         entries = {change.path: change.after for change in changes}
         restore = _Restore(self._root, self._objects, mark)
-        # What has to go goes first, from the bottom up: a file may be where a directory is to be, or the reverse.
+        # Deletions come first, from the bottom up, because a file may be in the place of a directory, or the reverse.
         for path in sorted(entries, reverse=True):
             restore.clear(path, entries[path])
         for path in sorted(entries):
@@ -126,7 +126,7 @@ class _LocalWorkingTree:
 
 
 def check_readable(objects: ObjectReader, changes: Iterable[TreeChange]) -> None:
-    """Read everything that `changes` need. Raises `Damaged` if something cannot be."""
+    """Read all contents that `changes` need. Raises `Damaged` if a content cannot be read."""
     for change in changes:
         if change.after is not None and change.after.kind != DIRECTORY:
             for _ in objects.chunks(change.after.digest):
@@ -134,7 +134,7 @@ def check_readable(objects: ObjectReader, changes: Iterable[TreeChange]) -> None
 
 
 def check_saved(objects: ObjectReader, changes: Iterable[TreeChange]) -> None:
-    """Read what the changes replace, as far as it is kept already. Raises `Damaged` if something cannot be."""
+    """Read the stored contents that the changes replace. Raises `Damaged` if one cannot be read."""
     for change in changes:
         before = change.before
         if before is None or before.kind == DIRECTORY or not objects.has(before.digest):
@@ -144,7 +144,7 @@ def check_saved(objects: ObjectReader, changes: Iterable[TreeChange]) -> None:
                 pass
         except Damaged as error:
             error.hint = (
-                f"Move {os.fsdecode(change.path)!r} out of the workspace, because its present state could not be saved."
+                f"Move {os.fsdecode(change.path)!r} out of the workspace; deepctl cannot save its present state."
             )
             raise
 
@@ -155,7 +155,7 @@ def _check_writable(descriptor: int, path: bytes) -> None:
     if os.access(".", os.W_OK | os.X_OK, dir_fd=descriptor, effective_ids=os.access in os.supports_effective_ids):
         return
     status = os.fstat(descriptor)
-    # What the owner has taken from himself is given back while things are restored.
+    # Missing permissions of the owner are added during the restore, so they are no problem.
     if status.st_uid != os.geteuid() or status.st_mode & 0o300 == 0o300:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
@@ -184,11 +184,11 @@ def _unlink_file(name: str, directory: int) -> None:
     try:
         os.unlink(name, dir_fd=directory)
     except IsADirectoryError:
-        pass  # not ours, whatever it is called
+        pass  # a directory is not a temporary file, whatever its name is
 
 
 class _Restore:
-    """One `apply`: what it has done so far."""
+    """The state of one `apply`."""
 
     def __init__(self, root: str, objects: ObjectReader, mark: str) -> None:
         self._mark = mark
@@ -220,7 +220,7 @@ class _Restore:
             os.close(descriptor)
 
     def clear(self, path: bytes, entry: TreeEntry | None) -> None:
-        """Remove what is at `path` if it is to go, or is in the way of something of another kind."""
+        """Remove the entry at `path` if it should be deleted, or has another kind than `entry`."""
         try:
             with self._parent(path) as (parent, name):
                 mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
@@ -249,7 +249,7 @@ class _Restore:
         self.kept.append((path, reason))
 
     def make(self, path: bytes, entry: TreeEntry) -> None:
-        """Make `path` what `entry` says, if it is not so already. Directories get their mode later."""
+        """Restore `path` to `entry` if it differs. Directories get their mode later."""
         if path in self._blocked:
             return
         if any(path.startswith(above + b"/") for above in self._blocked):
@@ -296,7 +296,7 @@ class _Restore:
             try:
                 status = os.fstat(descriptor)
                 is_right = stat.S_IMODE(status.st_mode) == entry.mode
-                # The mode of a file with other names is theirs, too, and they may lie outside the workspace.
+                # A file with other hard links has one mode for all of them, and they may lie outside the workspace.
                 if (is_right or status.st_nlink == 1) and digest_of(descriptor, entry.size) == entry.digest:
                     return self._set_mode(descriptor, path, entry.mode)
             finally:
@@ -323,7 +323,7 @@ class _Restore:
         return True
 
     def set_mode(self, path: bytes, mode: int) -> None:
-        """Give a directory its mode, once everything in it is in place."""
+        """Set the mode of a directory, after everything in it is in place."""
         if path in self._blocked:
             return
         self._loosened.pop(path, None)
@@ -336,7 +336,7 @@ class _Restore:
                 os.close(descriptor)
 
     def _set_mode(self, descriptor: int, path: bytes, mode: int) -> bool:
-        """Whether the mode had to be changed. A bit that the user may not set is reported."""
+        """Set a mode; returns whether it was different. A bit that the user may not set is reported."""
         if stat.S_IMODE(os.fstat(descriptor).st_mode) == mode:
             return False
         os.fchmod(descriptor, mode)
@@ -346,7 +346,7 @@ class _Restore:
         return True
 
     def finish(self) -> None:
-        """Give directories that had to be opened up their modes back, and make everything durable."""
+        """Restore the modes of directories that were made writable, and sync all changes."""
         for path, mode in sorted(self._loosened.items(), reverse=True):
             try:
                 with self._parent(path) as (parent, name):
@@ -354,7 +354,7 @@ class _Restore:
                     os.fchmod(descriptor, mode)
                     os.close(descriptor)
             except (FileNotFoundError, NotADirectoryError):
-                continue  # opened up to be emptied, and gone
+                continue  # it was made writable to be emptied, and has been deleted
         if len(self.written) > _FEW or len(self._touched) > _FEW:
             os.sync()
             return
@@ -363,12 +363,12 @@ class _Restore:
                 with directory(self._root, path) as descriptor:
                     os.fsync(descriptor)
             except (FileNotFoundError, NotADirectoryError):
-                continue  # no directory any more; the one above it is in the set
+                continue  # it is no longer a directory; the directory above it is in the set
 
 
 @contextmanager
 def directory(root: str, path: bytes) -> Iterator[int]:
-    """A directory of a workspace, open, reached without following links."""
+    """A directory of a workspace, opened without following links."""
     descriptor = os.open(root, _OPEN_DIRECTORY)
     try:
         for part in filter(None, path.split(b"/")):
@@ -389,7 +389,7 @@ def _make_directory(parent: int, name: bytes) -> bool:
 
 
 def kind_of(mode: int) -> bytes | None:
-    """What a tree calls something of this mode; `None` if it is neither file, link nor directory."""
+    """The kind of an entry with this mode in a tree; `None` if it is neither file, link nor directory."""
     if stat.S_ISDIR(mode):
         return DIRECTORY
     if stat.S_ISLNK(mode):
@@ -398,8 +398,8 @@ def kind_of(mode: int) -> bytes | None:
 
 
 def digest_of(descriptor: int, size: int) -> bytes | None:
-    """The hash of an open file, or `None` if its size alone tells it apart."""
+    """The hash of an open file; `None` if its size differs from `size`."""
     if os.fstat(descriptor).st_size != size:
         return None
-    with cancellation.stoppable(lambda: None):  # a rewind that has begun is taken back or finished, never left
+    with cancellation.stoppable(lambda: None):  # no cancellation: a started rewind must be finished or undone
         return Hasher().hashed(descriptor)[0]

@@ -1,16 +1,16 @@
-"""Rewinding: `preview()` says what a rewind would do and whether it would be refused, `run()` does it.
+"""Rewinding: `preview()` returns the plan of a rewind or the reason for its refusal, `run()` does the rewind.
 
 Both plan with the same function, for the command, its dry run, the picker, the agent's tool and applications:
 
-    a snapshot of the workspace + what the session did since the target -> the plan; a refusal ends it here, with
-    nothing touched
+    a snapshot of the workspace + the session's changes since the target -> the plan; a refusal ends the rewind here,
+    and nothing is changed
     one pack (the snapshot, the trees of the goal, merged notebooks), synced
-    one line of the ledger: the safety checkpoint and the intent      <- from here on it will be done
-    the workspace, path by path; then the session goes on in a new log
+    one line of the ledger: the safety checkpoint and the intent      <- from here on the rewind will be done
+    the workspace, path by path; then the session continues in a new log
     one line of the ledger: done
 
-Taking back a rewind is a rewind to its safety checkpoint (`request_undo`). `checkpoint_store` has the part from the
-intent on, since the next command finishes there what a kill interrupted.
+An undo is a rewind to the safety checkpoint of the last rewind (`request_undo`). `checkpoint_store` has the steps from
+the intent on, because the next command finishes an interrupted rewind there.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from deepctl.store.session_reader import SessionReader
 from deepctl.store.trees import DIRECTORY, Snapshot, TreeChange, TreeEntry, excluding
 
 _SHOWN = 5
-"""How many paths an error names; its JSON has all."""
+"""Maximum number of paths in the text of an error; its JSON has all."""
 
 Content = Callable[[bytes, TreeEntry], bytes]
 
 
 class RewindConflicts(Refused):
-    """A rewind would lose an edit of another author; nothing has been touched."""
+    """A rewind would lose an edit of another author; nothing has been changed."""
 
     code = "conflicts"
     force = "--force also undoes these changes. The safety checkpoint keeps them."
@@ -72,7 +72,7 @@ class RewindConflicts(Refused):
 
 
 class FilesNotKept(Refused):
-    """A rewind would change what the checkpoint before it cannot keep; nothing has been touched."""
+    """A rewind would change files that its safety checkpoint cannot store; nothing has been changed."""
 
     code = "not_kept"
 
@@ -96,7 +96,10 @@ def _shown(paths: Sequence[bytes]) -> str:
 
 
 class RewindRequest(NamedTuple):
-    """What is to be rewound: where to, `only` what (empty for everything), and whose work."""
+    """The request of a rewind: the target, and the part to rewind (`only`, empty for everything).
+
+    `force` overrides conflicts, `exact` also undoes the changes of other authors.
+    """
 
     to: Record
     only: str = ""
@@ -105,17 +108,17 @@ class RewindRequest(NamedTuple):
 
     @property
     def moves_conversation(self) -> bool:
-        """Whether the conversation is to be rewound, too."""
+        """Whether the request includes the conversation."""
         return self.only in ("", "conversation")
 
 
 class RewindPlan(NamedTuple):
-    """What a rewind does. Paths are relative to the workspace; `changes` are what is made different there.
+    """The plan of a rewind. Paths are relative to the workspace; `changes` are the changes to its files.
 
-    `session` is its name, empty for an application's. `goal` is the tree that the workspace becomes. `kept_paths`
-    differ from the checkpoint and stay as they are. `undone` is the first prompt that is taken back. Messages and turns
-    leave the conversation (`removed`), or come back into it (`restored`). `unread_paths` are paths of the changes at
-    which what is there cannot be read. `refusal` is why the rewind is not done.
+    `session` is the name of the session, empty for an application. `goal` is the new tree of the workspace.
+    `kept_paths` differ from the checkpoint and stay unchanged. `undone` is the first prompt that is removed. Messages
+    and turns are removed from the conversation (`…_removed`), or added to it again (`…_restored`). `unread_paths` are
+    paths of the changes whose present content cannot be read. `refusal` is the reason why the rewind is not done.
     """
 
     session: str
@@ -135,7 +138,7 @@ class RewindPlan(NamedTuple):
     undone: str | None = None
 
     def check(self) -> None:
-        """Raises the error with which the rewind is refused, if it is."""
+        """Raises the error of a refused rewind."""
         if self.refusal is not None:
             raise self.refusal
 
@@ -146,7 +149,7 @@ class RewindPlan(NamedTuple):
 
     @property
     def is_nothing(self) -> bool:
-        """Whether everything is as it is to be already."""
+        """Whether the rewind would change nothing."""
         return (
             self.refusal is None
             and not self.moves
@@ -155,9 +158,9 @@ class RewindPlan(NamedTuple):
 
 
 class RewindResult(NamedTuple):
-    """A rewind: `safety` is the checkpoint of what was before, `None` if there was nothing to do.
+    """A finished rewind: `safety` is its safety checkpoint, `None` if there was nothing to do.
 
-    Paths that were restored and deleted, and those left as they were because something was in the way.
+    It lists restored paths, deleted paths, and paths that stay unchanged because an entry was in the way.
     """
 
     plan: RewindPlan
@@ -168,7 +171,7 @@ class RewindResult(NamedTuple):
 
     @property
     def remarks(self) -> list[str]:
-        """What the user should know about paths that are not as they were."""
+        """Notes for the user about paths that were not restored exactly."""
         return [f"{os.fsdecode(path)!r} has changed: {reason}." for path, reason in self.in_the_way]
 
 
@@ -181,14 +184,14 @@ def request_rewind(
     force: bool = False,
     exact: bool = False,
 ) -> tuple[SessionRecord, RewindRequest]:
-    """The session called `session`, or the latest, and its rewind to the checkpoint that `reference` means.
+    """The session called `session`, or the one that was used last, and its rewind to the checkpoint `reference`.
 
-    Raises `UsageError` for a checkpoint of another session, and `Refused` where a rewind that was interrupted has just
-    been finished: turns are counted from there then.
+    Raises `UsageError` for a checkpoint of another session, and `Refused` for `~N` if this command has just finished an
+    interrupted rewind, because turns are then counted from its target.
     """
     if isinstance(repository, Repository) and repository.finished_rewind and reference.startswith("~"):
         raise Refused(
-            f"{' '.join(repository.finished_rewind)} After it, {reference} can be another checkpoint, so nothing more "
+            f"{' '.join(repository.finished_rewind)} {reference} may name another checkpoint now, so nothing more "
             "was rewound.",
             "Run the command again to rewind further; `deepctl checkpoints undo` undoes the finished rewind.",
             code="rewind_finished",
@@ -204,14 +207,14 @@ def request_rewind(
 def request_undo(
     repository: Repository | ReadOnlyRepository, session: str | None, *, force: bool = False
 ) -> tuple[SessionRecord, RewindRequest]:
-    """The session called `session`, or the latest, and what takes its last rewind back. Raises `NotFound`."""
+    """The session called `session`, or the one used last, and the undo of its last rewind. Raises `NotFound`."""
     current = lookup.current_session(repository.paths, session)
     _check_no_unfinished_rewind(repository.ledger)
     return current, undo_request(repository.ledger, current)._replace(force=force)
 
 
 def undo_request(ledger: Ledger, session: SessionRecord) -> RewindRequest:
-    """What taking back the last rewind of a session means. Raises `NotFound`."""
+    """The request that undoes the last rewind of a session. Raises `NotFound`."""
     last = ledger.last_rewind(session.id)
     if last is None:
         raise NotFound(
@@ -230,7 +233,7 @@ def undo_request(ledger: Ledger, session: SessionRecord) -> RewindRequest:
 
 
 def check_session(ledger: Ledger, session: SessionRecord, target: Record, names: dict[str, str]) -> None:
-    """Raises `UsageError` if the target is not of this session, nor of one it was forked from."""
+    """Raises `UsageError` if the target belongs neither to this session nor to one from which it was forked."""
     ancestors = {record.id for record in ledger.line_of(session.forked_from)}
     if target.session != session.id and target.id not in ancestors:
         session_name = names.get(target.session)
@@ -251,10 +254,10 @@ def preview(
     position: Position | None = None,
     author: str | None = None,
 ) -> RewindPlan:
-    """What a rewind would do, and whether it would be refused. It changes nothing, and needs no lock.
+    """The plan of a rewind, with the reason if it would be refused. It changes nothing, and needs no lock.
 
-    In the middle of a turn, `position` and `author` (`AGENT`) say how far the turn has come and whose work that is.
-    Raises `Refused` while another rewind is unfinished, and `Damaged` if what the rewind needs cannot be read.
+    In the middle of a turn, `position` is the end of its messages so far, and `author` (`AGENT`) the author of the last
+    changes. Raises `Refused` while another rewind is unfinished, and `Damaged` if required data cannot be read.
     """
     paths, ledger, objects = repository.paths, repository.ledger, repository.objects
     _check_no_unfinished_rewind(ledger)
@@ -277,12 +280,12 @@ def preview(
             current=current,
         )
     finally:
-        if isinstance(repository, Repository):  # it goes on after this; a reader's trees are still to be read
+        if isinstance(repository, Repository):  # it stays in use; the trees of a reader are still needed
             objects.scratch.clear()
 
 
 def differences(repository: ReadOnlyRepository, plan: RewindPlan) -> list[FileDifference]:
-    """The files that a rewind would change, with the lines they would gain and lose."""
+    """The files that a rewind would change, with the added and removed lines."""
     now = diff.read_from_workspace(repository.workspace.root, repository.objects)
     readable = [change for change in plan.changes if change.path not in plan.unread_paths]
     files = list(diff.differences(readable, now, diff.read_from_store(repository.objects)))
@@ -298,9 +301,9 @@ def run(
     position: Position | None = None,
     author: str | None = None,
 ) -> RewindResult:
-    """Rewind a session. Raises `Refused`, `Damaged` or `StorageError`, with nothing changed then.
+    """Rewind a session. Raises `Refused`, `Damaged` or `StorageError`; nothing has changed then.
 
-    In the middle of a turn, `position` and `author` (`AGENT`) say how far it has come and whose work that is.
+    `position` and `author` are those of `preview`.
     """
     if author is None:
         author = repository.between()
@@ -325,7 +328,7 @@ def run_files(
     author: str,
     head: HeadMove,
 ) -> RewindResult:
-    """Rewind the files of an application, whose conversation is its own. Raises as `run` does."""
+    """Rewind the files of an application, which rewinds its conversation itself. Raises the errors of `run`."""
     return _run(store, workspace, request, position, author, head)
 
 
@@ -338,7 +341,7 @@ def _run(
     head: HeadMove,
     current: SessionReader | None = None,
 ) -> RewindResult:
-    """The sequence of every rewind: of a session as it is now (`current`), or of an application's files."""
+    """The steps of every rewind: of a session (`current` reads its conversation), or of an application's files."""
     with store.new_batch() as batch:
         present = store.snapshot(workspace, batch)
         last_author = state_author(author, position.session)
@@ -369,7 +372,7 @@ def _run(
     if current is not None:
         checkpoint_store.add_to_index(current.paths, store.ledger, safety, current.session.name)
     result = store.apply_rewind(workspace.root, intent, plan.changes, head)
-    # A directory that stays because it holds a file of another author is no news; the file is.
+    # A directory that stays because it contains a file of another author is not reported, only the file.
     in_the_way = [(path, reason) for path, reason in result.kept_paths if reason != restore.IN_USE]
     return RewindResult(plan, safety, result.written_paths, result.deleted_paths, in_the_way)
 
@@ -396,11 +399,11 @@ def _plan(
     content: Content | None = None,
     current: SessionReader | None = None,
 ) -> RewindPlan:
-    """What a rewind does, to the files and, where it is `current`, to a session's conversation. It changes nothing.
+    """The plan for the files and, with `current`, for a session's conversation. It changes nothing.
 
-    This is the one place that decides whether a rewind may be done. `last_author` is who changed the workspace last
-    (`WorkspaceState.by`); `content` as in `rewind_plan.own_work`. Raises `Damaged` if what it needs cannot be read,
-    `Refused` if the checkpoint does not have what is to be rewound.
+    This is the one place that decides whether a rewind may be done. `last_author` is the author of the last changes of
+    the workspace (`WorkspaceState.by`); `content` is that of `rewind_plan.own_work`. Raises `Damaged` if required data
+    cannot be read, `Refused` if the checkpoint lacks the requested part.
     """
     files = _plan_files(
         ledger, objects, sink, present, position.session, request, workspace, author=last_author, content=content
@@ -441,7 +444,7 @@ def _prompts(messages: list[dict[str, Any]]) -> list[str]:
 
 
 class _FilesPlan(NamedTuple):
-    """What happens to the files: see `RewindPlan`."""
+    """The part of a `RewindPlan` about the files."""
 
     goal: str
     plan: RewindChanges
@@ -461,7 +464,7 @@ def _plan_files(
     author: str | None,
     content: Content | None,
 ) -> _FilesPlan:
-    """What a rewind of a session (by its id) does to the files."""
+    """The plan for the files in a rewind of `session` (an id)."""
     target = request.to
     if request.only != "conversation":
         is_both = target.lost == BOTH
@@ -510,7 +513,7 @@ def _plan_files(
         except Damaged as error:
             with suppress(Damaged):
                 exactly()
-                error.hint = "`--exact` needs only the checkpoint, and no later history."
+                error.hint = "`--exact` still works: it needs the checkpoint, but no later history."
             raise
     tree = trees.patch(objects, sink, now, file_plan.changes)
     all_changes = trees.changes(objects, tree, bytes.fromhex(target.tree))
@@ -520,7 +523,7 @@ def _plan_files(
         for entry in all_changes
         if is_selected(entry.path) and entry.path not in changed_paths and not _is_directory(entry)
     ]
-    # What cannot be read may well differ, and is no part of either tree.
+    # Unreadable files may differ, and are in neither of the trees.
     known_paths = {*changed_paths, *(os.fsencode(path) for path, _ in target.unkept)}
     kept_paths += [path for path in unread_paths if is_selected(path) and path not in known_paths]
     return _FilesPlan(tree.hex(), file_plan, kept_paths, _refusal(objects, workspace.root, present, file_plan, request))
@@ -529,7 +532,7 @@ def _plan_files(
 def _refusal(
     objects: ObjectReader, root: str, present: Snapshot, plan: RewindChanges, request: RewindRequest
 ) -> DeepctlError | None:
-    """Why a rewind must not, or cannot, be done. `--force` and `--exact` override authors, never what is not kept."""
+    """The reason against a rewind, or `None`. `--force` and `--exact` override authors, but never unkept files."""
     effective = [change for change in plan.changes if not trees.is_same(change.before, change.after)]
     try:
         if plan.unsaved_paths:
@@ -556,8 +559,8 @@ def _is_directory(change: TreeChange) -> bool:
 
 
 def _intervals(ledger: Ledger, target: Record, now: bytes, author: str | None) -> list[Interval]:
-    """The time since the target: from one look at the workspace to the next, and to now."""
-    # The last of that id: an application may save one again.
+    """The intervals since the target: from one snapshot of the workspace to the next, and to the present state."""
+    # The last state of that id counts, because an application may save an id again.
     start = max((number for number, state in enumerate(ledger.states) if state.id == target.id), default=None)
     if start is None:
         raise Damaged(

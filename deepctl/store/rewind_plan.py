@@ -1,9 +1,9 @@
-"""What a rewind has to change: only the agent's own work is taken back.
+"""The changes of a rewind: only the agent's own changes are undone.
 
-The time between a target and now is a row of intervals, each between two snapshots: what changed in it was done either
-by the session's own turns or by another author (the user's editor, another session). A path goes back to what it was
-before the session changed it first. Where another author changed it after that, going back would lose that edit: a
-conflict. Notebooks of memory are merged by line instead, as far as that goes.
+The time between a target and now consists of intervals between two snapshots. The author of the changes in an interval
+is the session, or another author (the user's editor, another session). A path is restored to its state before the
+session's first change. If another author changed it later, that edit would be lost: a conflict. Notebooks of memory are
+merged by line instead, if possible.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from deepctl.store.trees import DIRECTORY, FILE, NO_CONTENT, TreeChange, TreeEnt
 
 _MEMORY = layout.MEMORY_DIRECTORY.encode()
 _RECEIPTS = b".memory-operations.json"
-"""The journal of the harness' memory store; it only keeps a call that is sent again from being done twice."""
+"""The journal of the harness' memory store; its only purpose is that a repeated call is not done twice."""
 
 MERGED_UP_TO = 1 << 18
-"""Bytes of the largest notebook that is merged by line."""
+"""Maximum size in bytes of a notebook that is merged by line."""
 
 
 class Interval(NamedTuple):
-    """The time between two snapshots: the trees before and after, and who filled it.
+    """The time between two snapshots: the trees before and after, and the author of the changes.
 
-    `by` is a session's id, empty for another author, `None` if it is unknown; `merged`, if there is any, says so
-    path by path. `hidden` tells which paths the first of the two snapshots did not look at, `hidden_after` the second.
+    `by` is a session's id, empty for another author, `None` if it is unknown; `merged` has the authors by path instead,
+    unless it is empty. `hidden` says whether the first snapshot ignored a path, `hidden_after` the second one.
     """
 
     before: bytes
@@ -44,14 +44,14 @@ class Interval(NamedTuple):
     hidden_after: Callable[[bytes], bool] = lambda path: False
 
     def authors(self, path: bytes) -> set[str | None]:
-        """Who changed this path."""
+        """The possible authors of the change of this path."""
         if not self.merged:
             return {self.by}
         return {author for author, paths in self.merged if path in paths} or {None}
 
 
 def interval(before: WorkspaceState, after: WorkspaceState) -> Interval:
-    """The time between two states of a workspace that follow one another."""
+    """The interval between two neighbouring states of a workspace."""
     return Interval(
         bytes.fromhex(before.tree),
         bytes.fromhex(after.tree),
@@ -65,9 +65,9 @@ def interval(before: WorkspaceState, after: WorkspaceState) -> Interval:
 class RewindChanges(NamedTuple):
     """The changes that a rewind makes, and the paths at which it would lose an edit of another author.
 
-    Of these, `unknown_paths` are those with an edit of an unknown author. `blocked_paths` are paths of the
-    session's that cannot be taken back, because what was there before was not kept; `unsaved_paths` are those of the
-    changes at which what is there now could not be kept, so that changing them would lose it for good.
+    Of these paths, `unknown_paths` have an edit of an unknown author. `blocked_paths` are changed paths of the session
+    that cannot be restored, because their earlier content was not stored. `unsaved_paths` are paths of the changes
+    whose present content could not be stored, so that a change would lose it permanently.
     """
 
     changes: list[TreeChange]
@@ -91,9 +91,9 @@ def exact(
     is_hidden: Callable[[bytes], bool] = lambda path: False,
     unread_paths: Sequence[bytes] = (),
 ) -> RewindChanges:
-    """Make the whole workspace what it was, for all authors; but nothing that the snapshot did not look at.
+    """Restore the whole workspace, for all authors, except for paths that the target's snapshot ignored.
 
-    `unread_paths` are paths that could not be looked at now: changing those, or what is in them, would lose content.
+    `unread_paths` are paths that could not be read now: changing them, or paths below them, would lose content.
     """
     all_changes = [change for change in changes(objects, now, target) if is_selected(change.path)]
     blocked_paths = [change.path for change in all_changes if is_hidden(change.path)]
@@ -104,7 +104,7 @@ def exact(
     }
     for path in unread_paths:
         if is_selected(path) and not is_hidden(path) and path not in planned_changes:
-            # No tree has it. Whatever it is, the target has nothing there, or something in its place.
+            # The path is in no tree. The target has no entry there, or another one.
             planned_changes[path] = TreeChange(path, None, None)
             unsaved_paths.add(path)
     return RewindChanges(
@@ -127,11 +127,11 @@ def own_work(
     is_unseen: Callable[[bytes], bool] = lambda path: False,
     content: Callable[[bytes, TreeEntry], bytes] | None = None,
 ) -> RewindChanges:
-    """Take back what `session` did in `intervals`, which lie in the order of time and end at the tree `now`.
+    """Undo the changes of `session` in `intervals`, which are in the order of time and end at the tree `now`.
 
-    `is_selected` tells which paths are meant at all, `is_unseen` which could not be looked at now. The changes are what
-    to do in spite of conflicts; a caller that must not lose anything does nothing if there are any. Merged
-    notebooks are put into `sink`; `content` reads what is there now, where `objects` does not have it.
+    `is_selected` says whether a path may be changed, `is_unseen` whether it could not be read now. The changes ignore
+    conflicts; a caller that must not lose an edit does nothing if there are conflicts. Merged notebooks are stored in
+    `sink`; `content` reads present contents that `objects` does not have.
     """
     work = _SessionWork(objects, content or (lambda path, entry: objects.read(entry.digest)))
     for interval in intervals:
@@ -142,7 +142,7 @@ def own_work(
 
 
 class _SessionWork:
-    """What a session did, path by path."""
+    """The changes of a session, by path."""
 
     def __init__(self, objects: ObjectReader, content: Callable[[bytes, TreeEntry], bytes]) -> None:
         self._objects = objects
@@ -157,7 +157,7 @@ class _SessionWork:
     def take(self, change: TreeChange, interval: Interval, session: str) -> None:
         path = change.path
         if interval.hidden_after(path):
-            return  # it only seems to be gone
+            return  # the snapshot ignored it, so it was not necessarily deleted
         authors = interval.authors(path)
         is_own = bool(authors & {session, None})
         if is_own and path not in self._goal:
@@ -168,7 +168,7 @@ class _SessionWork:
         if is_own and in_memory(path):
             self._steps.setdefault(path, []).append((change.before, change.after))
             if authors != {session}:
-                # Whose line is whose within this step cannot be told, so taking it back could delete another author's.
+                # The authors of single lines in this step are unknown: undoing it could delete another author's line.
                 self._mixed.add(path)
         if authors - {session} and path in self._goal:
             self._conflicts.add(path)
@@ -220,15 +220,15 @@ class _SessionWork:
         present: TreeReader,
         is_selected: Callable[[bytes], bool],
     ) -> None:
-        """See to it that the directory `above` is there, and right, when `path` has been changed."""
+        """Plan the directory `above`, so that it exists and has the right mode after the change of `path`."""
         current = present.entry(above)
         entry = planned_changes[above].after if above in planned_changes else current
         if entry is not None and entry.kind == DIRECTORY:
-            # Named so that its mode is right in the end, whatever had to be opened up on the way.
+            # With this change its mode is restored at the end, even if the directory had to be made writable.
             planned_changes.setdefault(above, TreeChange(above, current, current))
         elif planned_changes[path].after is not None:
             if above not in self._goal and is_selected(above):
-                # What is to come back has no place: another author removed its directory.
+                # Another author removed the directory of the path that should be restored.
                 self._conflicts.add(path)
                 self._certain.add(path)
             planned_changes[above] = TreeChange(
@@ -236,7 +236,7 @@ class _SessionWork:
             )
 
     def _merged(self, path: bytes, current: TreeEntry | None, sink: ObjectWriter) -> tuple[TreeEntry | None] | None:
-        """The notebook without what the session wrote into it, or `None` if lines collide or are of unknown authors."""
+        """The notebook without the session's changes, or `None` if lines collide or their authors are unknown."""
         if path in self._mixed:
             return None
         steps = self._steps.get(path, [])
@@ -261,7 +261,7 @@ class _SessionWork:
 
 
 def hidden_by(unkept: list[list[str]], leave_out: Callable[[bytes, bool], bool] | None) -> Callable[[bytes], bool]:
-    """Tells which paths a snapshot did not look at: what it could not keep, what was excluded, temporary files."""
+    """Whether a snapshot ignored a path: it could not be stored, was excluded, or is a temporary file."""
     paths = {os.fsencode(path) for path, _ in unkept}
     if not paths and leave_out is None:
         return lambda path: atomic.is_temporary(posixpath.basename(path))
@@ -287,10 +287,10 @@ def _above(path: bytes) -> list[bytes]:
 
 
 def take_back_lines(before: bytes, after: bytes, now: bytes) -> bytes | None:
-    """`now` without the change from `before` to `after`, line by line; `None` where both changed the same lines.
+    """`now` without the change from `before` to `after`, line by line; `None` if both authors changed the same lines.
 
-    A three-way merge with `after` as the base. The usual ones (diff3, merge3) take changes that merely touch for a
-    conflict, and a note added below the agent's last one touches it; here only lines that both changed collide.
+    A three-way merge with `after` as the base. Usual merges (diff3, merge3) report a conflict for changes to
+    neighbouring lines, such as a note below the agent's last one. Here only lines that both authors changed collide.
     """
     base = after.splitlines(keepends=True)
     edits = sorted({*_edits(base, before), *_edits(base, now)})
@@ -303,13 +303,13 @@ def take_back_lines(before: bytes, after: bytes, now: bytes) -> bytes | None:
         merged += lines
         position = end
     merged += base[position:]
-    # A last line without its newline may have others behind it now.
+    # Other lines may now follow a former last line without a newline.
     whole_lines = [line if line.endswith((b"\n", b"\r")) else line + b"\n" for line in merged[:-1]]
     return b"".join(whole_lines + merged[-1:])
 
 
 def _edits(base: list[bytes], to: bytes) -> Iterator[tuple[int, int, tuple[bytes, ...]]]:
-    """The ranges of lines in `base` that differ, and the lines that are there instead."""
+    """The ranges of lines in `base` that differ, and the lines of `to` that replace them."""
     lines = to.splitlines(keepends=True)
     for tag, start, end, first, last in SequenceMatcher(None, base, lines, autojunk=False).get_opcodes():
         if tag != "equal":

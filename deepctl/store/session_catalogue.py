@@ -1,13 +1,13 @@
 """The sessions of a profile: finding, starting and describing them.
 
-A session is the directory `sessions/<name>/`: its record and its message logs. The record, `session.json`, is one
-sealed line: the session's own random id, when it began, which log is its head, from which checkpoint it was forked, and
-what its first log continues. Where it is damaged or missing, ledger and logs tell as much of that as they can
-(`log_chain.recover_session`).
+A session is the directory `sessions/<name>/` with its record and its message logs. The record, `session.json`, is one
+sealed line: the session's own random id, the time of its start, the log at its head, the checkpoint from which it was
+forked, and the position that its first log continues. If the record is damaged or missing, these fields are read from
+ledger and logs as far as possible (`log_chain.recover_session`).
 
-Forks share logs by hard links. A copy or an archive makes several files of one log, and each of them would then be
-written to alone. So where one has all of another, `join_logs` gives the other name the same file again. Nothing is lost
-by that, because a log is only ever appended to.
+Forks share logs by hard links. A copy or an archive makes several files of one log, and each of them would then grow
+separately. So if one file contains all of another, `join_logs` links both names to the same file again. This loses no
+data, because logs are append-only.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ from deepctl.store.session_reader import Outline, SessionReader
 _LINK_STAGING = ".link."
 
 FIRST = "main"
-"""The session a profile starts with."""
+"""The name of a profile's first session."""
 _TITLE_LENGTH = 80
 
 
 class SessionSummary(NamedTuple):
-    """One session as lists show it. `head` is the id of its latest checkpoint; `problem` why it cannot be read."""
+    """One session in the form for lists. `head` is the id of its latest checkpoint, `problem` the reason if it cannot
+    be read.
+    """
 
     name: str
     created_at: str | None
@@ -50,7 +52,7 @@ class SessionSummary(NamedTuple):
 
 
 def all_names(paths: ProfilePaths) -> list[str]:
-    """The names of a profile's sessions, sorted: of the directories there that have the name of a session."""
+    """The names of a profile's sessions, sorted: all directories with a valid name for a session."""
     try:
         with os.scandir(paths.sessions) as entries:
             names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
@@ -60,28 +62,28 @@ def all_names(paths: ProfilePaths) -> list[str]:
 
 
 def directories(paths: ProfilePaths) -> list[str]:
-    """Where the sessions of a profile are kept."""
+    """The directories of a profile's sessions."""
     return [os.path.join(paths.sessions, name) for name in all_names(paths)]
 
 
 def stored_name(paths: ProfilePaths, name: str) -> str | None:
-    """How the session called `name`, in whatever case, is spelled; `None` if there is none."""
+    """The stored spelling of the session called `name` (in any case); `None` if there is no such session."""
     folded_name = layout.folded_name(layout.check_name(name, "session"))
     return next((entry for entry in all_names(paths) if layout.folded_name(entry) == folded_name), None)
 
 
 def latest_session(paths: ProfilePaths) -> str | None:
-    """The name of the session that was written to last, or `None` if there is none yet."""
+    """The name of the session that was used last, or `None` if there is no session yet."""
     return max(all_names(paths), key=lambda name: _written(os.path.join(paths.sessions, name)), default=None)
 
 
 def newest_first(paths: ProfilePaths) -> list[str]:
-    """The names of a profile's sessions, the one written to last first."""
+    """The names of a profile's sessions, the one that was used last first."""
     return sorted(all_names(paths), key=lambda name: _written(os.path.join(paths.sessions, name)), reverse=True)
 
 
 def _written(directory: str) -> int:
-    """When a session was written to, in nanoseconds: its record or the log at its head, as others may be shared."""
+    """The time of the last write to a session's record or head log, in nanoseconds; other logs may be shared."""
     try:
         files = [SESSION_RECORD, load(directory).log + SUFFIX]
     except (DeepctlError, OSError):
@@ -109,10 +111,10 @@ def start(paths: ProfilePaths, name: str) -> SessionRecord:
 
 
 def fork(paths: ProfilePaths, name: str, source: Chain, origin: str, point: Point) -> SessionRecord:
-    """Begin a new session that goes on from a position in a log, which `source` has the files of.
+    """Start a new session that continues from a position in a log; `source` are the files of that conversation.
 
-    The logs are shared by hard links, so nothing is copied and either can be deleted. `origin` is the checkpoint. The
-    caller holds the profile's lock.
+    The logs are shared by hard links, so nothing is copied, and either session can be deleted. `origin` is the
+    checkpoint. The caller holds the profile's lock.
     """
 
     def fill(staging: str) -> Point:
@@ -124,10 +126,10 @@ def fork(paths: ProfilePaths, name: str, source: Chain, origin: str, point: Poin
 
 
 def bring(paths: ProfilePaths, name: str, lines: Iterable[bytes], created_at: str) -> SessionRecord:
-    """Begin a session with a conversation from elsewhere: the lines of a log after its first one.
+    """Start a session with an imported conversation: `lines` are the lines of a log after its first line.
 
-    It goes on in a log of its own, so that what came from elsewhere is not taken for a turn that was killed. The caller
-    holds the profile's lock. Raises `Refused` if the name is taken.
+    It continues in a second log, so that the imported messages do not look like a killed turn. The caller holds the
+    profile's lock. Raises `Refused` if the name is taken.
     """
 
     def fill(staging: str) -> Point:
@@ -174,7 +176,7 @@ def _begin(
 
 
 def branch(session: SessionRecord, log_id: str, parent: Point | None) -> SessionRecord:
-    """Let a session go on in the log `log_id`, from the position `parent`. Doing it again changes nothing.
+    """Let a session continue in the log `log_id`, from the position `parent`. Repeating it changes nothing.
 
     The old log stays. The caller holds the profile's lock.
     """
@@ -191,7 +193,7 @@ def branch(session: SessionRecord, log_id: str, parent: Point | None) -> Session
 
 
 def unbranch(session: SessionRecord, log_id: str, unused_log: str) -> None:
-    """Let a session go on in the log `log_id` after all; the log `unused_log`, if it is another, goes."""
+    """Let a session continue in the log `log_id` again, and delete the log `unused_log` if it is a different one."""
     write_record(session._replace(log=log_id))
     if unused_log != log_id:
         try:
@@ -201,7 +203,7 @@ def unbranch(session: SessionRecord, log_id: str, unused_log: str) -> None:
 
 
 def tidy(paths: ProfilePaths) -> None:
-    """Remove what writers that were killed left. The caller holds the profile's lock."""
+    """Remove leftovers of killed writers. The caller holds the profile's lock."""
     for entry in _listed(paths.sessions):
         if entry.startswith(layout.NEW):
             rmtree.remove_tree(os.path.join(paths.sessions, entry))
@@ -220,7 +222,7 @@ def _listed(directory: str) -> list[str]:
 
 
 def free_name(paths: ProfilePaths) -> str:
-    """A name for a new session without one: `session-2`, `session-3`, …"""
+    """A free name for a new session: `session-2`, `session-3`, …"""
     folded_names = {layout.folded_name(entry) for entry in all_names(paths)}
     number = len(folded_names) + 1
     while f"session-{number}" in folded_names:
@@ -229,9 +231,9 @@ def free_name(paths: ProfilePaths) -> str:
 
 
 def by_id(paths: ProfilePaths) -> dict[str, str]:
-    """The names of a profile's sessions by their ids; those that cannot be read are left out.
+    """The names of a profile's sessions by their ids; unreadable sessions are left out.
 
-    Raises `OSError` where the machine fails: a session is not gone for that.
+    Raises `OSError` if the machine fails, because the session still exists then.
     """
     names = {}
     for name in all_names(paths):
@@ -252,15 +254,15 @@ def read(session: SessionRecord) -> log_file.MessageList:
 
 
 def summaries(paths: ProfilePaths, heads: Mapping[str, str]) -> list[SessionSummary]:
-    """All sessions of a profile, the one written to last first. Damage takes only its own session down.
+    """All sessions of a profile, the one that was used last first. Damage affects only its own session.
 
-    `heads` has the checkpoint at which each stands, by its id.
+    `heads` has the checkpoint at which each session stands, by the session's id.
     """
     return [summary(paths, name, heads) for name in newest_first(paths)]
 
 
 def summary(paths: ProfilePaths, name: str, heads: Mapping[str, str] = {}) -> SessionSummary:
-    """One session as lists show it; never raises for damage inside it."""
+    """One session in the form for lists; never raises for damage inside it."""
     try:
         session = find(paths, name)
         outline = SessionReader(paths, session, is_for_list=True).outline()
@@ -291,9 +293,9 @@ def _title(prompt: str) -> str:
 
 
 def join_logs(directories: Iterable[str]) -> list[str]:
-    """Let sessions share again what is one log; returns the paths that are other files now.
+    """Link the separate files of one log to one file again; returns the changed paths.
 
-    Where the file system has no hard links, nothing is done. The caller holds the profile's lock.
+    Does nothing if the file system has no hard links. The caller holds the profile's lock.
     """
     shared_paths: list[str] = []
     for paths in parted_logs(directories).values():
@@ -305,7 +307,7 @@ def join_logs(directories: Iterable[str]) -> list[str]:
 
 
 def parted_logs(directories: Iterable[str]) -> dict[str, list[str]]:
-    """The logs that are in several of the directories as different files: their paths by their names."""
+    """The logs with different files in several of the directories: the paths by file name."""
     inodes: dict[str, dict[str, int]] = {}
     for directory in directories:
         try:
@@ -319,7 +321,7 @@ def parted_logs(directories: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _joined(paths: list[str]) -> list[str]:
-    """Give these paths the longest of their files, where it begins with all that the others have."""
+    """Link these paths to the longest of their files, except for files with which it does not start."""
     longest = max(paths, key=lambda path: os.lstat(path).st_size)
     inode = os.lstat(longest).st_ino
     whole: bytes | None = None
@@ -373,7 +375,7 @@ def _without_record(name: str, directory: str, reason: str) -> SessionRecord:
     if session is None:
         raise Damaged(
             f"Session {name!r} is damaged: {os.path.join(directory, SESSION_RECORD)}: {reason}.",
-            "Its message logs still exist; `deepctl checkpoints repair` makes the latest one its conversation.",
+            "Its message logs still exist; `deepctl checkpoints repair` restores the conversation from the latest one.",
         )
     return session
 
@@ -397,7 +399,7 @@ _DELETED = ".deleted-"
 
 
 def put_away(paths: ProfilePaths, name: str, identity: str) -> str:
-    """Take the session spelled `name` out of sight in one step; it is deleted from here on. Returns its new place."""
+    """Rename the session spelled `name` in one step; from then on it counts as deleted. Returns its new path."""
     directory = os.path.join(paths.sessions, _DELETED + identity)
     os.rename(os.path.join(paths.sessions, name), directory)
     with atomic.after_commit("The session is deleted", atomic.FINISHED_NEXT):
@@ -406,7 +408,7 @@ def put_away(paths: ProfilePaths, name: str, identity: str) -> str:
 
 
 def pending_deletions(paths: ProfilePaths) -> dict[str, str]:
-    """The directories of what has been put away and is not gone yet, by the ids of the sessions."""
+    """The directories of deleted sessions that are not completely removed yet, by the ids of the sessions."""
     try:
         entries = os.listdir(paths.sessions)
     except (FileNotFoundError, NotADirectoryError):
@@ -417,7 +419,7 @@ def pending_deletions(paths: ProfilePaths) -> dict[str, str]:
 
 
 def read_ledger(paths: ProfilePaths) -> Ledger:
-    """What checkpoints a profile has; without those of a session that is being deleted."""
+    """The ledger of a profile, without the checkpoints of a session that is being deleted."""
     checkpoints = ledger.read(paths.checkpoints, paths.ledger_cache)
     if pending_ids := pending_deletions(paths):
         for record in [record for record in checkpoints.records.values() if record.session in pending_ids]:

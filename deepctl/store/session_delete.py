@@ -1,11 +1,11 @@
-"""Deleting a session with its checkpoints: what goes (`plan`), and going through with it.
+"""Deleting a session with its checkpoints: the preview (`plan`), and the deletion (`delete`).
 
     sessions/<name> becomes sessions/.deleted-<id>      <- from here on it is deleted
-    its checkpoints leave the ledger, and what was said in them; what only they needed is freed
+    its checkpoints and their texts are removed from the ledger; data that only they needed is freed
     the directory is removed
 
-The next command that opens the profile finishes what a kill interrupted. Readers do not see the session after the first
-step (`session_catalogue.all_names`, `session_catalogue.read_ledger`). The workspace is not touched.
+The next command that opens the profile finishes an interrupted deletion. Readers do not see the session after the first
+step (`session_catalogue.all_names`, `session_catalogue.read_ledger`). The workspace does not change.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from deepctl.store.session_catalogue import pending_deletions, put_away
 
 
 class SessionDeletion(NamedTuple):
-    """What goes with a session, and the bytes on disk that this frees.
+    """The data that is deleted with a session, and the bytes on disk that this frees.
 
-    `labels` are those of its checkpoints, by their ids. `forks` are sessions that begin at one of them: they stay,
-    but cannot be rewound to before their beginning any more. `is_blocked` says that contents of checkpoints are not
-    freed, because something that stays cannot be read; `problem` why the session itself cannot be.
+    `labels` are the labels of its checkpoints, by their ids. `forks` are sessions that start at one of them: they stay,
+    but can no longer be rewound to before their start. `is_blocked` says that contents of checkpoints are not freed,
+    because remaining data cannot be read; `problem` is the reason if the session itself cannot be read.
     """
 
     session: str
@@ -55,14 +55,14 @@ class SessionDeletion(NamedTuple):
     problem: str | None = None
 
     def is_as(self, other_deletion: SessionDeletion) -> bool:
-        """Whether the same goes; how much that frees is no part of it."""
+        """Whether both delete the same data; the freed bytes are not compared."""
         return self._replace(bytes=0) == other_deletion._replace(bytes=0)
 
 
 def plan(paths: ProfilePaths, ledger: Ledger, objects: PackStore, name: str) -> SessionDeletion:
-    """What deleting the session called `name` would take away. A session that is damaged can be deleted, too.
+    """The data that deleting the session called `name` would remove. A damaged session can be deleted, too.
 
-    Raises `SessionNotFound`, `NewerFormat`, or `Damaged` if its own checkpoints cannot be told.
+    Raises `SessionNotFound`, `NewerFormat`, or `Damaged` if its own checkpoints are unknown.
     """
     existing_name = session_catalogue.stored_name(paths, name)
     if existing_name is None:
@@ -83,7 +83,7 @@ def plan(paths: ProfilePaths, ledger: Ledger, objects: PackStore, name: str) -> 
     if identity is None:
         identity = _known_by_logs(ledger, directory, other_sessions)
     elif identity in other_sessions:
-        # A copy of another session: what the ledger says is the other's as well, and stays.
+        # A copy of another session: its checkpoints also belong to the other session, so they stay.
         identity = None
     records = [record for record in ledger.records.values() if record.session == identity]
     record_ids = {record.id for record in records}
@@ -103,7 +103,7 @@ def plan(paths: ProfilePaths, ledger: Ledger, objects: PackStore, name: str) -> 
 
 
 def _others(paths: ProfilePaths, name: str) -> dict[str, records.SessionRecord]:
-    """The profile's other sessions by their ids, as far as they can be read."""
+    """The readable other sessions of the profile by their ids."""
     sessions = {}
     for other_name in session_catalogue.all_names(paths):
         if other_name != name:
@@ -116,7 +116,10 @@ def _others(paths: ProfilePaths, name: str) -> dict[str, records.SessionRecord]:
 
 
 def _known_by_logs(ledger: Ledger, directory: str, other_sessions: dict[str, records.SessionRecord]) -> str | None:
-    """The id of a session whose record is lost, as the checkpoints in its logs have it; `None` if there are none."""
+    """The id of a session with a lost record, from the checkpoints in its logs; `None` if there are none.
+
+    Raises `Damaged` if the logs belong to several sessions.
+    """
     logs = _logs(directory)
     candidates = {record.session for record in ledger.records.values() if record.log in logs} - other_sessions.keys()
     candidates = {candidate for candidate in candidates if log_file.is_id(candidate)}
@@ -124,13 +127,13 @@ def _known_by_logs(ledger: Ledger, directory: str, other_sessions: dict[str, rec
         raise Damaged(
             f"The record of session {os.path.basename(directory)!r} is damaged, and its logs belong to several "
             "sessions.",
-            "First delete the sessions that were forked from it, or from which it was forked.",
+            "First delete its forks, or the session from which it was forked.",
         )
     return candidates.pop() if candidates else None
 
 
 def _own_bytes(directory: str) -> int:
-    """What removing a session's directory frees: logs that a fork shares stay on the disk."""
+    """The bytes that removing a session's directory frees; logs that a fork shares stay on the disk."""
     return sum(status.st_size for status in _files(directory) if status.st_nlink == 1)
 
 
@@ -153,9 +156,10 @@ def check_same(preview: SessionDeletion, now: SessionDeletion) -> None:
 
 
 def delete(work: ProfileStore, deletion: SessionDeletion) -> SessionDeletion:
-    """Delete a session. Killed in between, it is deleted entirely, or not at all, when the profile is opened next.
+    """Delete a session. After a kill, it is deleted completely or not at all when the profile is opened next.
 
-    Returns what went. Raises `StorageError` or `Interrupted`: the session is deleted then, too, but not all of it gone.
+    Returns the deleted data. Raises `StorageError` or `Interrupted`: then the session is deleted, but some of its data
+    is not removed yet.
     """
     todo.remove_old(work.paths, work.ledger, deletion.id)
     directory = put_away(work.paths, deletion.session, deletion.id)
@@ -174,7 +178,7 @@ _REST = "The session is deleted; the next command that changes the profile remov
 
 
 def _finish(work: ProfileStore, identity: str, directory: str) -> bool:
-    """Remove everything that was a session's. False if contents of checkpoints stay, because others are damaged."""
+    """Remove all data of a session. Returns false if contents of checkpoints stay, because other data is damaged."""
     paths, store = work.paths, work.store
     records = [record for record in work.ledger.records.values() if record.session == identity]
     is_freed = True
@@ -201,7 +205,7 @@ def _finish(work: ProfileStore, identity: str, directory: str) -> bool:
 
 
 def _silence(work: ProfileStore, identity: str) -> None:
-    """Let the ledger say what there was, and not what was said in it."""
+    """Remove a deleted session's texts from the ledger."""
     raw = work.store.writer.content()
     silent = _without_words(raw, identity)
     if silent != raw:
@@ -209,7 +213,7 @@ def _silence(work: ProfileStore, identity: str) -> None:
 
 
 def _remove_own_logs(directory: str) -> None:
-    """Remove the logs that no fork shares, which makes room on a full disk."""
+    """Remove the logs that no fork shares, which frees space on a full disk."""
     for log_id in _logs(directory):
         path = log_file.log_path(directory, log_id)
         if os.lstat(path).st_nlink == 1:
@@ -217,9 +221,9 @@ def _remove_own_logs(directory: str) -> None:
 
 
 def _cut_shared(work: ProfileStore, directory: str) -> None:
-    """Cut logs that forks share where the forks left them: what was said behind that was said in this session only.
+    """Cut shared logs at the last position that a fork needs; later messages belong only to the deleted session.
 
-    The forks go on sharing what is left.
+    The forks still share the remaining logs.
     """
     own_logs = _logs(directory)
     needed_sizes: dict[str, int] = {}
@@ -233,7 +237,7 @@ def _cut_shared(work: ProfileStore, directory: str) -> None:
             heads.add(session_catalogue.find(work.paths, os.path.basename(place)).log)
             points = [parent for log_id in logs if (parent := session_log.parent_of(place, log_id)) is not None]
         except (DeepctlError, OSError):
-            heads |= logs  # how much of them it needs is unknown
+            heads |= logs  # it is unknown how much of them the session needs
             continue
         for log_id, offset in points:
             needed_sizes[log_id] = max(offset, needed_sizes.get(log_id, 0))
@@ -252,9 +256,9 @@ def _logs(directory: str) -> set[str]:
 
 
 def _remove_records(work: ProfileStore, identities: set[str]) -> None:
-    """Remove checkpoints, but none of their contents: something that stays cannot be read.
+    """Remove checkpoints, but none of their contents, because remaining data cannot be read.
 
-    Changes in the gaps that this leaves have an unknown author, so that a rewind takes none of it back unasked.
+    Changes in the resulting gaps have an unknown author, so that a rewind does not undo them without `--force`.
     """
     accounts: dict[str, list[tuple[str | None, list[str]]]] = {}
     is_gap = False
@@ -266,9 +270,9 @@ def _remove_records(work: ProfileStore, identities: set[str]) -> None:
 
 
 def _without_words(raw: bytes, identity: str) -> bytes:
-    """The bytes of a ledger without the beginnings of prompts and the labels of a session, all of which has gone.
+    """The bytes of a ledger without the starts of prompts and the labels of a deleted session.
 
-    Every other line stays byte for byte what it is, damaged ones among them.
+    Every other line stays unchanged byte for byte, including damaged lines.
     """
     parts = []
     own_ids: set[str] = set()
@@ -289,7 +293,7 @@ def _without_words(raw: bytes, identity: str) -> bytes:
 
 
 def recover(work: ProfileStore) -> list[str]:
-    """Finish the deletions that were interrupted; returns what the user should know. What fails is left for later."""
+    """Finish interrupted deletions; returns notes for the user. A deletion that fails is tried again later."""
     notes = []
     for identity, directory in pending_deletions(work.paths).items():
         try:

@@ -1,12 +1,12 @@
-"""A session as one document: everything that was said, and nothing of this machine but what was said.
+"""A session as one document: all messages of the conversation, and no other data of this machine.
 
     {"version": 1, "kind": "deepctl session", "format": 2, "session": {"name", "created_at"},
      "messages": [{"turn", "at", "message"}], "damaged": [{"line", "reason"}], "sha256"}
 
-A message that is the summary of a compaction has `keeps` as well: see `deepctl.store.session_log`. Format 1 had none.
+The summary of a compaction also has `keeps`: see `deepctl.store.session_log`. Format 1 had no compactions.
 
-The same session always gives the same bytes, in ASCII, one message a line. `sha256` is over all the rest in a form of
-its own (`digest`), so another indentation or order of keys does no harm. `importing` reads it.
+The same session always gives the same bytes, in ASCII, one message per line. `sha256` is the hash of the other fields
+in a canonical form (`digest`), so indentation and order of keys may change. `session_import` reads the document.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class LostLine(NamedTuple):
 
 
 class ExportDocument(NamedTuple):
-    """What a session exports. Times are RFC 3339 in UTC."""
+    """The contents of an export. Times are RFC 3339 in UTC."""
 
     name: str
     created_at: str
@@ -55,14 +55,14 @@ def export(paths: ProfilePaths, name: str) -> ExportDocument:
 
 
 def _created(session: SessionRecord, conversation: MessageList) -> str:
-    """When it began; of a session whose record is damaged, when its first message came."""
+    """The time of a session's start; if its record is damaged, the time of its first message."""
     if session.created_at != quantities.UNKNOWN_TIME:
         return session.created_at
     return next((entry.at for entry in conversation.messages), quantities.UNKNOWN_TIME)
 
 
 def _lost(conversation: MessageList) -> list[LostLine]:
-    """What is damaged. A line that a kill cut short never was one."""
+    """The damaged lines. A line that a kill cut short does not count."""
     return [LostLine(damage.line, damage.reason) for damage in conversation.damage if not damage.torn]
 
 
@@ -95,7 +95,7 @@ def as_json(export: ExportDocument) -> str:
     }
     messages = [entry._asdict() for entry in export.messages]
     for compaction in export.compactions:
-        # Of a damaged log there may be less than what was kept.
+        # A damaged log may have fewer messages than the compaction kept.
         messages[compaction.place]["keeps"] = min(compaction.keeps, compaction.place)
     damage_list = [damage._asdict() for damage in export.damaged]
     checksum = digest({**head, "messages": messages, "damaged": damage_list})
@@ -114,10 +114,9 @@ def digest(document: dict[str, Any]) -> str:
 
 
 def write(path: str, content: bytes, *, replace: bool) -> str:
-    """Write an export to a file, private and as a whole: it is there, or it is not. Returns its absolute path.
+    """Write an export to a private file, completely or not at all. Returns its absolute path.
 
-    Raises what `export_target.open_target` raises; `export_target.check` says beforehand whether it may be there at
-    all.
+    Raises the errors of `export_target.open_target`; `export_target.check` checks the path beforehand.
     """
     with export_target.open_target(path, force=replace) as file:
         file.write(content)
@@ -125,7 +124,7 @@ def write(path: str, content: bytes, *, replace: bool) -> str:
 
 
 def lost_note(export: ExportDocument) -> str | None:
-    """What to say of a session of which not everything can be exported."""
+    """A note about lines that the export does not contain; `None` if it is complete."""
     if not export.damaged:
         return None
     lines = ", ".join(str(damage.line) for damage in export.damaged[:5]) + (", …" if len(export.damaged) > 5 else "")

@@ -1,8 +1,8 @@
-"""Taking a session over from an export. Everything is checked before anything is made.
+"""Importing a session from an export. All data is checked before anything is created.
 
-What is not an export is the caller's mistake (`UsageError`, `bad_file`); what was one and is not as it was written, or
-makes no sense, is damage. Nothing in a file is believed but for what is checked here; whether the messages can be
-understood, the agent layer tells (`deepctl.agent.message_codec.check`).
+A file that is not an export is the caller's mistake (`UsageError`, `bad_file`). An export that has changed, or has
+invalid values, is damage. No data of the file is trusted without the checks here; the agent layer checks whether the
+messages are valid (`deepctl.agent.message_codec.check`).
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ MAX_BYTES = 256 << 20
 MAX_MESSAGES = 250_000
 MAX_VALUES = 16_000_000
 MAX_DEPTH = 200
-"""Deeper than this, pydantic itself cannot write a message any more."""
+"""Maximum nesting; pydantic itself cannot write a deeper message."""
 _MAX_DIGITS = 300
 _MAX_TURN = 1_000_000_000
 
 _MARK = re.compile(rb'"kind"\s*:\s*"deepctl session"')
 _BEGINS = 400
-"""Where in the first bytes of an export its kind is named."""
+"""The number of first bytes of an export that contain its kind."""
 
 
 def read(source: str | BinaryIO) -> bytes:
-    """What a file has, or an open stream, as far as it may be an export. Raises `NotFound` or `UsageError`."""
+    """The bytes of a file or an open stream, at most `MAX_BYTES + 1`. Raises `NotFound` or `UsageError`."""
     if not isinstance(source, str):
         return interruptible(source).read(MAX_BYTES + 1)
     try:
-        # A pipe that a shell gives as a file is as good.
+        # The file may also be a pipe from the shell, such as `<(…)`.
         with open(source, "rb") as file:
             return interruptible(file).read(MAX_BYTES + 1)
     except FileNotFoundError:
@@ -77,11 +77,11 @@ def _foreign(subject: str, reason: str) -> UsageError:
 
 
 class _NotJson(ValueError):
-    """What is no JSON, or no JSON that is taken."""
+    """Data that is not JSON, or JSON with values that are not accepted."""
 
 
 def _document(raw: bytes, subject: str) -> dict[str, Any]:
-    """The JSON object in a file, known to be an export."""
+    """The JSON object in a file, if it has the kind of an export."""
     if len(raw) > MAX_BYTES:
         raise _foreign(subject, f"it has more than {MAX_BYTES:,} bytes")
     is_ours = _MARK.search(raw[:_BEGINS]) is not None
@@ -148,7 +148,7 @@ def _check_depth(document: dict[str, Any], subject: str) -> None:
 
 
 def _export(document: dict[str, Any], subject: str) -> ExportDocument:
-    """The values of a document whose checksum fits; a person may have made one by hand."""
+    """The values of a document with a valid checksum. They are checked too, because a user may have edited them."""
     match document:
         case {
             "version": _,
@@ -186,7 +186,7 @@ def _export(document: dict[str, Any], subject: str) -> ExportDocument:
 
 
 def _is_summary(message: Message, keeps: object, before: int) -> bool:
-    """Whether a message can stand for all but the last `keeps` of the `before` messages before it."""
+    """Whether a message can replace the `before` messages before it, except for the last `keeps` of them."""
     fits = isinstance(keeps, int) and not isinstance(keeps, bool) and 0 <= keeps <= before
     return fits and message.message["kind"] == "request"
 
@@ -211,7 +211,7 @@ def _lost(entry: object, subject: str) -> LostLine:
 
 
 class SessionImport(NamedTuple):
-    """A session that was taken over: how long it is, and how many of its messages had been lost before the export."""
+    """An imported session: its number of turns and messages, and the number of messages lost before the export."""
 
     session: str
     turns: int
@@ -220,9 +220,9 @@ class SessionImport(NamedTuple):
 
 
 def take_over(paths: ProfilePaths, export: ExportDocument, name: str | None = None) -> SessionImport:
-    """Begin a session with what an export has; `name` is its name here, if not the one it had.
+    """Start a session with the contents of an export; `name` replaces the name in the export.
 
-    The caller holds the profile's lock, and has had the messages checked. Raises `Refused` if the name is taken.
+    The caller holds the profile's lock, and has checked the messages. Raises `Refused` if the name is taken.
     """
     new_name = name if name is not None else export.name
     if (existing_name := session_catalogue.stored_name(paths, new_name)) is not None:

@@ -1,24 +1,24 @@
-"""The message log of a session: what its lines mean, and what writes them. `session_reader` reads them.
+"""The message log of a session: the meaning of its lines, and their writer. `session_reader` reads them.
 
-Every line is sealed (`deepctl.files.sealed_lines`) and carries `v`, the version of the format:
+Every line is sealed (`deepctl.files.sealed_lines`) and contains `v`, the version of the format:
 
-- the first: `{v, log, parent, at}`: the log's id and, where it continues another, `{log, offset}` of that one;
-- `{v, turn, at, message}`: one message, as pydantic-ai's own JSON. `"same_instructions": true` stands for the
-  instructions of the request before, which would otherwise repeat kilobytes a message;
+- the first line, `{v, log, parent, at}`: the log's id and, if it continues another log, `{log, offset}` of that log;
+- `{v, turn, at, message}`: one message, as pydantic-ai's own JSON. `"same_instructions": true` replaces instructions
+  that equal those of the request before, which would repeat kilobytes in every message;
 - `{v, turn, at, result}`: one tool result, written as soon as the tool is done. The request that sends the results
-  to the model follows as a message whose `"results": n` says that it begins with the last n of them, or, where it
-  was put together differently, `"replaces": n` that it takes their place;
-- `{v, turn, at, message, keeps}`: a compaction. The message is a summary of what came before; from here on the model
-  sees it, and the last `keeps` messages before it, instead of all of them (`compacted_context`);
-- `{v, lost}`: a message was here that is lost; a repair put this in its place.
+  to the model follows as a message with `"results": n` if it starts with the last n results. If its results differ, it
+  has `"replaces": n` and replaces them;
+- `{v, turn, at, message, keeps}`: a compaction. The message is a summary of the conversation so far; from here on the
+  model receives it and the last `keeps` messages before it, instead of all of them (`compacted_context`);
+- `{v, lost}`: the replacement for a lost message, written by a repair.
 
-A compaction takes nothing out of a log: a reader of the conversation has all of it, and the log up to an earlier
-offset, which is what a checkpoint names, is the conversation before the compaction.
+A compaction removes nothing from a log: readers of the conversation receive all messages. The log up to an earlier
+offset, such as that of a checkpoint, is the conversation before the compaction.
 
-Text in a log is valid Unicode: lone surrogates are replaced when it is written, and when it is read, since deepctl 0.1
-wrote them as they came.
+Text in a log is valid Unicode: lone surrogates are replaced on writing, and on reading, because deepctl 0.1 wrote them
+unchanged.
 
-What a kill leaves is a prefix of what would have been written, at worst with a torn last line.
+A kill leaves a prefix of the complete log, at worst with an incomplete last line.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from deepctl.unicode import whole_value
 
 
 def lines(messages: Iterable[Message], compactions: Iterable[Compaction] = ()) -> Iterator[bytes]:
-    """Whole messages as the lines of a log, without its first."""
+    """Whole messages as the lines of a log, without its first line."""
     instructions = None
     keeps = {compaction.place: compaction.keeps for compaction in compactions}
     for place, (turn, at, message) in enumerate(messages):
@@ -61,7 +61,9 @@ def lines(messages: Iterable[Message], compactions: Iterable[Compaction] = ()) -
 
 
 def parent_of(directory: str, log: str) -> tuple[str, int] | None:
-    """The log that a log continues, and from which offset, if it continues one. Raises `Damaged` if it is unknown."""
+    """The log that a log continues, and the offset in it; `None` if it continues no log. Raises `Damaged` if that is
+    unknown.
+    """
     path = log_path(directory, log)
     first = next(sealed_lines.parse(log_file.read_lines(path)), None)
     match log_file.upgrade(first, path).value if first is not None else None:
@@ -74,7 +76,7 @@ def parent_of(directory: str, log: str) -> tuple[str, int] | None:
 
 
 class Plain(NamedTuple):
-    """One line of a log that has whole messages only: the offset and the digest behind it, and its message.
+    """One line of a log with whole messages only: the offset and the digest after it, and its message.
 
     The first line has no message.
     """
@@ -85,7 +87,7 @@ class Plain(NamedTuple):
 
 
 def plain_lines(directory: str, log: str, before: str = log_file.START) -> Iterator[Plain]:
-    """The lines of a log without results of their own, up to the first that is damaged.
+    """The lines of a log with whole messages, up to the first line that is damaged or has a single result.
 
     `before` is the digest of the position that the log continues.
     """
@@ -113,9 +115,9 @@ def plain_lines(directory: str, log: str, before: str = log_file.START) -> Itera
 class LogWriter:
     """Appends messages to a log, each on disk when the call returns. The caller holds the profile's lock.
 
-    `digest` is that of the position at the log's end (`MessageList.digest`), and carried on; without it, the log is
-    read for it. `size` is the length of the log if it has been read and ends with a whole line. `torn` is how many
-    bytes of an unfinished last line were cut off on opening.
+    `digest` is that of the position at the log's end (`MessageList.digest`), and updated with every line; without it,
+    the log is read. `size` is the length of the log if it has been read and ends with a whole line. `torn` is the
+    number of bytes of an incomplete last line that were cut off on opening.
     """
 
     def __init__(
@@ -138,17 +140,17 @@ class LogWriter:
 
     @property
     def count(self) -> int:
-        """How many messages have been written; results whose request is yet to come are one."""
+        """The number of written messages; results without their request count as one message."""
         return self._written + bool(self._results)
 
     @property
     def end(self) -> int:
-        """The offset in bytes behind the last line."""
+        """The offset in bytes after the last line."""
         return self._appender.end
 
     @property
     def point(self) -> Point:
-        """The position behind the last line."""
+        """The position after the last line."""
         return Point(self._log, self.end, self.digest)
 
     def result(self, part: dict[str, Any]) -> None:
@@ -158,7 +160,7 @@ class LogWriter:
         self._results.append(part)
 
     def message(self, message: dict[str, Any]) -> None:
-        """Log one message; the results it begins with, if logged already, are not written twice."""
+        """Log one message; logged results at its start are not written twice."""
         message = whole_value(message)
         entry: dict[str, Any] = {"message": message}
         if message["kind"] == "request":
@@ -167,7 +169,7 @@ class LogWriter:
                 message = {**message, "parts": message["parts"][result_count:]}
                 entry = {"message": message, "results": result_count}
             elif result_count:
-                # The request was put together differently: it stands for itself.
+                # The request does not start with the logged results, so it is written completely.
                 entry["replaces"] = result_count
             self._results = []
             instructions = message.get("instructions")
@@ -179,7 +181,7 @@ class LogWriter:
         self._written += 1
 
     def compacted(self, summary: dict[str, Any], keeps: int) -> None:
-        """Log that from here on the model sees `summary` and the last `keeps` messages instead of all before it."""
+        """Log that the model now receives `summary` and the last `keeps` messages instead of all messages before it."""
         summary = whole_value(summary)
         self._append({"message": summary, "keeps": keeps})
         self._instructions = summary.get("instructions")
@@ -195,10 +197,10 @@ class LogWriter:
 
 
 class CompactedContext(NamedTuple):
-    """The places of the messages that the model sees, in the order in which it sees them.
+    """The places of the messages that the model receives, in this order.
 
-    `begins` is the place from which on it sees all that was said. Of what is before, it sees the summary (`summary` is
-    the place of that, `None` where there is none), and the prompt of the turn in the middle of which that was written.
+    It receives all messages from the place `begins` on. Before them come the summary (`summary` is its place, `None` if
+    there is none) and, if the summary was written in the middle of a turn, the prompt of that turn.
     """
 
     places: list[int]
@@ -207,7 +209,7 @@ class CompactedContext(NamedTuple):
 
 
 def compacted_context(conversation: MessageList) -> CompactedContext:
-    """What the model sees of a conversation; of several compactions the last one counts."""
+    """The part of a conversation that the model receives; of several compactions the last one counts."""
     messages = conversation.messages
     if not conversation.compactions:
         return CompactedContext(list(range(len(messages))))
@@ -221,7 +223,7 @@ def compacted_context(conversation: MessageList) -> CompactedContext:
 
 
 def _prompt_of(conversation: MessageList, place: int, turn: int) -> list[int]:
-    """The place of a turn's prompt, if the message at `place` is of that turn and comes after it."""
+    """The place of a turn's prompt, if the message at `place` belongs to that turn and comes after the prompt."""
     messages = conversation.messages
     first = place
     while messages[place].turn == turn and first and messages[first - 1].turn == turn:

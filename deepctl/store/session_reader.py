@@ -1,14 +1,14 @@
-"""A session's conversation, each log read once, and of it only decoded what is asked for.
+"""A session's conversation: each log is read once, and only the needed messages are decoded.
 
-To decode every message of a long session takes longer than all else that a list or a rewind does. So a turn, which
-has to decode them all, leaves a summary in the profile's cache: how many messages and turns there are up to which
-offset of which files, the running digest there, and the CRC-32 of these bytes. The next reader compares the bytes with
-that checksum and decodes only what stands behind them.
+Decoding every message of a long session takes longer than all other steps of a list or a rewind. So a turn, which must
+decode all messages, leaves a summary in the profile's cache: the number of messages and turns up to an offset in each
+file, the running digest there, and the CRC-32 of these bytes. The next reader compares the bytes with that checksum and
+decodes only the bytes after them.
 
-`cache/conversations` has one sealed line a session. It is evidence of nothing: it may be deleted at any time, and where
-it is missing, damaged, or about other bytes than there are, the whole log is decoded. It has no text of a conversation:
-prompts are named by their place in the log. It is a file of its own because opening the SQLite cache takes longer than
-a list may take.
+`cache/conversations` has one sealed line per session. It is never evidence: it may be deleted at any time, and if it is
+missing, damaged, or does not match the bytes, the whole log is decoded. It contains no text of a conversation: prompts
+are stored as their positions in the log. It is a separate file because opening the SQLite cache takes too long for a
+list.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from deepctl.store.records import SESSION_RECORD, Position, Record, SessionRecor
 
 _VERSION = 1
 _SESSIONS = 200
-"""So many sessions the file has at most, those that were summarized last."""
+"""Maximum number of sessions in the file; the latest summaries are kept."""
 
 
 class Span(NamedTuple):
-    """Where a line is: the number of the file in the chain, and the offsets in it."""
+    """The position of a line: the number of the file in the chain, and the offsets in it."""
 
     file: int
     start: int
@@ -49,7 +49,7 @@ class Span(NamedTuple):
 
 
 class LogExtent(NamedTuple):
-    """So many bytes of the file of a log, and their CRC-32."""
+    """The first `end` bytes of the file of a log, and their CRC-32."""
 
     log: str
     end: int
@@ -57,7 +57,7 @@ class LogExtent(NamedTuple):
 
 
 class KnownConversation(NamedTuple):
-    """A conversation up to a position. `files` are those it is read from, the first of all first.
+    """A conversation up to a position. `files` are its files, the oldest first.
 
     `first` and `last` are the lines with its first and its last prompt.
     """
@@ -73,7 +73,7 @@ class KnownConversation(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """What stands behind that position: its messages, and the offset and the digest at the end of the log."""
+    """The log after that position: its messages, and the offset and the digest at its end."""
 
     messages: list[Message]
     last_turn: int
@@ -82,7 +82,7 @@ class Tail(NamedTuple):
 
 
 class Outline(NamedTuple):
-    """What lists tell of a conversation. `title` is its first prompt, `updated_at` when its last message came."""
+    """The values of a conversation for lists. `title` is its first prompt, `updated_at` its last message's time."""
 
     turns: int
     messages: int
@@ -92,10 +92,10 @@ class Outline(NamedTuple):
 
 
 class SessionReader:
-    """The conversation of a session as it stands when this is made. Raises `Damaged` or `NewerFormat`.
+    """The conversation of a session at the time of this object's creation. Raises `Damaged` or `NewerFormat`.
 
-    For a list (`is_for_list`), bytes that a summary is about are compared with it and not kept; only `outline` can be
-    asked for.
+    For a list (`is_for_list`), the summarized bytes are only compared with their checksum and not kept in memory; then
+    only `outline` may be called.
     """
 
     def __init__(self, paths: ProfilePaths, session: SessionRecord, *, is_for_list: bool = False) -> None:
@@ -113,7 +113,7 @@ class SessionReader:
         self._tail = self._read_tail(self._known) if self._known is not None else None
 
     def is_current(self, session: SessionRecord) -> bool:
-        """Whether `session` is the one that is read here, and nothing has been added to its log."""
+        """Whether `session` is the session of this reader, and its log has not grown."""
         path = log_file.log_path(session.directory, session.log)
         try:
             return session == self.session and path in self.files and os.path.getsize(path) == len(self.files[path])
@@ -129,7 +129,7 @@ class SessionReader:
         return self._whole
 
     def ends(self) -> tuple[int, int]:
-        """The offsets behind the first line of the session's own log and behind its last whole line."""
+        """The offsets after the first line of the session's own log and after its last whole line."""
         raw = self._own_log()
         return raw.find(b"\n") + 1, sealed_lines.whole_length(raw)
 
@@ -150,7 +150,7 @@ class SessionReader:
         return max(self._known.last_turn, self._tail.last_turn)
 
     def position(self) -> Position:
-        """Where the conversation stands."""
+        """The position at the end of the conversation."""
         if self._known is None or self._tail is None:
             return position(self.session, self.whole())
         count = self._known.messages + len(self._tail.messages)
@@ -160,7 +160,7 @@ class SessionReader:
         return Position(self.session.id, self.last_turn, self.session.log, end.offset, count, prompt, end)
 
     def outline(self) -> Outline:
-        """What lists tell of the conversation."""
+        """The values of the conversation for lists."""
         summary, tail = self._known, self._tail
         new_turns = {message.turn for message in tail.messages} if tail is not None else set()
         if summary is None or tail is None or min(new_turns, default=summary.last_turn) < summary.last_turn:
@@ -174,10 +174,10 @@ class SessionReader:
         )
 
     def since(self, checkpoint: Record) -> list[dict[str, Any]] | None:
-        """The messages behind a checkpoint in the session's own log; `None` if only all of the log tells them.
+        """The messages after a checkpoint in the session's own log; `None` if the whole log is needed for them.
 
-        The digest of the checkpoint, carried on to the end of the log, has to be the one there: then what stands before
-        the checkpoint is what was written.
+        The digest of the checkpoint, continued to the end of the log, must equal the digest there. Then the lines
+        before the checkpoint are unchanged.
         """
         raw = self._own_log()
         offset = checkpoint.offset
@@ -189,12 +189,12 @@ class SessionReader:
         except ValueError:
             return None
         if "result" in before:
-            return None  # the request that sends it stands behind the checkpoint
+            return None  # the request with this result comes after the checkpoint
         tail = self._decoded(raw[offset:], len(raw), checkpoint.digest)
         return [entry.message for entry in tail.messages] if tail and tail.digest == self._tail.digest else None
 
     def _decoded(self, content: bytes, end: int, digest: str) -> Tail | None:
-        """The last lines of the session's own log, which is so long; `None` if anything about them is unusual."""
+        """The last lines (`content`) of the session's own log, which ends at `end`; `None` if they are not regular."""
         path = log_file.log_path(self.session.directory, self.session.log)
         lines = [log_file.upgrade(line, path) for line in log_file.parse(content)]
         if any(line.problem is not None for line in lines):
@@ -212,7 +212,7 @@ class SessionReader:
         return self._decoded(self._behind, summary.files[-1].end + len(self._behind), summary.digest)
 
     def _confirmed(self) -> KnownConversation | None:
-        """What the cache says of the session, if it is about the bytes that its files begin with."""
+        """The summary of the session in the cache, if it matches the first bytes of the session's files."""
         summary = _parsed(_entries(self._path).get(self.session.id))
         if summary is None or summary.files[-1].log != self.session.log:
             return None
@@ -234,26 +234,26 @@ class SessionReader:
         return summary
 
     def _read(self, path: str, extent: LogExtent, first: Span | None) -> tuple[bytes, bytes] | None:
-        """`log_file.read_behind`, and the whole log is kept."""
+        """As `log_file.read_behind`, but the whole log is kept in memory."""
         raw = self.files[path] = log_file.read_lines(path)
         if len(raw) < extent.end or zlib.crc32(memoryview(raw)[: extent.end]) != extent.crc:
             return None
         return raw[first.start : first.end] if first is not None else b"", raw[extent.end :]
 
     def _prompt_at(self, span: Span | None) -> str:
-        """The prompt in a line of which the bytes have been compared."""
+        """The prompt in a line whose bytes have been compared with their checksum."""
         if span is None or self._known is None:
             return ""
         raw = self.files[log_file.log_path(self.session.directory, self._known.files[span.file].log)]
         return _prompt_of(raw[span.start : span.end])
 
     def remember(self) -> None:
-        """Leave a summary in the cache, if the whole conversation has been read and nothing about it is unusual.
+        """Store a summary in the cache, if the whole conversation has been read and is regular.
 
-        The caller holds the profile's lock. Trouble with the disk costs the summary and nothing else.
+        The caller holds the profile's lock. A disk error loses only the summary.
         """
         summary = self._summarized()
-        self._chain = None  # a long turn need not keep its lines
+        self._chain = None  # frees the memory of the lines during a long turn
         if summary is None:
             return
         entries = {key: value for key, value in _entries(self._path).items() if key != self.session.id}
@@ -297,7 +297,7 @@ class SessionReader:
 
 
 class SessionReaders:
-    """The readers of a command: one serves as long as it is for the same session and nothing is added to its log."""
+    """The readers of a command: a reader is used again for the same session as long as its log has not grown."""
 
     def __init__(self, paths: ProfilePaths) -> None:
         self._paths = paths
@@ -310,7 +310,7 @@ class SessionReaders:
         return self._latest
 
     def ends(self, session: SessionRecord) -> tuple[int, int]:
-        """`end_of` a session, whose log is not opened again if it has been read. Raises `Damaged`."""
+        """The result of `end_of` for a session, without opening its log again if it has been read. Raises `Damaged`."""
         if self._latest is not None and self._latest.is_current(session):
             return self._latest.ends()
         return end_of(session.directory, session.log)
@@ -318,23 +318,23 @@ class SessionReaders:
     def has_unfinished_turn(self, session: SessionRecord, ledger: Ledger) -> bool:
         """Whether a session's last turn was killed, or has no checkpoints.
 
-        It has messages that no checkpoint covers; or its latest checkpoint was made within a turn, so that a tool may
-        have been at work when it was killed. Of several calls in one answer, the second writes nothing before it is
-        done.
+        The session has messages that no checkpoint covers, or its latest checkpoint was made within a turn, so that a
+        tool may have been running when the turn was killed. The second of several calls in one answer writes no line
+        before it is done.
         """
         first, end = self.ends(session)
         return session.log in ledger.open_turns or end > max(first, ledger.ends.get(session.log, 0))
 
 
 def with_record_damage(session: SessionRecord, conversation: MessageList) -> MessageList:
-    """The conversation of a session, with the damage of the session's record among its own."""
+    """The conversation of a session, with its damage and the damage of the session's record."""
     if session.damage is None:
         return conversation
     return conversation._replace(damage=[LogDamage(SESSION_RECORD, 1, session.damage, False), *conversation.damage])
 
 
 def position(session: SessionRecord, conversation: MessageList) -> Position:
-    """Where a session's conversation stands that has been read already."""
+    """The position at the end of a conversation that has been read already."""
     return Position(
         session.id,
         conversation.last_turn,
@@ -347,7 +347,7 @@ def position(session: SessionRecord, conversation: MessageList) -> Position:
 
 
 def outline(conversation: MessageList) -> Outline:
-    """What lists tell of a conversation that has been read already."""
+    """The values for lists of a conversation that has been read already."""
     messages = conversation.messages
     return Outline(
         len({entry.turn for entry in messages}),
@@ -379,7 +379,7 @@ def _prompt_in(line: sealed_lines.SealedLine) -> str | None:
 
 
 def _entries(path: str) -> dict[str, dict[str, Any]]:
-    """The lines of the cache that are whole, by the ids of the sessions."""
+    """The valid lines of the cache, by the ids of the sessions."""
     try:
         raw = atomic.read_file(path)
     except (OSError, Refused):
@@ -389,7 +389,7 @@ def _entries(path: str) -> dict[str, dict[str, Any]]:
 
 
 def _parsed(entry: dict[str, Any] | None) -> KnownConversation | None:
-    """A line of the cache as a value; `None` if it is no such line."""
+    """A line of the cache as a value; `None` if it is not valid."""
     match entry:
         case {
             "v": int(version),
@@ -431,10 +431,10 @@ def _span(value: object, files: int) -> Span | None:
 
 
 def read_log(directory: str, log: str, end: int | None = None, digest: str = "") -> MessageList:
-    """The conversation in a log and in those it continues, up to offset `end` in bytes.
+    """The conversation in a log and in the logs that it continues, up to offset `end` in bytes.
 
-    With `digest`, it is read from the copies that have it there, if there are any. Raises `Damaged` if a log's file is
-    missing and `NewerFormat` if a later deepctl wrote it.
+    With `digest`, it is read from copies that have this digest at `end`, if there are any. Raises `Damaged` if a log's
+    file is missing, and `NewerFormat` if a later deepctl wrote it.
     """
     return messages_of_chain(log_chain.resolve(directory, Point(log, end or 0, digest), is_open=end is None))
 
@@ -458,13 +458,13 @@ def messages_of_chain(chain: log_chain.Chain) -> MessageList:
 
 
 def _end_of_chain(chain: log_chain.Chain) -> int:
-    """The offset behind the last whole line of the last log, with its newline or only lacking that."""
+    """The offset after the last whole line of the last log; its newline may be missing."""
     whole = [line for line in chain.links[-1].lines if line.problem != "cut short"]
     return whole[-1].end - (whole[-1].value is not None and whole[-1].problem is not None) if whole else 0
 
 
 def end_of(directory: str, log: str) -> tuple[int, int]:
-    """The offsets behind the first line of a log, which says what it continues, and behind its last whole line.
+    """The offsets after the first line of a log, which names the log that it continues, and after its last whole line.
 
     Raises `Damaged` if its file is missing.
     """

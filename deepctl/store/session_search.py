@@ -1,4 +1,4 @@
-"""Searching what was said in the sessions of a profile. Reads only; damage takes only its own session down."""
+"""Searching the conversations of a profile's sessions. Changes nothing; damage affects only its own session."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from deepctl.unicode import fold, spans
 
 
 class SearchPattern(NamedTuple):
-    """What is looked for: the folded words `all_of` must be in the same message; `spans` tells where in a line
-    something of it is, and so the lines that are shown.
+    """The searched text: the folded words `all_of` must be in the same message. `spans` returns the matches in a line,
+    and so selects the shown lines.
     """
 
     all_of: list[str]
@@ -26,10 +26,10 @@ class SearchPattern(NamedTuple):
 
 
 class SessionMatch(NamedTuple):
-    """One line that was found: `line` is its number from 1 in the prompt, answer, call or result it is in.
+    """A matching line: `line` is its number, from 1, in its prompt, answer, call or result.
 
     `message` is the place of its message in the session, from 0; `before` and `after` are lines around it, and `spans`
-    where in it the matches are, in characters.
+    the ranges of the matches in it, in characters.
     """
 
     session: str
@@ -47,14 +47,14 @@ class SessionMatch(NamedTuple):
 
 
 class SessionProblem(NamedTuple):
-    """A session that could not be searched, or not all of it."""
+    """A session that could not be searched, or only partly."""
 
     session: str
     reason: str
 
 
 class SessionSearchResult(NamedTuple):
-    """What was found; `more` says that there is more than was asked for."""
+    """The matches; `more` says that there are more than the limit."""
 
     matches: list[SessionMatch]
     more: bool
@@ -104,10 +104,10 @@ def search(
     limit: int | None = None,
     report: Callable[[int], None] = lambda count: None,
 ) -> SessionSearchResult:
-    """Search all sessions, the one written to last first, or one; each from its beginning to its end.
+    """Search one session, or all, the one that was used last first; each from its start to its end.
 
-    `context` is how many lines around a match are given, `report` hears how many sessions are done. Raises
-    `SessionNotFound` if there is no session called `session`.
+    `context` is the number of lines before and after a match, and `report` receives the number of finished sessions.
+    Raises `SessionNotFound` if there is no session called `session`.
     """
     problems: list[SessionProblem] = []
     names = session_catalogue.newest_first(paths) if session is None else [session_catalogue.find(paths, session).name]
@@ -148,7 +148,7 @@ def _matches(
 
 
 def _whole(piece: TranscriptPiece) -> str:
-    """What is searched: the name of the tool is part of a call, but not of its result."""
+    """The searched text of a piece: the name of the tool is part of a call, but not of its result."""
     if piece.kind != "call":
         return piece.text
     return f"{piece.tool}\n{piece.text}" if piece.text else piece.tool

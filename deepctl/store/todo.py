@@ -1,6 +1,7 @@
-"""To-do lists: one a session, in the workspace, so that they are checkpointed and rewound with everything else.
+"""To-do lists: one per session, in the workspace, so that they are checkpointed and rewound with everything else.
 
-Up to 0.1 there was one a profile. It is that of the session written to last, and becomes its own before the next turn.
+Up to 0.1 there was one list per profile. It belongs to the session that was used last, and becomes the list of that
+session before the next turn.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class TodoItem(NamedTuple):
 
 
 def parse(raw: bytes) -> list[dict[str, object]]:
-    """The items of a list as they are kept. Raises `ValueError` for what is no list."""
+    """The stored items of a list. Raises `ValueError` if the bytes are not a list."""
     if len(raw) > MAX_BYTES:
         raise ValueError("it is too large")
     match json.loads(raw):
@@ -60,7 +61,7 @@ def read(paths: ProfilePaths, session: SessionRecord) -> list[TodoItem] | None:
 
 
 def owner(paths: ProfilePaths, checkpoints: Ledger | None = None) -> str | None:
-    """The id of the session that was written to last; `None` if none was."""
+    """The id of the session that was used last; `None` if there is none."""
     names = session_catalogue.by_id(paths)
     try:
         checkpoints = checkpoints or session_catalogue.read_ledger(paths)
@@ -77,7 +78,7 @@ def owner(paths: ProfilePaths, checkpoints: Ledger | None = None) -> str | None:
 
 
 def old_lists_owner(paths: ProfilePaths, checkpoints: Ledger | None) -> SessionRecord | None:
-    """The session whose the one list of a profile is to be; `None` if there is no such list, or no such session."""
+    """The session that gets the one list of a profile of 0.1; `None` if there is no such list, or no such session."""
     identity = owner(paths, checkpoints) if has_shared_list(paths) else None
     if identity is None or not log_file.is_id(identity):
         return None
@@ -85,9 +86,9 @@ def old_lists_owner(paths: ProfilePaths, checkpoints: Ledger | None) -> SessionR
 
 
 def give(paths: ProfilePaths, session: SessionRecord) -> bool:
-    """Make the one list of a profile that of a session; whether it is now.
+    """Give the one list of a profile to a session; returns whether that was done.
 
-    Not if that has one of its own, or if what is in its place is no list: `doctor` names it.
+    It is not done if the session has its own list, or if the file is not a list: `doctor` reports it.
     """
     files = _files(paths)
     try:
@@ -103,21 +104,21 @@ def give(paths: ProfilePaths, session: SessionRecord) -> bool:
 
 
 def remove(paths: ProfilePaths, identity: str) -> None:
-    """Remove the list of a session that is deleted, if it has one."""
+    """Remove the list of a deleted session, if it has one."""
     if log_file.is_id(identity):
         with suppress(OSError):
             _files(paths).remove(layout.todo_file(identity))
 
 
 def remove_old(paths: ProfilePaths, checkpoints: Ledger, identity: str) -> None:
-    """Remove the one list of a profile if it is that of a session that is about to be deleted."""
+    """Remove the one list of a profile if it belongs to a session that is about to be deleted."""
     if has_shared_list(paths) and owner(paths, checkpoints) == identity:
         with suppress(OSError):
             _files(paths).remove(layout.TODO_FILE)
 
 
 def copy(paths: ProfilePaths, objects: ObjectReader, record: Record, fork: SessionRecord) -> None:
-    """Begin the list of a fork as that of its source was at a checkpoint. Raises `Damaged`, `OSError`."""
+    """Start the list of a fork with the list of its source at a checkpoint. Raises `Damaged` or `OSError`."""
     for path in (layout.todo_file(record.session), layout.TODO_FILE) if record.tree else ():
         raw = _kept(objects, bytes.fromhex(record.tree), path)
         if raw is not None:
@@ -126,7 +127,7 @@ def copy(paths: ProfilePaths, objects: ObjectReader, record: Record, fork: Sessi
 
 
 def _kept(objects: ObjectReader, tree: bytes, path: str) -> bytes | None:
-    """A file of a tree."""
+    """The content of a file in a tree, or `None`."""
     from deepctl.store.trees import FILE, entry_at
 
     entry = entry_at(objects, tree, path.encode())
@@ -139,7 +140,7 @@ def has_shared_list(paths: ProfilePaths) -> bool:
 
 
 def unreadable(paths: ProfilePaths) -> list[str]:
-    """The files of lists that are none."""
+    """The files of lists that do not contain a valid list."""
     files = _files(paths)
     unreadable_paths = []
     for path in _listed(files):
@@ -151,11 +152,11 @@ def unreadable(paths: ProfilePaths) -> list[str]:
 
 
 def orphans(paths: ProfilePaths) -> list[str]:
-    """The files of lists of sessions that there are not."""
+    """The files of lists whose session does not exist."""
     try:
         session_files = {layout.todo_file(identity) for identity in session_catalogue.by_id(paths)}
     except OSError:
-        return []  # what is in the place of the sessions, others say
+        return []  # other checks report the problem with the directory of the sessions
     return [path for path in _listed(_files(paths)) if path not in session_files]
 
 

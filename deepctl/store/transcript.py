@@ -1,6 +1,6 @@
-"""What was said in a conversation, piece by piece and as text: for transcripts and for searching.
+"""The pieces of a conversation as text, for transcripts and for searching.
 
-What capabilities add in the user's role (memory snapshots) and what only the model is told (instructions) is left out.
+Text that capabilities add in the user's role (memory snapshots) and instructions for the model are left out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Kind = Literal["prompt", "text", "thinking", "call", "result", "summary"]
 
 
 class TranscriptPiece(NamedTuple):
-    """One prompt, piece of an answer, tool call, result, or summary that a compaction left.
+    """One prompt, piece of an answer, tool call, result, or summary of a compaction.
 
     `tool` is the tool's name, `ok` whether it succeeded.
     """
@@ -31,7 +31,7 @@ class TranscriptPiece(NamedTuple):
 
 
 def pieces(message: dict[str, Any]) -> Iterator[TranscriptPiece]:
-    """The pieces of one message, in order; those without text are left out, but for calls and results."""
+    """The pieces of one message, in order; pieces without text are left out, except for calls and results."""
     for part in log_file.parts(message):
         piece = _piece(part)
         if piece is not None and (piece.text or piece.tool):
@@ -39,13 +39,13 @@ def pieces(message: dict[str, Any]) -> Iterator[TranscriptPiece]:
 
 
 def is_answer(message: dict[str, Any]) -> bool:
-    """Whether a turn that ends with this message has come to its end."""
+    """Whether a turn that ends with this message is complete."""
     calls = any(part.get("part_kind") == "tool-call" for part in log_file.parts(message))
     return message.get("kind") == "response" and message.get("state") != "interrupted" and not calls
 
 
 def is_answered(messages: Sequence[Message], place: int) -> bool:
-    """Whether the turn that ends at `place` has come to its end; a compaction since then changes nothing about it."""
+    """Whether the turn that ends at `place` is complete; summaries of compactions at its end are ignored."""
     turn = messages[place].turn
     while place and messages[place - 1].turn == turn and _is_summary(messages[place].message):
         place -= 1
@@ -91,14 +91,14 @@ def _prompt(content: object) -> str:
 
 
 def _item(item: object) -> str:
-    """One item of a prompt: text, or what a picture or another file is called."""
+    """One item of a prompt: its text, or a description of a picture or another file."""
     match item:
         case str():
             return item
         case {"kind": "text-content", "metadata": {"deepctl": "attached", "path": str(path), "kind": "text"} as about}:
             return f"[{path}{_of_size(about.get('bytes'))}]"
         case {"kind": "text-content", "metadata": dict()}:
-            return ""  # a capability's
+            return ""  # text of a capability
         case {"kind": "text-content", "content": str(text)}:
             return text
         case {"kind": "binary", "media_type": str(media), "data": str(data)}:
@@ -117,7 +117,7 @@ def _of_size(value: object) -> str:
 
 
 def _parsed(arguments: object) -> object:
-    """Arguments of a call, which models give as JSON in a string."""
+    """The arguments of a call, which models send as JSON in a string."""
     if isinstance(arguments, str):
         try:
             return json.loads(arguments)
@@ -127,7 +127,7 @@ def _parsed(arguments: object) -> object:
 
 
 def as_text(value: object) -> str:
-    """A value for people: text as it is, an object a line a key, everything else as JSON."""
+    """A value for people: text unchanged, an object as one line per key, everything else as JSON."""
     if isinstance(value, str):
         return value
     if isinstance(value, dict) and value:

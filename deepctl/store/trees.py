@@ -1,11 +1,11 @@
-r"""Trees: a directory as an object; snapshots, how two trees differ, and what one becomes.
+r"""Trees: directories as objects. Also snapshots, the differences of two trees, and the tree after a set of changes.
 
 A tree is `deepctl tree 1\n` and an entry for each name, in the order of the names' bytes: the kind (`f`, `l` or `d`),
-the permission bits, the size in bytes, the hash of the content (of a file: its bytes; of a link: what it says; of a
-directory: its tree) and the name. So two trees are the same if and only if their hashes are.
+the permission bits, the size in bytes, the hash of the content (the bytes of a file, the target of a link, the tree of
+a directory) and the name. So two trees are equal if and only if their hashes are equal.
 
-A snapshot is the whole of a workspace as a tree, cheaply the second time. Owner, times, extended attributes and ACLs
-are not kept. Sockets, FIFOs, devices and what cannot be read are reported.
+A snapshot is the whole workspace as a tree; a second snapshot costs little. Owner, times, extended attributes and ACLs
+are not stored. Sockets, FIFOs, devices and unreadable entries are reported.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class TreeEntry(NamedTuple):
 
     @property
     def what(self) -> str:
-        """What it is, in a word."""
+        """The kind as a word."""
         return _WORDS[self.kind]
 
 
@@ -83,7 +83,7 @@ def decode(data: bytes) -> list[TreeEntry]:
 
 
 def walk(objects: ObjectReader, tree: bytes, prefix: bytes = b"") -> Iterator[tuple[bytes, TreeEntry]]:
-    """Everything below a tree with its path, directories before what is in them."""
+    """All entries below a tree with their paths, a directory before its entries."""
     for entry in decode(objects.read(tree)):
         path = prefix + entry.name
         yield path, entry
@@ -92,11 +92,11 @@ def walk(objects: ObjectReader, tree: bytes, prefix: bytes = b"") -> Iterator[tu
 
 
 _EMPTY = hashlib.sha256(_HEADER).digest()
-"""The hash of the tree with nothing in it."""
+"""The hash of the empty tree."""
 
 
 class TreeChange(NamedTuple):
-    """One path at which two trees differ: what was there and what is there, `None` for nothing."""
+    """One path at which two trees differ: the old and the new entry, `None` for no entry."""
 
     path: bytes
     before: TreeEntry | None
@@ -106,9 +106,9 @@ class TreeChange(NamedTuple):
 def changes(
     objects: ObjectReader, before: bytes | None, after: bytes | None, prefix: bytes = b""
 ) -> Iterator[TreeChange]:
-    """Every path at which two trees differ, in the order of paths; a directory before what is in it.
+    """Every path at which two trees differ, in the order of paths; a directory before its entries.
 
-    Directories that are the same in both are not looked into, so the cost is that of the difference.
+    Equal directories are not read, so the cost depends on the difference.
     """
     if before == after:
         return
@@ -128,10 +128,10 @@ def changes(
 
 
 def patch(objects: ObjectReader, sink: ObjectWriter, tree: bytes | None, changes: Iterable[TreeChange]) -> bytes:
-    """The tree that `tree` becomes when every path of `changes` is made its `after`, as `restore.apply` would.
+    """The tree after `changes`: every path gets its `after`, as in `WorkingTree.apply` of `restore`.
 
-    Directories keep what is in them and in no change; so one that is to go but holds such a thing stays. New trees go
-    into `sink`.
+    Entries without a change stay; so a directory that should be deleted but contains such an entry stays. New trees are
+    stored in `sink`.
     """
     own_changes: dict[bytes, TreeChange] = {}
     below: dict[bytes, list[TreeChange]] = {}
@@ -161,7 +161,7 @@ def patch(objects: ObjectReader, sink: ObjectWriter, tree: bytes | None, changes
 
 
 def is_same(first: TreeEntry | None, second: TreeEntry | None) -> bool:
-    """Whether two entries are the same thing; of directories, whatever is in them."""
+    """Whether two entries are equal; the contents of directories are not compared."""
     if first is None or second is None:
         return first is second
     return first[:2] == second[:2] and (first.kind == DIRECTORY or first.digest == second.digest)
@@ -178,7 +178,7 @@ class TreeReader:
         return {entry.name: entry for entry in decode(self._objects.read(tree))}
 
     def entry(self, path: bytes) -> TreeEntry | None:
-        """What is at `path`, or `None`."""
+        """The entry at `path`, or `None`."""
         directory, name = posixpath.split(path)
         if directory not in self._read:
             above = self.entry(directory)
@@ -188,40 +188,40 @@ class TreeReader:
 
 
 def entry_at(objects: ObjectReader, tree: bytes, path: bytes) -> TreeEntry | None:
-    """What is at `path` in a tree, or `None`."""
+    """The entry at `path` in a tree, or `None`."""
     return TreeReader(objects, tree).entry(path)
 
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _TICK = 20_000_000
-"""Nanoseconds within which two changes can bear the same time: twice the slowest kernel's clock tick."""
+"""Nanoseconds in which two changes can have the same time: twice the slowest kernel's clock tick."""
 
 
 NO_CONTENT = ("a FIFO", "a socket", "a device")
-"""Why something has no content to keep; whatever was in its place before is really gone."""
+"""Reasons of unkept entries without content; an earlier file at such a path has really been deleted."""
 
 _REPLACED = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ENODEV)
-"""What opening says of something that was of another kind a moment ago."""
+"""Errors of opening an entry that was of another kind a moment ago."""
 
 _REPORT_EVERY = 64
 _MAX_DEPTH = 200
 
 
 class UnkeptPath(NamedTuple):
-    """Something that a snapshot could not keep: its path, relative to the workspace, and why."""
+    """An entry that a snapshot could not store: its path, relative to the workspace, and the reason."""
 
     path: bytes
     reason: str
 
     @property
     def is_content(self) -> bool:
-        """Whether there is something in it that could not be read."""
+        """Whether the entry has content that could not be read."""
         return self.reason not in NO_CONTENT
 
 
 class Snapshot(NamedTuple):
-    """A workspace at one point in time: the hash of its tree, how many files and bytes are in it, what is not."""
+    """A workspace at one point in time: the hash of its tree, its numbers of files and bytes, and unkept entries."""
 
     tree: bytes
     files: int
@@ -232,11 +232,11 @@ class Snapshot(NamedTuple):
 LeaveOut = Callable[[bytes, bool], bool]
 """Whether a snapshot leaves out a path; the second argument says whether it is a directory."""
 Report = Callable[[int], None]
-"""Is told now and then how many files have been looked at."""
+"""Receives the number of processed files from time to time."""
 
 
 def excluding(patterns: Sequence[str]) -> LeaveOut | None:
-    """Which paths the patterns of `snapshot.exclude` leave out; they mean what they mean in a .gitignore."""
+    """The function that says which paths the patterns of `snapshot.exclude` leave out, as in a .gitignore."""
     if not patterns:
         return None
     from pathspec import GitIgnoreSpec
@@ -254,12 +254,12 @@ def snapshot(
     report: Report | None = None,
     tidy: bool = False,
 ) -> Snapshot:
-    """Keep the whole of a directory. The caller commits the batch before the tree's hash means anything.
+    """Store a whole directory. The tree's hash is valid only after the caller has committed the batch.
 
-    Links are never followed, and a directory is opened relative to the one above it, so nothing outside `root` gets
-    in, whatever is swapped meanwhile. Only what may not be read is left out: raises `OSError` if `root` cannot be
-    opened, or the machine fails. Temporary files of ours are passed over; with `tidy`, which takes the lock, those that
-    killed writers left are removed.
+    Links are never followed, and a directory is opened relative to the one above it, so nothing outside `root` is
+    stored, even if entries are replaced meanwhile. Only entries that may not be read are left out. Raises `OSError` if
+    `root` cannot be opened, or the machine fails. deepctl's temporary files are ignored; with `tidy`, for which the
+    caller holds the lock, leftovers of killed writers are removed.
     """
     reader = _SnapshotWriter(sink, cache, leave_out, report, tidy=tidy)
     descriptor = os.open(root, _OPEN_DIRECTORY)
@@ -272,14 +272,15 @@ def snapshot(
 
 
 _Status = tuple[bytes, int, int, int, int, int]
-"""What tells whether a file has changed: name, mode, size, mtime and ctime in ns, inode."""
+"""The values by which a changed file is recognised: name, mode, size, mtime and ctime in ns, inode."""
 
 
 class _SnapshotWriter:
-    """A snapshot in the making.
+    """A snapshot during its creation.
 
-    A directory whose files' status and whose subdirectories' trees are what they were has the tree it had: one digest
-    is compared a directory, not one entry a file. Where it differs, only files whose own status differs are read.
+    A directory has its old tree if the status of its files and the trees of its subdirectories are unchanged: one
+    digest per directory is compared, not one entry per file. If it differs, only files with a different status are
+    read.
     """
 
     def __init__(
@@ -293,7 +294,7 @@ class _SnapshotWriter:
         self._before = cache.directories()
         self._seen: set[bytes] = set()
         self._changed: list[tuple[bytes, bytes | None, bytes, bytes]] = []
-        # A change within a tick of our look at the file can leave its status as it is.
+        # A change within one tick after the file was read can leave its status unchanged.
         self._trusted_before = time.time_ns() - _TICK
         self._linked: dict[tuple[int, int], tuple[bytes, int]] = {}
         self._looked = 0
@@ -302,7 +303,7 @@ class _SnapshotWriter:
         self.unkept: list[UnkeptPath] = []
 
     def directory(self, descriptor: int, path: bytes) -> bytes:
-        """Keep one directory and everything below it; returns the hash of its tree."""
+        """Store one directory and everything below it; returns the hash of its tree."""
         cancellation.look()
         self._seen.add(path)
         status: list[_Status] = []
@@ -421,14 +422,14 @@ class _SnapshotWriter:
             status = os.fstat(descriptor)
             kind = status.st_mode
             if not stat.S_ISREG(kind):
-                # It was a file a moment ago; a FIFO could be read for ever.
+                # It was a file a moment ago. Reading a FIFO could take for ever.
                 self.unkept.append(
                     UnkeptPath(prefix + name, "is being replaced" if stat.S_ISDIR(kind) else _kind(kind))
                 )
                 return None
             if status.st_nlink == 1:
                 return self._sink.add_file(descriptor, size)
-            # The other names of a file are read once.
+            # A file with several names (hard links) is read once.
             inode = (status.st_dev, status.st_ino)
             if inode not in self._linked:
                 self._linked[inode] = self._sink.add_file(descriptor, size)
@@ -437,7 +438,7 @@ class _SnapshotWriter:
             os.close(descriptor)
 
     def remember(self) -> None:
-        """Write down what the next snapshot need not look at."""
+        """Store in the cache the directories and files that the next snapshot need not read."""
         removed_directories = self._before.keys() - self._seen
         if self._changed or removed_directories:
             self._cache.put_directories(self._changed, removed_directories)
@@ -447,15 +448,15 @@ def _loaded(raw: bytes | None) -> dict[_Status, bytes]:
     try:
         statuses = marshal.loads(raw) if raw else {}
     except (ValueError, EOFError, TypeError):
-        return {}  # it is a cache
+        return {}  # the value comes from a cache, so it may be invalid
     return statuses if isinstance(statuses, dict) else {}
 
 
 def _unreadable(error: OSError) -> str:
-    """Why something could not be opened. Raises the error if that says nothing about the thing itself.
+    """The reason why an entry could not be opened. Raises the error if its cause is not the entry itself.
 
-    Too many open files, no memory and a failing disk would otherwise pass for an unreadable file, and what is
-    in it would be lost to the checkpoint.
+    Otherwise too many open files, no memory or a failing disk would look like an unreadable file, and the checkpoint
+    would lack its content.
     """
     if error.errno in _REPLACED:
         return "is being replaced"
@@ -471,7 +472,7 @@ def _kind(mode: int) -> str:
 
 
 class ScratchWriter:
-    """For looking at a workspace without keeping it: trees can be read as long as `objects` lives, files cannot."""
+    """For a snapshot that is not stored: its trees can be read as long as `objects` exists, its files cannot."""
 
     def __init__(self, objects: ObjectReader) -> None:
         self._objects = objects
@@ -481,7 +482,7 @@ class ScratchWriter:
         return sparse_files.Hasher()
 
     def add(self, data: bytes) -> bytes:
-        """Remember `data`; returns its hash."""
+        """Keep `data` in memory; returns its hash."""
         digest = hashlib.sha256(data).digest()
         self._objects.scratch[digest] = data
         return digest
@@ -495,4 +496,4 @@ class ScratchWriter:
         return self._hasher.hashed(descriptor)
 
     def afterwards(self, action: Callable[[], None]) -> None:
-        """Nothing is kept, so nothing follows."""
+        """Does nothing, because nothing is stored."""

@@ -1,4 +1,4 @@
-"""Reading and checking every byte that is kept of a profile's checkpoints and conversations."""
+"""Reading and checking every stored byte of a profile's checkpoints and conversations."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from deepctl.store.pack_store import PackStore
 from deepctl.store.trees import DIRECTORY, Report
 
 _MOST = 1100
-"""Bytes that zlib can make of one, about."""
+"""The approximate maximum of bytes that zlib decompresses from one byte."""
 _SENSELESS = 4
-"""After so many impossible entries, the bytes are not taken for a table."""
+"""After this number of impossible entries, the bytes do not count as a table."""
 
 
 class VerificationResult(NamedTuple):
-    """What was read, and what is wrong. `notes` are unfinished operations, which are no damage. `bytes` were read."""
+    """The number of checked items, and the problems. `notes` are unfinished operations, which are not damage. `bytes`
+    is the number of bytes read.
+    """
 
     checkpoints: int
     objects: int
@@ -33,9 +35,9 @@ class VerificationResult(NamedTuple):
 
 
 def verify(paths: ProfilePaths, report: Report | None = None) -> VerificationResult:
-    """Check everything. Never raises for damage; a later format is `NewerFormat`.
+    """Check everything. Never raises for damage; raises `NewerFormat` for a later format.
 
-    `report` is told how many of `packed_bytes` bytes have been read.
+    `report` receives the number of bytes read, out of `packed_bytes`.
     """
     ledger = session_catalogue.read_ledger(paths)
     problems = lookup.damage(paths, ledger)
@@ -48,7 +50,7 @@ def verify(paths: ProfilePaths, report: Report | None = None) -> VerificationRes
 
 
 def packed_bytes(paths: ProfilePaths) -> int:
-    """How many bytes the packs have, which nearly all the time goes into."""
+    """The number of bytes of the packs; reading them takes almost all the time."""
     try:
         with os.scandir(paths.packs) as entries:
             return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
@@ -114,7 +116,7 @@ def _pack(
 
 
 def is_tight(path: str, spans: list[tuple[int, int]], count: int) -> bool:
-    """Whether a pack is its header, its objects one after another, its table and its trailer, and nothing else."""
+    """Whether a pack consists only of its header, its objects one after another, its table and its trailer."""
     position = len(pack_store.PACK_HEADER)
     for offset, length in sorted(spans):
         if offset != position:
@@ -125,11 +127,13 @@ def is_tight(path: str, spans: list[tuple[int, int]], count: int) -> bool:
 
 
 def possible_objects(descriptor: int) -> list[Location]:
-    """Where the objects of a damaged pack may lie, by what looks like its table; each is to be checked by its hash."""
+    """The possible positions of the objects of a damaged pack, from the bytes that look like its table. The caller
+    checks each by its hash.
+    """
     end = os.fstat(descriptor).st_size - pack_store.PACK_TRAILER.size
     locations = []
     for form in pack_store.TABLE_FORMS:
-        # The number in the trailer may be what is damaged: entries are read backwards while they make sense.
+        # The number in the trailer may be damaged, so entries are read backwards while they are possible.
         position, senseless = end - form.size, 0
         while position >= len(pack_store.PACK_HEADER) and senseless < _SENSELESS:
             raw = os.pread(descriptor, form.size, position)

@@ -26,7 +26,7 @@ from pydantic_ai_backends import StateBackend
 from deepctl.agent import mentions, message_filters
 from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnRunner
 from deepctl.agent.mentions import AttachmentReader, Attachments, DirectoryFiles, StateFiles
-from deepctl.agent.models import offline_model
+from deepctl.agent.offline import offline_model
 from deepctl.agent.turn import to_json
 from deepctl.domain import permissions
 from deepctl.errors import ModelFailed

@@ -24,10 +24,10 @@ from pydantic_ai.exceptions import (
     UnexpectedModelBehavior,
 )
 
+from deepctl.agent.model_wrappers import Retries, RetryingModel
 from deepctl.agent.models import resolve
 from deepctl.agent.provider_errors import ModelEndpoint, failure, is_temporary, model_endpoint
 from deepctl.agent.response_recorder import LastResponse, is_page
-from deepctl.agent.turn import Retries, RetryingModel
 from deepctl.domain import addresses, env_variables
 from tests.support.command import InProcess
 from tests.support.loopback import Raw, Text, ToolCalls, provider

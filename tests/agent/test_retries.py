@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic_ai import exceptions
 
-from deepctl.agent import turn
+from deepctl.agent import model_wrappers
 from tests.support.command import Command, InProcess, Result
 from tests.support.loopback import Broken, Provider, Status, Text, ToolCalls, provider
 from tests.support.terminal import Terminal
@@ -25,7 +25,7 @@ KEY = "sk-canary-0123456789abcdef"
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turn, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(model_wrappers, "FIRST_WAIT", 0.001)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
 
@@ -221,10 +221,10 @@ def test_who_watches_is_told_of_a_retry_in_a_line_and_a_pipe_is_not(
 
 
 def test_waits_double_up_to_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turn, "FIRST_WAIT", 0.5)
+    monkeypatch.setattr(model_wrappers, "FIRST_WAIT", 0.5)
     error = exceptions.ModelConnectionError("m", "gone")
     for attempt, least in ((1, 0.5), (2, 1), (3, 2), (4, 4)):
-        waits = [turn.wait_before_retry(error, attempt) for _ in range(50)]
+        waits = [model_wrappers.wait_before_retry(error, attempt) for _ in range(50)]
         assert all(one is not None and least <= one <= 1.5 * least for one in waits)
         assert len(set(waits)) > 1, "not all at the same moment"
-    assert turn.wait_before_retry(error, 1000) == turn.LONGEST_WAIT
+    assert model_wrappers.wait_before_retry(error, 1000) == model_wrappers.LONGEST_WAIT

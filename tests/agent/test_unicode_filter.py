@@ -28,7 +28,7 @@ from pydantic_ai.models.function import AgentInfo, DeltaThinkingCalls, DeltaThin
 
 from deepctl import DeepAgentDeps, FileCheckpointStore, StateBackend, create_deep_agent
 from deepctl.agent.checkpoint_stores import new_checkpoint
-from deepctl.agent.models import UnicodeFilterModel
+from deepctl.agent.model_wrappers import UnicodeFilterModel
 from deepctl.files import sealed_lines
 from tests.support.command import InProcess
 from tests.support.loopback import Answer, Broken, Provider, Text, ToolCalls, provider

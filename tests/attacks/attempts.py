@@ -43,7 +43,7 @@ ONLY_FOR_ROOT = frozenset(
 """Attempts that an ordinary user could not even make without a sandbox."""
 
 
-ONLY_BY_GROUPS = "memory that is no process's"
+ONLY_BY_GROUPS = "memory outside of processes"
 """What only a control group can limit."""
 
 NONE = {True: "held", False: "**not held**", None: "not tried"}
@@ -279,7 +279,7 @@ ATTEMPTS = [
         broken=_says("mounted"),
     ),
     Attempt(
-        "unmount what hides",
+        "unmount the workspace, /tmp and /proc",
         [sh("umount /workspace /tmp /proc / && echo unmounted; cat {bob}/secret.txt")],
         holds_in_none=None,
         broken=_says("unmounted"),
@@ -419,7 +419,7 @@ ATTEMPTS = [
         holds_in_none=None,
         broken=_says("planted"),
     ),
-    Attempt("command: a place for others to find", [sh("echo owned > {loose}; mv {loose} {loose}.moved")]),
+    Attempt("command: write and rename a loose file", [sh("echo owned > {loose}; mv {loose} {loose}.moved")]),
     Attempt(
         "command: moving the workspace itself",
         [sh("mv /workspace /gone; mv ../workspace ../gone; rmdir ../workspace; ln -sfn {bob} ../workspace")],
@@ -447,7 +447,7 @@ ATTEMPTS = [
         broken=_says("got-it-all"),
     ),
     Attempt(
-        "memory that is no process's",
+        "memory outside of processes",
         [
             perl(
                 'my $n=0; for my $i (1..60){my $f=syscall(319,"m$i",0); last if $f<0; open(my $h,">&=",$f); push @h,$h; '
@@ -549,7 +549,7 @@ ATTEMPTS = [
         broken=_holds("r/.git/config", "fsmonitor"),
     ),
     Attempt(
-        "git: a setting, by a file that names it",
+        "git: a setting, in a directory that a .git file names",
         [sh((_GIT + _MONITOR).format("x") + "; mkdir r; echo gitdir: ../x > r/.git")],
         broken=_holds("x/config", "fsmonitor"),
     ),

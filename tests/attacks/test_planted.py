@@ -18,7 +18,7 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, UserPromptPart
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
 from deepctl import DeepAgentDeps, LocalBackend, create_deep_agent
-from deepctl.agent import models
+from deepctl.agent import offline
 from deepctl.errors import EXIT_CODES
 from tests.support.command import InProcess, Result
 from tests.support.prepared import prepare
@@ -437,7 +437,7 @@ def test_the_name_of_a_tool_is_neutralised(deepctl: InProcess, monkeypatch: pyte
         asked = True
         yield {0: DeltaToolCall(f"tool{EVIL}", "{}", tool_call_id="c1")}
 
-    monkeypatch.setattr(models, "_stream", answer)
+    monkeypatch.setattr(offline, "_stream", answer)
     done = deepctl("chat", "go")
     _neutral((done.stdout + done.stderr).encode("utf-8", "surrogateescape"))
     assert "tool" in deepctl("sessions", "show").ok().stdout
@@ -543,7 +543,7 @@ def test_a_to_do_cannot_end_the_block_it_is_shown_in(tmp_path: Path) -> None:
 
 def test_what_is_piped_in_cannot_end_its_block(deepctl: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     listener = _Listener()
-    monkeypatch.setattr(models, "_stream", listener)
+    monkeypatch.setattr(offline, "_stream", listener)
     deepctl("chat", "review this", stdin=_ends("stdin").encode()).ok()
     (block,) = (text for text in listener.texts if text.startswith("review this"))
     assert _ORDER in block

@@ -52,6 +52,20 @@ def test_the_edited_copy_becomes_the_notebook(deepctl: InProcess, home: Path, no
     assert _drafts(home) == []
 
 
+def test_the_checkpoint_after_an_edit_leaves_out_what_was_excluded_during_it(
+    deepctl: InProcess, home: Path, notebook: Path, editor: Path
+) -> None:
+    (home / "profiles/default/workspace/large.bin").write_bytes(b"large")
+    config = Path(os.environ["DEEPCTL_CONFIG"])
+    config.parent.mkdir()
+    _write(editor, f"printf '[snapshot]\\nexclude = \"*.bin\"\\n' > '{config}'; echo coffee >> \"$file\"")
+    checkpoint = deepctl("memory", "edit", "--json").ok().json["checkpoint"]
+    assert "large.bin" not in deepctl("checkpoints", "show", checkpoint, "--json").ok().stdout
+    config.unlink()
+    saved = deepctl("checkpoints", "save", "--json").ok().json["checkpoint"]["id"]
+    assert "large.bin" in deepctl("checkpoints", "show", saved, "--json").ok().stdout
+
+
 def test_new_text_that_is_not_utf8_is_refused_and_kept(
     deepctl: InProcess, home: Path, notebook: Path, editor: Path
 ) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from deepctl import layout
-from deepctl.domain import sandbox_settings
+from deepctl.domain import sandbox_settings, settings
 from deepctl.errors import Refused
 from deepctl.sandbox import container
 from deepctl.sandbox.policy import Unavailable
@@ -410,14 +410,16 @@ def test_a_container_goes_where_there_may_be_one(
     paths = layout.root(os.environ).profile("alice")
     if outcome == "refused":
         with pytest.raises(Refused) as raised:
-            sandbox_settings.remove_container_if_any(environment, paths)
+            sandbox_settings.remove_container_if_any(environment, settings.load(environment, paths), paths)
         assert (raised.value.code, raised.value.hint) == ("sandbox_unavailable", "Start it.")
         refused = deepctl("profiles", "rename", "alice", "alicia", "--json")
         assert (refused.code, refused.error["code"]) == (6, "sandbox_unavailable")
         assert alice.is_dir()
         return
     name = container.container_name(str(alice))
-    assert sandbox_settings.remove_container_if_any(environment, paths) == (name if outcome else None)
+    assert sandbox_settings.remove_container_if_any(environment, settings.load(environment, paths), paths) == (
+        name if outcome else None
+    )
     assert docker.asked == ([name] if asked else [])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import tomlkit
 
 from deepctl import layout
 from deepctl.domain import mcp_servers, settings, trust
+from deepctl.domain.setting_table import Setting
 from deepctl.files import sealed_lines
 from deepctl.store.records import Record, Rewind
 from tests.domain.test_hostile_archives import START, Piece, directory, file, forged
@@ -53,7 +55,7 @@ class Bob:
         self.deepctl("wipe", "--user", "bob", "--yes").ok()
 
 
-def _some_value(key: str, setting: settings.Setting) -> Any:
+def _some_value(key: str, setting: Setting) -> Any:
     """A value that a setting may have and does not have by default."""
     if setting.choices:
         return next(choice for choice in setting.choices if choice != setting.default)
@@ -64,6 +66,11 @@ def _some_value(key: str, setting: settings.Setting) -> Any:
         "size": "99M",
         "cost": 0.5,
         "patterns": ["*.secret"],
+        "names": ["execute"],
+        "integer": 7,
+        "decimal": 0.25,
+        "texts": ["<a>", "</a>"],
+        "table": {"min_p": 0.1, "x": {"y": ["z"]}},
     }
     return known.get(setting.kind, "http://example.com/v1" if key == "base_url" else "value")
 
@@ -313,11 +320,23 @@ def _impossible() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for key in [*settings.SETTINGS, "permissions.execute", "mcp_servers.h"]:
         table, _, name = key.rpartition(".")
+        if key in settings.SETTINGS and settings.SETTINGS[key].kind == "table":
+            found[f"{key} = a time"] = {table: {name: {"x": datetime.date(2026, 1, 1)}}}
+            found[f"{key} = [5]"] = {table: {name: [5]}}
+            continue
         for value in ([5], {"x": 1}) if not table else ([5], {"x": {"y": 1}}):
             found[f"{key} = {value}"] = {table: {name: value}} if table else {key: value}
         if table:
             found[f"{table} = 5"] = {table: 5}
-    for table in ("permission", "permisions", "mcp-servers", "mcpServers", "mcp_server"):
+    for table in (
+        "permission",
+        "permisions",
+        "mcp-servers",
+        "mcpServers",
+        "mcp_server",
+        "model-settings",
+        "modelProfile",
+    ):
         found[f"[{table}]"] = {table: {"x": 1}}
     del found["default_user = [5]"], found["default_user = {'x': 1}"]  # it is unknown in a profile
     return found
@@ -359,6 +378,15 @@ def test_what_no_profile_could_be_used_with_stays_untrusted_and_is_named_while_t
     assert "sandbox (cannot be used)" in " ".join(doctor.split())
     deepctl("config", "show", "--user", "bob").ok()
     deepctl("chat", "--user", "bob", "hello").ok()
+
+
+def test_an_import_with_trust_names_the_file_of_the_new_profile(bob: Bob, deepctl: InProcess) -> None:
+    bob.import_({"sandbox": {"x": 1}})
+    error = bob.trust("--yes").error
+    assert str(bob.untrusted) in error["message"]
+    bob.forget()
+    imported = deepctl("profiles", "import", str(bob.archive), "--as", "bob", "--trust", "--yes", "--json")
+    assert (imported.code, imported.error) == (2, error)
 
 
 def test_a_profile_that_is_not_there_to_be_trusted_is_not_to_be_created(deepctl: InProcess) -> None:

@@ -274,8 +274,11 @@ def test_the_agent_sees_what_is_shared_with_it_and_nothing_else(
             terminal.type(f"{text}\r")
             docker.until(lambda: len(server.requests) > count, 20, "the model is asked")
             terminal.prompt()
-            users = [one["content"] for one in server.requests[-1]["messages"] if one["role"] == "user"]
-            return next(one for one in reversed(users) if isinstance(one, str) and one.startswith(text))
+            last = server.requests[-1]["messages"][-1]
+            assert last["role"] == "user"
+            # Memory stands before the prompt.
+            paragraphs = last["content"].split("\n\n")
+            return "\n\n".join(paragraphs[paragraphs.index(text) :])
 
         terminal.type("!echo not for''you\r")
         terminal.prompt()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from deepctl.domain import profiles
+from deepctl.domain import profiles, settings
 from deepctl.domain.wipe import trash, wipe_plan
 from deepctl.errors import DeepctlError, Interrupted, NewerFormat, Refused, StorageError, UsageError
 from deepctl.files import rmtree, sealed_lines
@@ -71,12 +71,16 @@ def root(tmp_path: Path) -> Root:
     return _story(tmp_path / "root")
 
 
+def _put_away(root: Root, paths: ProfilePaths, planned: wipe_plan.WipePlan) -> wipe_plan.HiddenData:
+    return wipe_plan.put_away(root, paths, planned, _ENVIRONMENT, settings.load(_ENVIRONMENT, paths))
+
+
 def _wipe(root: Root, only: tuple[str, ...] = (), name: str = "alice") -> wipe_plan.WipePlan:
     """What the command does."""
     paths = profiles.find(root, name)
     with profiles.lock(root, name, command="wipe"):
         planned = wipe_plan.plan(root, paths, only)
-        away = wipe_plan.put_away(root, paths, planned, _ENVIRONMENT)
+        away = _put_away(root, paths, planned)
     wipe_plan.delete([away])
     return planned
 
@@ -244,7 +248,7 @@ def test_what_was_interrupted_is_known_and_finished_by_the_next(
 def test_a_wiped_name_can_be_used_at_once_while_the_old_directory_is_still_being_deleted(root: Root) -> None:
     paths = profiles.find(root, "alice")
     with profiles.lock(root, "alice", command="wipe"):
-        away = wipe_plan.put_away(root, paths, wipe_plan.plan(root, paths, ()), _ENVIRONMENT)
+        away = _put_away(root, paths, wipe_plan.plan(root, paths, ()))
     with profiles.lock(root, "alice", command="profiles create"):
         profiles.create(root, "alice")
     Path(paths.workspace, "new.txt").write_text("new")
@@ -425,7 +429,7 @@ def test_a_link_that_is_put_in_the_way_after_the_plan_is_refused_and_nothing_goe
     Path(paths.workspace, ".deep").symlink_to(tmp_path / "outside")
     before, outside = _seen(paths.directory), _seen(tmp_path / "outside")
     with profiles.lock(root, "alice", command="wipe"), pytest.raises(Refused, match="symbolic link"):
-        wipe_plan.put_away(root, paths, planned, _ENVIRONMENT)
+        _put_away(root, paths, planned)
     assert _seen(paths.directory) == before
     assert _seen(tmp_path / "outside") == outside
     assert _hidden(root) == []
@@ -633,11 +637,11 @@ def test_the_container_goes_first_and_if_it_cannot_nothing_does(root: Root, monk
 
     asked: list[bool] = []
 
-    def gone(environment: object, profile: ProfilePaths) -> str:
+    def gone(environment: object, in_force: object, profile: ProfilePaths) -> str:
         asked.append(os.path.isdir(profile.workspace))
         return "deepctl-0123"
 
-    def refused(environment: object, profile: ProfilePaths) -> str:
+    def refused(environment: object, in_force: object, profile: ProfilePaths) -> str:
         raise Refused("Docker cannot be asked.")
 
     paths = root.profile("alice")
@@ -649,5 +653,5 @@ def test_the_container_goes_first_and_if_it_cannot_nothing_does(root: Root, monk
     assert _seen(paths.directory) == before
     _wipe(root, ("memory",))
     monkeypatch.setattr(sandbox_settings, "remove_container_if_any", gone)
-    assert wipe_plan.put_away(root, paths, wipe_plan.plan(root, paths, ()), _ENVIRONMENT).container == "deepctl-0123"
+    assert _put_away(root, paths, wipe_plan.plan(root, paths, ())).container == "deepctl-0123"
     assert asked == [True]

@@ -167,7 +167,7 @@ def _(s: Situation) -> list[str]:
     return sessions("import", str(s.place / "nothing"))
 
 
-@case("sessions import", "FILE is something else")
+@case("sessions import", "FILE is not an export of a session")
 def _(s: Situation) -> list[str]:
     return _import(s, "hello")
 

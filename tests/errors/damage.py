@@ -132,7 +132,7 @@ def _(s: Situation) -> list[str]:
     return ["memory", "show", "--at", _repaired(s, "files"), "--user", "alice"]
 
 
-@case("checkpoints rewind", "contents that the rewind needs are missing, and so are files of the checkpoint")
+@case("checkpoints rewind", "contents that the rewind needs, and files of the checkpoint, are missing")
 def _(s: Situation) -> list[str]:
     s.story()
     for pack in (s.profile / "checkpoints" / "packs").iterdir():
@@ -158,7 +158,7 @@ def _(s: Situation) -> list[str]:
     return on("rewind", "~2")
 
 
-@case("checkpoints rewind", "a file that the rewind would change is in no readable checkpoint")
+@case("checkpoints rewind", "the stored contents of a file that the rewind would change are damaged")
 def _(s: Situation) -> list[str]:
     s.story()
     for pack in (s.profile / "checkpoints" / "packs").iterdir():

@@ -200,7 +200,7 @@ def _(s: Situation) -> list[str]:
     return memory("forget", "milk", "--yes", "--file", "MEMORY.md")
 
 
-@case("memory forget", "TEXT exists only in another case")
+@case("memory forget", "TEXT exists only with other upper and lower case letters")
 def _(s: Situation) -> list[str]:
     notes(s)
     return memory("forget", "TEA", "--yes")

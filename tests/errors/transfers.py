@@ -125,7 +125,7 @@ def _(s: Situation) -> Result:
     return s.left(terminal, terminal.wait())
 
 
-@case("profiles import", "FILE is something else")
+@case("profiles import", "FILE is not an archive of a profile")
 def _(s: Situation) -> list[str]:
     (s.place / "file").write_text("hello")
     return ["profiles", "import", str(s.place / "file")]

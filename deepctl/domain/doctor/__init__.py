@@ -40,8 +40,9 @@ def examine(environment: Mapping[str, str], user: str | None, version: str) -> I
 def _checks(
     environment: Mapping[str, str], root: Root, profiles: list[ProfilePaths], user: str | None, version: str
 ) -> Iterator[Check]:
-    only = profiles[0] if user is not None else None
     in_force = settings.load(environment)
+    settings_of = {paths: in_force.of_profile(paths) for paths in profiles}
+    of_machine = settings_of[profiles[0]] if user is not None else in_force
     sandboxes = Sandboxes(environment)
     yield from run_guarded("versions", lambda: machine.versions(version))
     yield from run_guarded("namesakes", lambda: machine.namesakes(environment))
@@ -49,9 +50,7 @@ def _checks(
     yield from run_guarded("leftovers", lambda: stored_state.beside_profiles(root))
     yield from run_guarded("config", lambda: machine.config(in_force.files[0]))
     yield from run_guarded("disk", lambda: machine.disk(root))
-    yield from run_guarded(
-        "sandbox", lambda: sandboxes.machine(in_force.of_profile(only) if only is not None else in_force)
-    )
+    yield from run_guarded("sandbox", lambda: sandboxes.machine(of_machine))
     if not profiles:
         # The result for the first profile.
         yield from by_settings("sandbox", lambda: sandboxes.in_force(in_force))
@@ -61,7 +60,7 @@ def _checks(
     if len(profiles) > 1:
         yield _all_space(parts)
     for paths in profiles:
-        yield from checks_of(environment, in_force.of_profile(paths), paths, sandboxes, parts[paths])
+        yield from checks_of(environment, settings_of[paths], paths, sandboxes, parts[paths])
 
 
 def _profiles(root: Root) -> list[ProfilePaths]:
@@ -106,7 +105,7 @@ def checks_of(
     unset = f"config unset KEY --user {paths.name}"
     checks = [
         *run_guarded("settings", lambda: settings_file("settings", in_force.files[0], unset)),
-        *run_guarded("trust", lambda: untrusted(paths)),
+        *run_guarded("trust", lambda: untrusted(paths, in_force.files[0])),
         *by_settings("model", lambda: model(environment, in_force)),
         *by_settings("sandbox", lambda: sandboxes.in_force(in_force)),
         *run_guarded("mcp", lambda: machine.servers(environment, in_force)),
@@ -139,7 +138,12 @@ def _not_a_directory(paths: ProfilePaths) -> Check | None:
         return Check("profile", "problem", f"{paths.directory}: {(error.strerror or 'cannot be read').lower()}")
     if not stat.S_ISDIR(status.st_mode):
         kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a directory"
-        return Check("profile", "problem", f"{paths.directory} is {kind}", "A profile must be a directory of its own.")
+        return Check(
+            "profile",
+            "problem",
+            f"{paths.directory} is {kind}",
+            "A profile must be a directory, and not a link or another file.",
+        )
     if status.st_uid != os.geteuid():
         return Check(
             "profile",

@@ -215,12 +215,14 @@ def _amount(values: Mapping[str, Any]) -> str:
     return ", ".join(amounts)
 
 
-def untrusted(paths: ProfilePaths) -> Iterator[Check]:
-    """Imported settings that are not trusted yet, and settings in force that an import would not trust."""
+def untrusted(paths: ProfilePaths, file: SettingsFile) -> Iterator[Check]:
+    """Imported settings that are not trusted yet, and settings in force that an import would not trust. `file` is the
+    profile.toml.
+    """
     from deepctl.domain import trust
 
     try:
-        items = trust.waiting(paths).items
+        items = trust.waiting(paths, file).items
     except DeepctlError as error:
         yield Check("trust", "warning", error.message, f"Correct the file with an editor, or remove it: {UNTRUSTED}")
         return
@@ -235,8 +237,8 @@ def untrusted(paths: ProfilePaths) -> Iterator[Check]:
             else f"Correct {paths.untrusted} with an editor, or remove it.",
         )
     try:
-        values = settings.parse_tables(settings.read_document(paths.settings), paths.settings)
-    except (DeepctlError, OSError):
+        values = settings.parse_tables(file.content or b"", paths.settings)
+    except DeepctlError:
         return  # the check of the file reports the error
     # A profile that 0.1 imported, with all its settings in force, cannot be distinguished from one that was created
     # here.

@@ -236,7 +236,7 @@ def lines_to_forget(memory: Memory, request: ForgetRequest) -> list[NotebookLine
     where = f"in {request.file!r}" if request.file is not None else "in the notebooks"
     hint = "`deepctl memory search` finds lines by their words."
     if not request.ignore_case and _lines(_read(memory, request), request._replace(ignore_case=True)):
-        hint = "It exists in another case: --ignore-case forgets it too."
+        hint = "It exists with other upper and lower case letters: --ignore-case removes these lines too."
     raise TextNotFound(f"No line {where} contains {os.fsdecode(request.text)!r}.", hint)
 
 

@@ -21,7 +21,7 @@ from deepctl import layout
 from deepctl.domain import addresses, profiles, settings, trust
 from deepctl.domain.transfer.archive import ArchiveEntry, Totals, raw
 from deepctl.domain.transfer.archive_reader import ArchiveReader
-from deepctl.domain.trust import TrustItem
+from deepctl.domain.trust import TrustItem, WaitingSettings
 from deepctl.domain.wipe import trash
 from deepctl.errors import Damaged, Refused, StorageError
 from deepctl.files import atomic, rmtree, sealed_lines
@@ -68,6 +68,8 @@ class ProfileImport(NamedTuple):
     totals: Totals
     notes: list[str]
     untrusted: list[TrustItem]
+    waiting: WaitingSettings | None
+    """The same with the bytes of the two files; `None` if there are none, or they cannot be read."""
 
 
 class OpenArchive(NamedTuple):
@@ -149,8 +151,9 @@ def take_in(
         strips = _write(incoming, staging, report)
         paths = ProfilePaths(source.name, staging.path, "")
         _check_ledger(incoming, paths)
-        items = _set_apart(incoming, paths)
-        notes = _notes(items, paths)
+        content, waiting = _set_apart(incoming, paths, root.profile(source.name))
+        items = waiting.items if waiting is not None else []
+        notes = _notes(items, paths, content)
         if strips:
             notes.append(
                 f"Without their setuid, setgid or sticky bit: {strips} {'entry' if strips == 1 else 'entries'}."
@@ -161,7 +164,7 @@ def take_in(
             if profiles.exists(root, source.name):
                 raise name_taken(source.name)
             staging.move(root.profile(source.name).directory)
-    return ProfileImport(root.profile(source.name), incoming.header.profile, incoming.totals, notes, items)
+    return ProfileImport(root.profile(source.name), incoming.header.profile, incoming.totals, notes, items, waiting)
 
 
 def _write(incoming: ArchiveReader, staging: Staging, report: Report) -> int:
@@ -251,36 +254,40 @@ def _is_harmless(line: dict[str, object]) -> bool:
     return True
 
 
-def _set_apart(incoming: ArchiveReader, paths: ProfilePaths) -> list[TrustItem]:
-    """Keep settings that are not harmless out of profile.toml; returns them. Raises `NewerFormat` and `Refused`."""
+def _set_apart(
+    incoming: ArchiveReader, paths: ProfilePaths, final_paths: ProfilePaths
+) -> tuple[bytes, WaitingSettings | None]:
+    """Keep settings that are not harmless out of profile.toml. Returns its bytes, and these settings if they can be
+    read; their problems name the files by `final_paths`. Raises `NewerFormat` and `Refused`.
+    """
     try:
         raw = settings.read_document(paths.settings)
     except FileNotFoundError:
-        return []
+        return b"", None
     try:
         harmless, untrusted = trust.split(raw, f"profile.toml in {incoming.name}")
     except trust.UnusableProfileFile as error:
         raise incoming.hostile(str(error)) from None
     if untrusted is None:
-        return []
+        return raw, None
     settings.replace_document(paths.untrusted, untrusted)
     settings.replace_document(paths.settings, harmless)
     try:
-        return trust.waiting(paths).items
+        return harmless, trust.compared(final_paths, untrusted, harmless)
     except Damaged:
-        return []
+        return harmless, None
 
 
 def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-def _notes(items: list[TrustItem], paths: ProfilePaths) -> list[str]:
-    """The consequences of the imported settings for the safety of the user."""
+def _notes(items: list[TrustItem], paths: ProfilePaths, content: bytes) -> list[str]:
+    """The consequences of the imported settings for the safety of the user; `content` is the profile.toml."""
     notes = [f"It contains {item.key} = {_cut(trust.text(item))}: {item.reason}." for item in items]
     if not notes and os.path.exists(paths.untrusted):
         notes.append(f"Its profile.toml cannot be read. It is not in force, and is stored as {layout.UNTRUSTED}.")
-    values = settings.read(paths.settings)
+    values = settings.flat(settings.parse_tables(content, paths.settings), paths.settings)
     if "model" in values:
         notes.append(f"It contains model = {addresses.without_passwords(values['model'])}.")
     if "instructions" in values:

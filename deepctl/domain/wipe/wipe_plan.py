@@ -34,6 +34,7 @@ from deepctl.layout import (
 from deepctl.store import ledger, session_catalogue
 
 if TYPE_CHECKING:
+    from deepctl.domain.settings import Settings
     from deepctl.store.ledger import Ledger
     from deepctl.store.repository import ReadOnlyRepository
 
@@ -191,9 +192,11 @@ class HiddenData(NamedTuple):
     container: str | None
 
 
-def put_away(root: Root, paths: ProfilePaths, wipe_plan: WipePlan, environment: Mapping[str, str]) -> HiddenData:
+def put_away(
+    root: Root, paths: ProfilePaths, wipe_plan: WipePlan, environment: Mapping[str, str], in_force: Settings
+) -> HiddenData:
     """Move the planned data out of sight, permanently. The caller holds the lock, and deletes the data after releasing
-    it.
+    it. `in_force` are the profile's settings.
 
     Raises `Refused`, `StorageError` or `OSError`: then nothing was removed except perhaps the container.
     """
@@ -202,7 +205,7 @@ def put_away(root: Root, paths: ProfilePaths, wipe_plan: WipePlan, environment: 
         # Its processes would continue in a directory that is out of sight.
         from deepctl.domain.sandbox_settings import remove_container_if_any
 
-        container = remove_container_if_any(environment, paths)
+        container = remove_container_if_any(environment, in_force, paths)
     if wipe_plan.only:
         return HiddenData([trash.put_away_parts(root, paths, wipe_plan.moves)], container)
     leftovers = []

@@ -1,0 +1,194 @@
+"""The table of all settings: their names, meanings, kinds and defaults."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+SANDBOXES = ("auto", "bubblewrap", "docker", "none")
+APPROVALS = ("ask", "auto", "never")
+CHECKPOINTS = ("every_tool", "every_turn", "manual_only")
+TOOLS = ("full", "lean")
+THINKING = ("off", "minimal", "low", "medium", "high", "xhigh", "max", "on")
+"""Levels of thinking; `on` leaves the effort to the provider."""
+SERVICE_TIERS = ("auto", "default", "flex", "priority")
+
+
+_SPENDING = "it limits the cost of a turn"
+_LIMIT = "it limits how much of this machine commands may use"
+_ANSWERS = "it changes the answers of the model, and what they cost"
+_PROFILE = "it changes what the model is sent, and how its answers are read"
+_TOOLS = "it decides which tools the agent has"
+_WAITING = "it decides how long deepctl waits for an answer"
+_FLAG = ("true", "false")
+
+
+class Setting(NamedTuple):
+    """One setting: its purpose, its default, its allowed values, and its environment variable.
+
+    `kind` is the meaning of its text: `text`, `patterns` (several, separated by commas), `count` (a whole number),
+    `seconds`, `size` (bytes, or a number with K, M or G for 1024-fold units), or `cost` (USD, up to six places). A
+    `percent` is a whole number from 10 to 95, or `never`. `names` are several tool names, separated by commas; `flag`
+    is true or false; `integer` and `decimal` are numbers within `bounds`; `texts` is a JSON list of texts; `table` is a
+    JSON object. `risk` is the possible consequence of a value that another person chose.
+    """
+
+    help: str
+    default: str | None = None
+    choices: tuple[str, ...] = ()
+    kind: str = "text"
+    variable: str | None = None
+    in_profile: bool = True
+    risk: str = ""
+    bounds: tuple[float, float] = (0, 0)
+    """The smallest and the largest value of an `integer` or a `decimal`."""
+
+
+def _of_model(
+    help: str, kind: str = "text", bounds: tuple[float, float] = (0, 0), choices: tuple[str, ...] = ()
+) -> Setting:
+    """A setting that is sent with every request."""
+    return Setting(help, None, choices, kind, risk=_ANSWERS, bounds=bounds)
+
+
+def _flag(help: str) -> Setting:
+    return Setting(help, None, _FLAG, "flag", risk=_PROFILE)
+
+
+# The names, the types and the meanings are those of pydantic-ai's ModelProfile and OpenAIModelProfile. Keys for
+# structured output, native tools, audio output and batches are left out, because deepctl does not use these features.
+_MODEL_PROFILE: dict[str, Setting] = {
+    "supports_tools": _flag("whether the model can call tools"),
+    "supports_image_input": _flag("whether the model takes pictures"),
+    "supports_document_input": _flag("whether the model takes documents such as PDF files"),
+    "supports_audio_file_input": _flag("whether the model takes audio files"),
+    "supports_video_input": _flag("whether the model takes videos"),
+    "supports_inline_system_prompts": _flag("whether a system message may stand between other messages"),
+    "supports_thinking": _flag("whether the thinking setting is sent"),
+    "thinking_always_enabled": _flag("whether the model cannot answer without thinking"),
+    "thinking_enabled_by_default": _flag("whether the model thinks without a thinking setting"),
+    "thinking_tags": Setting("the two tags around thinking in a text, as a JSON list", kind="texts", risk=_PROFILE),
+    "ignore_streamed_leading_whitespace": _flag("whether blanks at the start of an answer are dropped"),
+    "mimics_assistant_message_formatting": _flag("whether the model copies the markup of earlier answers"),
+    "supports_cache": _flag("whether the provider needs markers to cache a prompt"),
+    "supports_auto_cache": _flag("whether the provider can place the cache markers itself"),
+    "tool_call_id_length": Setting(
+        "exact length of the ids of tool calls", None, (), "integer", risk=_PROFILE, bounds=(1, 1000)
+    ),
+    "openai_system_prompt_role": Setting(
+        "role of the system message", None, ("system", "developer", "user"), risk=_PROFILE
+    ),
+    "openai_chat_supports_multiple_system_messages": _flag("whether there may be several system messages"),
+    "openai_supports_strict_tool_definition": _flag("whether tools may have the field strict"),
+    "openai_unsupported_model_settings": Setting(
+        "model settings that are not sent, as a JSON list", kind="texts", risk=_PROFILE
+    ),
+    "openai_chat_thinking_field": Setting("field of a message with the thinking", risk=_PROFILE),
+    "openai_chat_send_back_thinking_parts": Setting(
+        "how earlier thinking is sent again", None, ("auto", "tags", "field", "false"), risk=_PROFILE
+    ),
+    "openai_chat_thinking_requires_field_on_tool_calls": _flag("whether tool calls must have the thinking field"),
+    "openai_chat_thinking_false_body": Setting(
+        "fields that switch thinking off, as a JSON object", kind="table", risk=_PROFILE
+    ),
+    "openai_supports_reasoning": _flag("whether the model is a reasoning model of OpenAI's kind"),
+    "openai_supports_reasoning_effort_none": _flag("whether reasoning_effort may be none"),
+    "openai_supports_minimal_reasoning_effort": _flag("whether reasoning_effort may be minimal"),
+    "openai_chat_supports_max_reasoning_effort": _flag("whether reasoning_effort may be max"),
+    "openai_supports_encrypted_reasoning_content": _flag("whether the Responses API encrypts thinking"),
+    "openai_chat_streaming_requires_finish_reason": _flag("whether an answer without a finish reason is incomplete"),
+    "openai_chat_supports_max_completion_tokens": _flag("whether max_tokens is sent as max_completion_tokens"),
+    "openai_chat_audio_input_encoding": Setting("form of audio files", None, ("base64", "uri"), risk=_PROFILE),
+    "openai_chat_supports_file_urls": _flag("whether a document may be an address"),
+    "openai_chat_supports_document_input": _flag("whether the Chat Completions API takes documents"),
+    "openai_supports_prompt_cache_breakpoints": _flag("whether messages may have OpenAI's cache markers"),
+    "openai_responses_requires_function_call_status_none": _flag("whether tool calls must not have a status"),
+    "openai_responses_requires_store_false": _flag("whether the field store must be false"),
+}
+
+
+SETTINGS: dict[str, Setting] = {
+    "default_user": Setting(
+        "profile for commands without --user", "default", variable="DEEPCTL_USER", in_profile=False
+    ),
+    "model": Setting("model, as provider:name", "offline", variable="DEEPCTL_MODEL"),
+    "base_url": Setting(
+        "address of an OpenAI-compatible server, for openai-chat: and openai: models",
+        risk="conversations and the key for them are sent to this address",
+    ),
+    "instructions": Setting("instructions for the agent at the start of every conversation"),
+    "context_window": Setting("context window of the model in tokens, if it is unknown or wrong", kind="count"),
+    "compact_at": Setting(
+        "percentage of the context window at which a conversation is summarised, or never",
+        "80",
+        kind="percent",
+    ),
+    "approve": Setting(
+        "answer to approval requests",
+        "ask",
+        APPROVALS,
+        risk="auto approves every approval request, even for unsandboxed commands",
+    ),
+    "sandbox": Setting(
+        "where the agent's commands run",
+        "auto",
+        SANDBOXES,
+        risk="none runs the agent's commands unsandboxed, with your rights",
+    ),
+    "checkpoints": Setting(
+        "when automatic checkpoints are made",
+        "every_tool",
+        CHECKPOINTS,
+        risk="with fewer checkpoints, there are fewer points to rewind to",
+    ),
+    "snapshot.exclude": Setting(
+        "files that checkpoints leave out, with patterns as in a .gitignore, separated by commas",
+        kind="patterns",
+        risk="no checkpoint contains these files, and no rewind restores them",
+    ),
+    "docker.image": Setting(
+        "image of the container of the docker sandbox",
+        "python:3.12-slim",
+        risk="the agent's commands run in this image, which Docker fetches",
+    ),
+    "max_requests": Setting("maximum number of requests to the model in a turn", "100", kind="count", risk=_SPENDING),
+    "max_tokens": Setting("maximum number of tokens that a turn sends and receives", kind="count", risk=_SPENDING),
+    "max_cost": Setting("maximum cost of a turn, in USD", kind="cost", risk=_SPENDING),
+    "tools": Setting(
+        "tools of the agent: all, or only those for files, commands and memory", "full", TOOLS, risk=_TOOLS
+    ),
+    "disabled_tools": Setting("tools that the agent does not have, separated by commas", kind="names", risk=_TOOLS),
+    "first_answer_timeout": Setting(
+        "maximum time until the first part of an answer, in seconds", "600", kind="seconds", risk=_WAITING
+    ),
+    "idle_timeout": Setting(
+        "maximum time between two parts of an answer, in seconds", "120", kind="seconds", risk=_WAITING
+    ),
+    "retries": Setting("number of retries when the provider is busy or failing", "3", kind="count", risk=_SPENDING),
+    "limits.seconds": Setting("maximum time of a command, in seconds", "600", kind="seconds", risk=_LIMIT),
+    "limits.memory": Setting("maximum memory of a command", "2G", kind="size", risk=_LIMIT),
+    "limits.processes": Setting("maximum number of processes of a command", "256", kind="count", risk=_LIMIT),
+    "limits.tmp": Setting("size of /tmp in a sandbox", "256M", kind="size", risk=_LIMIT),
+    "limits.disk": Setting(
+        "maximum size of what a command writes to the file system of the workspace", "10G", kind="size", risk=_LIMIT
+    ),
+    "limits.checkpoints": Setting("size of the checkpoints above which chats warn", "5G", kind="size", risk=_LIMIT),
+    "model_settings.temperature": _of_model("randomness of the answers", "decimal", (0, 10)),
+    "model_settings.top_p": _of_model("share of the most probable tokens that are considered", "decimal", (0, 1)),
+    "model_settings.top_k": _of_model("number of the most probable tokens that are considered", "integer", (1, 10**6)),
+    "model_settings.max_tokens": _of_model("maximum number of tokens of one answer", "integer", (1, 10**9)),
+    "model_settings.thinking": _of_model("effort of the model's thinking", choices=THINKING),
+    "model_settings.seed": _of_model("start value of the random numbers", "integer", (-(1 << 63), (1 << 63) - 1)),
+    "model_settings.presence_penalty": _of_model("penalty for tokens that occurred already", "decimal", (-2, 2)),
+    "model_settings.frequency_penalty": _of_model("penalty for tokens that occur often", "decimal", (-2, 2)),
+    "model_settings.stop_sequences": _of_model("texts at which the answer ends, as a JSON list", "texts"),
+    "model_settings.parallel_tool_calls": _of_model(
+        "whether one answer may have several tool calls", "flag", choices=_FLAG
+    ),
+    "model_settings.service_tier": _of_model("service level of the provider", choices=SERVICE_TIERS),
+    "model_settings.extra_body": Setting(
+        "further fields of every request, as a JSON object",
+        kind="table",
+        risk="these fields are added to every request; the provider decides what they do",
+    ),
+    **{f"model_profile.{name}": setting for name, setting in _MODEL_PROFILE.items()},
+}

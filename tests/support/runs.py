@@ -1,0 +1,201 @@
+"""Runs of all commands with `--json`, in a profile in which something has happened."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import InProcess, Result
+from tests.support.prepared import prepare
+
+
+class World:
+    """A profile in which something has happened, and a directory for files that commands are given."""
+
+    def __init__(self, deepctl: InProcess, directory: Path) -> None:
+        self.deepctl = deepctl
+        self.directory = directory
+
+    def run(self, *arguments: str) -> Result:
+        return self.deepctl(*arguments).ok()
+
+    def fill(self) -> None:
+        self.run("chat", "--user", "alice", "remember I like tea\nwrite a.txt: one")
+        self.run("chat", "--user", "alice", "write a.txt: two\nplan Trip: pack; go")
+        self.run("checkpoints", "save", "good", "--user", "alice")
+        self.run("chat", "--user", "alice", "write b.bin: three")
+
+    def exported(self, *arguments: str) -> str:
+        path = str(self.directory / "exported")
+        self.run(*arguments, path)
+        return path
+
+
+def made_world(deepctl: InProcess, home: Path, directory: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The world of the runs; an editor in it replaces tea by coffee."""
+    monkeypatch.setenv("VISUAL", "sed -i s/tea/coffee/")
+    world = World(deepctl, directory)
+    prepare(home, "runs", world.fill)
+    return world
+
+
+Run = Callable[[World], tuple[str, ...]]
+ALICE = ("--user", "alice", "--json")
+
+
+def _say(*arguments: str) -> Callable[[World], tuple[str, ...]]:
+    return lambda world: (*arguments, *ALICE)
+
+
+def _after(*before: str) -> Callable[..., Callable[[World], tuple[str, ...]]]:
+    """A run after another command has done its work."""
+
+    def then(*arguments: str) -> Callable[[World], tuple[str, ...]]:
+        def run(world: World) -> tuple[str, ...]:
+            world.run(*before, "--user", "alice")
+            return (*arguments, *ALICE)
+
+        return run
+
+    return then
+
+
+def _foreign_store(world: World) -> tuple[str, ...]:
+    """What pydantic-deep would have kept: one checkpoint that can be read, and one that cannot."""
+    directory = world.directory / "foreign"
+    directory.mkdir()
+    kept = {"id": "0-1", "label": "turn-1", "turn": 1, "created_at": "2026-01-01T10:00:00+00:00", "metadata": {}}
+    said = {
+        "kind": "request",
+        "parts": [{"part_kind": "user-prompt", "content": "hi", "timestamp": kept["created_at"]}],
+    }
+    (directory / "0-1.json").write_text(json.dumps({**kept, "message_count": 1, "messages": [said]}))
+    (directory / "bad.json").write_text("{")
+    return ("checkpoints", "import", str(directory), *ALICE)
+
+
+def _damaged_profile(world: World) -> tuple[str, ...]:
+    """A repair that has something to mend, to lose and to put aside."""
+    path = Path(os.environ["DEEPCTL_HOME"]) / "profiles" / "alice" / "checkpoints" / "ledger.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"#" * 40 + lines[0][40:] + b"".join(lines[1:]))
+    return ("checkpoints", "repair", *ALICE)
+
+
+def untrusted(*arguments: str) -> Callable[[World], tuple[str, ...]]:
+    """A run in a profile with imported settings that wait for a yes."""
+
+    def run(world: World) -> tuple[str, ...]:
+        waiting = Path(os.environ["DEEPCTL_HOME"], "profiles", "alice", "untrusted.toml")
+        waiting.write_text('sandbox = "none"\n[mcp_servers.h]\ncommand = "x"\nstartup_timeout_sec = 1.5\n')
+        return (*arguments, *ALICE)
+
+    return run
+
+
+RUNS: dict[str, list[Run]] = {
+    "checkpoints list": [_say("checkpoints", "list"), _say("checkpoints", "list", "--all", "--graph")],
+    "checkpoints show": [_say("checkpoints", "show", "good")],
+    "checkpoints diff": [
+        _say("checkpoints", "diff"),
+        _say("checkpoints", "diff", "~2"),
+        _say("checkpoints", "diff", "~2", "good", "--stat"),
+    ],
+    "checkpoints save": [_say("checkpoints", "save"), _say("checkpoints", "save", "named")],
+    "checkpoints label": [_say("checkpoints", "label", "~1", "before"), _say("checkpoints", "label", "good", "")],
+    "checkpoints rewind": [
+        _say("checkpoints", "rewind"),
+        _say("checkpoints", "rewind", "~2", "--dry-run"),
+        _say("checkpoints", "rewind", "~1", "--only", "files", "--exact"),
+    ],
+    "checkpoints undo": [
+        _after("checkpoints", "rewind")("checkpoints", "undo"),
+        _after("checkpoints", "rewind")("checkpoints", "undo", "--dry-run"),
+    ],
+    "checkpoints fork": [_say("checkpoints", "fork", "good", "other")],
+    "checkpoints remove": [_say("checkpoints", "remove", "~2", "--dry-run"), _say("checkpoints", "remove", "~2")],
+    "checkpoints prune": [_say("checkpoints", "prune", "--keep", "1", "--older-than", "1d")],
+    "checkpoints verify": [_say("checkpoints", "verify")],
+    "checkpoints repair": [_say("checkpoints", "repair", "--dry-run"), _damaged_profile],
+    "checkpoints import": [_foreign_store],
+    "sessions list": [_say("sessions", "list")],
+    "sessions show": [_say("sessions", "show"), _say("sessions", "show", "--full")],
+    "sessions rename": [_say("sessions", "rename", "main", "first")],
+    "sessions delete": [
+        _say("sessions", "delete", "main", "--dry-run"),
+        _say("sessions", "delete", "main", "--yes"),
+        _after("checkpoints", "fork", "good", "other")("sessions", "delete", "main", "--yes"),
+    ],
+    "sessions search": [
+        _say("sessions", "search", "tea"),
+        _say("sessions", "search", "tw.", "--regex", "-C", "1", "--role", "tool"),
+        _say("sessions", "search", "nothing-like-it"),
+    ],
+    "sessions export": [
+        _say("sessions", "export"),
+        _say("sessions", "export", "--format", "markdown", "--redact"),
+        lambda world: ("sessions", "export", "--output", str(world.directory / "out.json"), "--redact", *ALICE),
+    ],
+    "sessions import": [
+        lambda world: (
+            "sessions",
+            "import",
+            world.exported("sessions", "export", "--user", "alice", "--output"),
+            "--as",
+            "again",
+            *ALICE,
+        )
+    ],
+    "memory show": [_say("memory", "show"), _say("memory", "show", "--at", "good")],
+    "memory list": [_say("memory", "list")],
+    "memory add": [_say("memory", "add", "by hand"), _say("memory", "add", "x", "--file", "trip")],
+    "memory edit": [_say("memory", "edit")],
+    "memory search": [_say("memory", "search", "tea", "-C", "1")],
+    "memory forget": [
+        _say("memory", "forget", "tea", "--dry-run"),
+        _say("memory", "forget", "tea", "--yes"),
+        _say("memory", "forget", "tea", "--purge", "--dry-run"),
+        _say("memory", "forget", "tea", "--purge", "--yes"),
+    ],
+    "memory history": [_say("memory", "history"), _after("memory", "add", "x")("memory", "history")],
+    "memory diff": [_say("memory", "diff"), _say("memory", "diff", "~3"), _say("memory", "diff", "~2", "good")],
+    "profiles list": [lambda world: ("profiles", "list", "--json")],
+    "profiles show": [_say("profiles", "show")],
+    "profiles create": [lambda world: ("profiles", "create", "bob", "--json")],
+    "profiles rename": [lambda world: ("profiles", "rename", "alice", "bob", "--json")],
+    "profiles export": [
+        lambda world: ("profiles", "export", str(world.directory / "archive"), *ALICE),
+    ],
+    "profiles import": [
+        lambda world: (
+            "profiles",
+            "import",
+            world.exported("profiles", "export", "--user", "alice"),
+            "--as",
+            "bob",
+            "--json",
+        ),
+    ],
+    "profiles trust": [_say("profiles", "trust"), untrusted("profiles", "trust", "--yes")],
+    "wipe": [
+        _say("wipe", "--dry-run"),
+        _say("wipe", "--yes"),
+        _say("wipe", "--only", "memory,plans", "--yes"),
+        lambda world: ("wipe", "--all", "--dry-run", "--json"),
+    ],
+    "profiles path": [_say("profiles", "path")],
+    "sandbox show": [_say("sandbox", "show")],
+    "sandbox remove": [],  # needs Docker: tests/sandbox/test_containers.py
+    "models": [_say("models"), lambda world: ("models", "--all", "--json")],
+    "config show": [_say("config", "show"), untrusted("config", "show"), lambda world: ("config", "show", "--json")],
+    "config get": [_say("config", "get", "model")],
+    "config set": [_say("config", "set", "model", "offline"), _say("config", "set", "limits.processes", "99")],
+    "config unset": [_after("config", "set", "model", "offline")("config", "unset", "model")],
+    "config path": [_say("config", "path"), lambda world: ("config", "path", "--json")],
+    "doctor": [],  # it may find something: its callers run it
+    "chat": [],  # it prints several documents: its callers run it
+}
