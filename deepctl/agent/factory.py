@@ -21,6 +21,7 @@ from pydantic_ai.exceptions import ToolFailed
 from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.models import Model
 from pydantic_ai.models.function import FunctionModel
+from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.toolsets import AbstractToolset
 from pydantic_ai.workspaces import Workspace, WorkspaceBackend, WorkspaceError, WorkspaceRef, WrapperWorkspace
@@ -143,6 +144,13 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
         """
         is_streaming_only = isinstance(model, FunctionModel) and model.function is None
         return UnicodeFilterModel(CollectingModel(model) if is_streaming_only else with_chat_shape(model))
+
+    def get_model_settings(self) -> Callable[[RunContext[Any]], ModelSettings]:
+        """Prompt caching, where pydantic-ai knows how a provider marks it, unless settings of the model say otherwise.
+
+        The tools, the fixed instructions and the conversation are marked. Settings of a run have priority.
+        """
+        return lambda ctx: ModelSettings() if "cache" in (ctx.model_settings or {}) else ModelSettings(cache=True)
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
         return GuardedTools(made_ready(toolset, self.fixed_tools), self.environment)
