@@ -10,7 +10,7 @@ _deepctl_table() {
 	local user='--user=profile --profile=profile -u=profile'
 	case $1 in
 	'') commands='chat checkpoints sessions memory profiles wipe sandbox models config doctor' options='--version --install-completion=?,bash,zsh,fish --show-completion=?,bash,zsh,fish' ;;
-	' chat') arguments='-' options="$user --session=session -s=session --new=?- --file=file -f=file --model=- -m=- --approve=,ask,auto,never --sandbox=,auto,bubblewrap,docker,none --network --ephemeral --timeout=- --wait=- --json" ;;
+	' chat') arguments='-' options="$user --session=session -s=session --new=?- --file=file -f=file --model=- -m=- --thinking=,off,minimal,low,medium,high,xhigh,max,on --approve=,ask,auto,never --sandbox=,auto,bubblewrap,docker,none --network --ephemeral --timeout=- --wait=- --json" ;;
 	' checkpoints') commands='list show diff save label rewind undo fork remove prune import verify repair' ;;
 	' checkpoints list') options="$user --session=session -s=session --limit=- --all --graph --json" ;;
 	' checkpoints show') arguments='checkpoint' options="$user --session=session -s=session --json" ;;

@@ -22,6 +22,7 @@ function __deepctl_table -S
             set -a options '--new=?-'\t'Start a new session'
             set -a options '--file -f=file'\t'Copy a file into the workspace and show it to the model'
             set -a options '--model -m=-'\t'Model, as provider:name'
+            set -a options '--thinking=,off,minimal,low,medium,high,xhigh,max,on'\t'Effort of the model\'s thinking'
             set -a options '--approve=,ask,auto,never'\t'Answer to approval requests'
             set -a options '--sandbox=,auto,bubblewrap,docker,none'\t'Where the agent\'s commands run'
             set -a options '--network'\t'Let sandboxed commands use the network'

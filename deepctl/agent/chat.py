@@ -36,7 +36,7 @@ from deepctl.agent.mcp import McpServers
 from deepctl.agent.mentions import AttachmentReader, DirectoryFiles, Files, StateFiles
 from deepctl.agent.message_filters import SentHistory, history_of
 from deepctl.agent.model_wrappers import Retries, RetryingModel
-from deepctl.agent.models import resolve
+from deepctl.agent.models import resolve, warnings_told
 from deepctl.agent.provider_errors import ModelEndpoint
 from deepctl.agent.sandboxes import Sandbox
 from deepctl.agent.turn import Outcome, TokenUsage, TurnRecord, run_turn, to_json
@@ -101,7 +101,14 @@ class TurnRunner:
         self.options = options
         self._kept = note
         self._environment = environment
-        self._model, self._last_response = resolve(options.model, base_url=options.base_url, environment=environment)
+        self._model, self._last_response, self._not_sent = resolve(
+            options.model,
+            base_url=options.base_url,
+            environment=environment,
+            settings=options.model_settings,
+            profile=options.model_profile,
+        )
+        self._told: set[str] = set()
         self._servers = McpServers(options.mcp_servers, environment) if options.mcp_servers else None
         self._limits = limits_of(options.limits, self._model, options.model)
         self._used = RunUsage()
@@ -152,8 +159,16 @@ class TurnRunner:
 
         Raises `RewindRequested` if the agent wants to start the turn again from an earlier checkpoint.
         """
+
+        def tell(message: str) -> None:
+            if message not in self._told:
+                self._told.add(message)
+                emit({"type": "notice", "message": message})
+
         run_usage, self._used = self._used, RunUsage()
         self._spent = run_usage
+        if self._not_sent is not None:
+            tell(self._not_sent)
         turn = run_turn(
             self._agent,
             deps,
@@ -169,7 +184,8 @@ class TurnRunner:
             policy=self._policy,
             explain=self._explain,
         )
-        return self._guarded(turn, emit)
+        with warnings_told(tell):
+            return self._guarded(turn, emit)
 
     @property
     def model(self) -> Model:
@@ -216,7 +232,7 @@ class TurnRunner:
             self._model.base_url or "",
             self._environment,
             self._last_response,
-        )
+        )._replace(settings={**(self._model.settings or {})})
 
     def _explain(self, error: Exception) -> DeepctlError | None:
         """The error for a failure of the model; `None` for any other failure."""

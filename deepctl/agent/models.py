@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Any, NamedTuple, get_args
+from types import MappingProxyType
+from typing import Any, NamedTuple, cast, get_args
+from urllib.parse import urlsplit
 
 from pydantic_ai import exceptions
 from pydantic_ai.models import KnownModelName, Model, infer_model
@@ -16,30 +20,44 @@ from deepctl.agent.offline import OFFLINE, offline_model
 from deepctl.agent.provider_errors import MAX_DETAIL, first_sentence, is_clients, shown_text
 from deepctl.agent.response_recorder import LastResponse, watch
 from deepctl.agent.wire import with_chat_shape
-from deepctl.domain import env_variables
+from deepctl.domain import env_variables, provider_keys
 from deepctl.domain.env_variables import ollama_address
-from deepctl.errors import ModelFailed, UsageError
+from deepctl.errors import BadSetting, ModelFailed, UsageError
 
 _FIRST = ("openai", "anthropic", "google")
 """The providers that come first if several have a model of the same name."""
 _ALIKE = 0.8
 _OPENAI = ("openai", "openai-chat", "openai-responses")
+_OPENAI_HOST = "api.openai.com"
+_THINKING = {"on": True, "off": False}
 _EXTRA = re.compile(r"pydantic-ai-slim\[([a-z-]+)\]")
 
 
 class ResolvedModel(NamedTuple):
-    """A model, and the last response of its server; `None` for a model without a server, such as the offline model."""
+    """A model, and the last response of its server; `None` for a model without a server, such as the offline model.
+
+    `notice` names the settings of `[model_settings]` that are not sent to this model.
+    """
 
     model: Model
     last: LastResponse | None
+    notice: str | None = None
 
 
-def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) -> ResolvedModel:
+def resolve(
+    name: str,
+    *,
+    base_url: str | None,
+    environment: Mapping[str, str],
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    profile: Mapping[str, Any] = MappingProxyType({}),
+) -> ResolvedModel:
     """The model called `name`: `offline`, or any model string of pydantic-ai.
 
     `base_url` is the address of an OpenAI-compatible server; without it, the provider's own environment variable is
-    used. Raises `UsageError` for an unknown name or a provider that is not installed, and `ModelFailed` if the
-    provider's key is missing.
+    used. `settings` and `profile` are the tables `[model_settings]` and `[model_profile]`. Raises `UsageError` for an
+    unknown name or a provider that is not installed, `BadSetting` for settings of the profile that exclude each other,
+    and `ModelFailed` if the provider's key is missing.
     """
     if name == OFFLINE:
         return ResolvedModel(offline_model(), None)
@@ -100,8 +118,11 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
             "Check base_url and the variable with the address of the provider, such as $OPENAI_BASE_URL.",
             code="bad_address",
         ) from None
-    last = watch(providers[-1]) if providers else None
-    return ResolvedModel(with_chat_shape(_strict_about_ends(model, providers)), last)
+    if not providers:
+        return ResolvedModel(model, None)
+    last = watch(providers[-1])
+    configured, notice = _configured(model, name, providers[-1], settings, profile)
+    return ResolvedModel(with_chat_shape(configured), last, notice)
 
 
 def _unknown(name: str, error: Exception, environment: Mapping[str, str]) -> UsageError:
@@ -131,16 +152,72 @@ def _nearest(name: str) -> str | None:
     return next((bare[model] for model in get_close_matches(query, bare, 1, _ALIKE)), None)
 
 
-def _strict_about_ends(model: Model, providers: list[Provider[Any]]) -> Model:
-    """The same model, which treats an OpenAI-style stream without a finish reason as incomplete."""
-    if not providers or type(model).__module__.rpartition(".")[2] in ("anthropic", "google"):
-        return model
+def _configured(
+    model: Model, name: str, provider: Provider[Any], settings: Mapping[str, Any], profile: Mapping[str, Any]
+) -> tuple[Model, str | None]:
+    """The same model with these settings and this profile, and a notice about the settings that are not sent to it."""
+    values = {**_chat_defaults(model), **profile}
+    if "thinking_tags" in values:
+        values["thinking_tags"] = tuple(values["thinking_tags"])
+    merged: dict[str, Any] = {**model.profile, **values}
+    unsupported = {*model.unsupported_settings, *merged.get("openai_unsupported_model_settings", ())}
+    if not (merged.get("supports_thinking") or merged.get("thinking_always_enabled")):
+        unsupported.add("thinking")
+    sent = {key: value for key, value in settings.items() if key not in unsupported}
+    if (level := sent.get("thinking")) in _THINKING:
+        sent["thinking"] = _THINKING[level]
+    if values or sent:
+        make = cast("Callable[..., Model]", type(model))
+        try:
+            model = make(model.model_name, provider=provider, profile=values, settings=sent or None)
+        except exceptions.UserError as error:
+            raise BadSetting(f"[model_profile] cannot be used: {first_sentence(str(error))}.") from None
+    return model, _not_sent(name, [key for key in settings if key in unsupported])
+
+
+def _not_sent(name: str, keys: list[str]) -> str | None:
+    if not keys:
+        return None
+    hint = (
+        " If the model can think, set model_profile.supports_thinking to true."
+        if "thinking" in keys and provider_keys.provider(name) in ("openai", "ollama")
+        else ""
+    )
+    return f"Not sent to {name}, which does not support it: {', '.join(f'model_settings.{key}' for key in keys)}.{hint}"
+
+
+def _chat_defaults(model: Model) -> dict[str, Any]:
+    """The profile of a model of the Chat Completions API, where it differs from pydantic-ai's.
+
+    A stream without a finish reason is incomplete. Most servers other than OpenAI's know only the older name of the
+    maximum length of an answer, and ignore the newer one silently (Ollama does).
+    """
+    if type(model).__module__.rpartition(".")[2] in ("anthropic", "google"):
+        return {}
     try:
         from pydantic_ai.models.openai import OpenAIChatModel
-        from pydantic_ai.profiles.openai import OpenAIModelProfile
     except ImportError:
-        return model
+        return {}
     if not isinstance(model, OpenAIChatModel):
-        return model
-    strict = OpenAIModelProfile(openai_chat_streaming_requires_finish_reason=True)
-    return type(model)(model.model_name, provider=providers[-1], profile=strict)
+        return {}
+    defaults: dict[str, Any] = {"openai_chat_streaming_requires_finish_reason": True}
+    if model.system in ("openai", "ollama") and urlsplit(model.base_url or "").hostname != _OPENAI_HOST:
+        defaults["openai_chat_supports_max_completion_tokens"] = False
+    return defaults
+
+
+@contextmanager
+def warnings_told(tell: Callable[[str], None]) -> Iterator[None]:
+    """Pass on pydantic-ai's warnings about settings that a request leaves out, which would be printed on stderr."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        show = warnings.showwarning
+
+        def told(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, UserWarning):
+                tell(str(message))
+            else:
+                show(message, category, *place, **more)
+
+        warnings.showwarning = told
+        yield

@@ -10,6 +10,7 @@ import os
 import re
 import ssl
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -53,6 +54,16 @@ _NO_MODEL = re.compile(
 )
 _NOT_FOUND = re.compile(r"not found|unknown (url|path|route)|no route", re.IGNORECASE)
 _MALFORMED = re.compile(r"illegal|malformed|invalid|too many|too large|unsupported", re.IGNORECASE)
+_FIELDS = {
+    "max_tokens": ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens"),
+    "thinking": ("thinking", "reasoning", "reasoning_effort", "effort", "budget_tokens", "thinkingConfig"),
+    "stop_sequences": ("stop_sequences", "stop", "stopSequences"),
+    "top_p": ("top_p", "topP"),
+    "top_k": ("top_k", "topK"),
+    "presence_penalty": ("presence_penalty", "presencePenalty"),
+    "frequency_penalty": ("frequency_penalty", "frequencyPenalty"),
+}
+"""The names of settings in the requests of the providers."""
 _ALERT = r"\x15\x03"
 """The first bytes of an alert of TLS, in the notation of exceptions."""
 _PLAIN_TO_TLS = re.compile(r"plain HTTP request was sent to HTTPS port|HTTP request to an HTTPS server", re.IGNORECASE)
@@ -69,6 +80,8 @@ class ModelEndpoint(NamedTuple):
     origin: str | None
     environment: Mapping[str, str]
     last: LastResponse
+    settings: Mapping[str, object] = MappingProxyType({})
+    """The values of `[model_settings]` that the requests have."""
 
     @property
     def place(self) -> str:
@@ -199,7 +212,8 @@ def failure(error: BaseException, to: ModelEndpoint) -> DeepctlError | None:
             retryable=True,
         )
     if isinstance(error, _FINAL) or (status is not None and 400 <= status < 500):
-        return _refused(error, to, "Send less: smaller files, or a new session with --new." if status == 413 else None)
+        hint = "Send less: smaller files, or a new session with --new." if status == 413 else _setting_hint(error, to)
+        return _refused(error, to, hint)
     # Clients treat every response as an answer, and can raise any exception for other content.
     if isinstance(error, exceptions.AgentRunError) or is_clients(error) or to.last.is_no_answer:
         return _unusable(error, to)
@@ -219,6 +233,18 @@ def _refused(error: BaseException, to: ModelEndpoint, hint: str | None) -> Model
     return ModelFailed(
         f"The provider of {to.model} refused the request ({reason(error, to)}).", hint, code="model_request_refused"
     )
+
+
+def _setting_hint(error: BaseException, to: ModelEndpoint) -> str | None:
+    """A hint about a setting of `[model_settings]` that the provider names in its error."""
+    text = _detail(error)
+    for key, value in to.settings.items():
+        body = value if isinstance(value, dict) else ()
+        names = [*_FIELDS.get(key, (key,)), *body]
+        if any(re.search(rf"(?<![a-z]){re.escape(name)}(?![a-z])", text, re.IGNORECASE) for name in names):
+            option = " (or --thinking)" if key == "thinking" else ""
+            return f"The request has {key} from [model_settings]{option}: change or remove model_settings.{key}."
+    return None
 
 
 def _address_hint(to: ModelEndpoint) -> str | None:

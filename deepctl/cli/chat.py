@@ -72,6 +72,13 @@ def chat(
             help="Model, as provider:name. Default: $DEEPCTL_MODEL, then the setting model, then offline.",
         ),
     ] = None,
+    thinking: Annotated[
+        Literal["off", "minimal", "low", "medium", "high", "xhigh", "max", "on"] | None,
+        typer.Option(
+            help="Effort of the model's thinking. on: the effort that the provider selects. A provider without a level "
+            "uses the nearest one. Default: the setting model_settings.thinking, then the model's own default."
+        ),
+    ] = None,
     approve: Annotated[
         Literal["ask", "auto", "never"] | None,
         typer.Option(
@@ -102,7 +109,7 @@ def chat(
     With PROMPT or piped stdin, deepctl runs one turn and prints the answer on stdout. Without both, an interactive chat
     starts at a terminal.
     """
-    flags = {"model": model, "approve": approve, "sandbox": sandbox}
+    flags = {"model": model, "approve": approve, "sandbox": sandbox, "model_settings.thinking": thinking}
     in_force = settings.without_files(os.environ, flags) if ephemeral else settings.load(os.environ, options=flags)
     name = layout.check_name(user or "ephemeral") if ephemeral else options.user(user, in_force)
     if session is not None and new is not None:

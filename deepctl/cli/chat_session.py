@@ -158,7 +158,7 @@ class ChatSession(ABC):
 
     @abstractmethod
     def change(self, **fields: str) -> None:
-        """Use another model, sandbox or approval setting from now on. Raises the errors that prevent it."""
+        """Use other values of these settings from now on. Raises the errors that prevent it."""
 
     @property
     @abstractmethod

@@ -305,6 +305,10 @@ def test_model_approval_and_sandbox_change_for_this_conversation(
     assert "are refused. Everything else runs as before. /approve ask turns approval requests on." in " ".join(
         chat("/approve never").split()
     )
+    assert "Thinking is as the model does by default." in chat("/thinking")
+    assert "config set model_settings.thinking high --user alice" in " ".join(chat("/thinking HIGH").split())
+    assert "Thinking is high (chosen for this conversation)." in chat("/thinking")
+    assert "off, minimal, low, medium, high, xhigh, max, on" in " ".join(chat("/thinking huge").split())
     chat("run touch never.txt")
     assert "run at once" in chat("/approve AUTO")
     chat("run touch auto.txt")

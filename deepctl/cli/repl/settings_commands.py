@@ -1,4 +1,4 @@
-"""`/model`, `/models`, `/approve` and `/sandbox`: the settings of this conversation."""
+"""`/model`, `/models`, `/thinking`, `/approve` and `/sandbox`: the settings of this conversation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shlex
 from deepctl.cli.chat_session import ProfileChat
 from deepctl.cli.repl import run_cli_command
 from deepctl.cli.repl.state import ReplState
+from deepctl.domain.setting_table import THINKING as THINKING
 from deepctl.domain.settings import Value
 from deepctl.errors import UsageError
 from deepctl.output.text import printable
@@ -60,6 +61,21 @@ def models(state: ReplState, arguments: str) -> None:
         )
     if isinstance(state.chat, ProfileChat):
         run_cli_command.run(state, "models", *run_cli_command.split(arguments))
+
+
+def thinking(state: ReplState, arguments: str) -> None:
+    """Show the effort of the model's thinking, or change it."""
+    words = run_cli_command.split(arguments)
+    key = "model_settings.thinking"
+    if words:
+        level = _choice("/thinking", words, THINKING)
+        state.chat.change(**{key: level})
+        state.chat.display.notice(f"Thinking is now {level}.{_how_to_keep(state, key, level)}")
+        return
+    value = in_force(state, key)
+    state.chat.display.notice(
+        f"Thinking is {value.value} ({source(value)})." if value.value else "Thinking is as the model does by default."
+    )
 
 
 def approve(state: ReplState, arguments: str) -> None:
