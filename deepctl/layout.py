@@ -40,6 +40,8 @@ from deepctl.errors import BadName, NewerFormat, UsageError
 AGENT = "main"
 """The name of the agent whose memory a profile has by default."""
 
+OWN = ".deep"
+"""The directory of deepctl in a workspace."""
 MEMORY_DIRECTORY = ".deep/memory"
 TODO_DIRECTORY = ".deep/todo"
 TODO_FILE = ".deep/todo.json"

@@ -37,7 +37,7 @@ from pydantic_ai.workspaces import (
 from pydantic_ai_backends import ConfinedWorkspace, StateBackend, WorkspacePathError
 from pydantic_ai_backends.workspaces import StateWorkspaceBackend
 
-from deepctl.agent.sandboxes import Sandbox, listener, sandbox_missing, searcher
+from deepctl.agent.sandboxes import Sandbox, listener, sandbox_missing, searcher, shell_command
 from deepctl.files import atomic
 from deepctl.files.git_directories import ASIDE, GitSurvey, additions, describe, set_aside, survey
 from deepctl.files.paths_beneath import DirectoryTree, OutsideTree
@@ -281,6 +281,8 @@ class _CommandBackend(_SearchBackend):
         env: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> CommandResult:
+        if isinstance(command, str) and shell:
+            command, shell = shell_command(command), False
         with self._hiding():
             return await self._run(command, shell, env, timeout)
 

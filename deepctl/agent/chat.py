@@ -81,6 +81,8 @@ class Options(NamedTuple):
     disabled_tools: Sequence[str] = ()
     first_answer_timeout: float = 600
     idle_timeout: float = 120
+    profile: str | None = None
+    """The profile of the agent; an ephemeral chat has none."""
 
 
 class TurnRunner:
@@ -114,7 +116,7 @@ class TurnRunner:
         self._used = RunUsage()
         self._spent = RunUsage()
         self._agent: Agent[DeepAgentDeps, str] = create_deep_agent(
-            instructions=options.instructions,
+            instructions=[_place(options.profile), *([options.instructions] if options.instructions else [])],
             include_execute=options.sandbox is not None,
             approve=options.approve,
             ask=ask,
@@ -272,6 +274,12 @@ class TurnRunner:
 
     def _reason(self, error: BaseException) -> str:
         return provider_errors.reason(error, self._asked)
+
+
+def _place(profile: str | None) -> str:
+    """The instructions about the program and its display."""
+    subject = f"the profile {profile} of deepctl" if profile is not None else "deepctl"
+    return f"You are the agent of {subject}, a command-line program. A terminal shows your answers as Markdown."
 
 
 class TurnResult(NamedTuple):

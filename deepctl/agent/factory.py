@@ -11,8 +11,8 @@ import json
 import os
 import posixpath
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_ai import Agent, FunctionToolset, RunContext
@@ -24,11 +24,10 @@ from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.toolsets import AbstractToolset
-from pydantic_ai.workspaces import Workspace, WorkspaceBackend, WorkspaceError, WorkspaceRef, WrapperWorkspace
+from pydantic_ai.workspaces import Workspace, WorkspaceBackend, WorkspaceRef, WrapperWorkspace
 from pydantic_ai_backends import StateBackend
 from pydantic_ai_harness.memory import FileStore, Memory, MemorySearchMatch, MemorySearchResult
 from pydantic_ai_harness.planning import InMemoryPlanStore, PlanItem, Planning
-from pydantic_ai_harness.repo_context import RepoContext
 from pydantic_ai_harness.tool_output_limits import Band, Spill, ToolOutputLimits, Truncate, WorkspaceStore
 
 from deepctl import layout
@@ -54,22 +53,18 @@ from deepctl.agent.tools import (
     made_ready,
     plans_toolset,
 )
+from deepctl.agent.turn_context import (
+    EVICT_FILE_OVER,
+    EVICT_OVER,
+    TurnContext,
+    fixed_instructions,
+    workspace_instructions,
+)
 from deepctl.agent.wire import with_chat_shape
 from deepctl.domain.memory.directory import as_bytes, as_text
 from deepctl.domain.permissions import Permissions
 from deepctl.store import todo
 from deepctl.unicode import fold, spans, whole
-
-_EVICT_OVER = 20_000
-_EVICT_FILE_OVER = 100_000
-
-_INSTRUCTIONS = (
-    "You work for one user, in a workspace that is theirs alone and that keeps what you write from one conversation "
-    "to the next. Paths are relative to it; nothing outside it can be reached."
-)
-_FILE_TOOLS = "You have file tools (ls, read_file, write_file, edit_file, glob, grep)"
-_WITH_SHELL = f"{_FILE_TOOLS} and a shell (execute)."
-_WITHOUT_SHELL = f"{_FILE_TOOLS}; there is no shell."
 
 
 @dataclass(kw_only=True)
@@ -211,28 +206,45 @@ def create_deep_agent(
         capabilities: More capabilities of pydantic-ai.
     """
     rules = permissions or {}
+    secrets = os.environ if environment is None else environment
     parts: list[AbstractCapability[Any]] = [
-        ContextFiles(),
         _eviction(),
         Approvals(approve=approve, ask=ask, permissions=rules),
     ]
     toolsets = [console_toolset(include_execute, rules)]
     if include_memory:
-        parts.append(Memory(store_resolver=memory_store, agent_name=agent_name))
+        parts.append(Memory(store_resolver=memory_store, agent_name=agent_name, inject_memory=False, guidance=""))
     if include_checkpoints:
         parts.append(Checkpointing(checkpoint_frequency))
         toolsets.append(checkpoints_toolset())
     if include_plans:
         toolsets.append(plans_toolset())
-        parts.append(Planning(store_resolver=lambda ctx: TodoStore(files_of(ctx.workspace), ctx.deps.session)))
+        parts.append(Planning(store_resolver=_todo_store, inject=False, guidance=""))
     own_tools = FunctionToolset[Any]([tool for toolset in toolsets for tool in toolset.tools.values()], id="deepctl")
     fixed_toolsets = [toolset for part in parts if isinstance(toolset := part.get_toolset(), AbstractToolset)]
-    boundary = _RunBoundary(os.environ if environment is None else environment, fixed_toolsets)
+    tools = frozenset(
+        name
+        for toolset in [own_tools, *fixed_toolsets]
+        for name in (toolset.tools if isinstance(toolset, FunctionToolset) else ())
+    )
+    parts.append(
+        TurnContext(
+            secrets,
+            approve,
+            ask is not None,
+            rules,
+            agent_name,
+            tools,
+            memory=memory_store if include_memory else None,
+            plan=(lambda ctx: _todo_store(ctx).valid_items()) if include_plans else None,
+        )
+    )
+    boundary = _RunBoundary(secrets, fixed_toolsets)
     return Agent(
         offline_model() if model == OFFLINE else model,
         name=agent_name,
         deps_type=DeepAgentDeps,
-        instructions=[_INSTRUCTIONS, *_listed(instructions), _WITH_SHELL if include_execute else _WITHOUT_SHELL],
+        instructions=[*fixed_instructions(tools), *_listed(instructions), workspace_instructions(tools)],
         toolsets=[FixedTools(own_tools)],
         capabilities=[boundary, *parts, *capabilities],
         retries={"tools": UNLIMITED_RETRIES},
@@ -254,15 +266,12 @@ def _eviction() -> ToolOutputLimits[Any]:
     """
     action = Spill(then=Truncate())
     return ToolOutputLimits(
-        bands=[Band(over=_EVICT_OVER, action=action)],
-        per_tool={"read_file": [Band(over=_EVICT_FILE_OVER, action=action)]},
+        bands=[Band(over=EVICT_OVER, action=action)],
+        per_tool={"read_file": [Band(over=EVICT_FILE_OVER, action=action)]},
         store=EvictedResults(),
     )
 
 
-_MAX_CONTEXT_BYTES = 256 * 1024
-_TAG = re.compile(r"<(?=\s*/?\s*\w)")
-_BLOCK = re.compile(r"<(?=\s*/?\s*(context-file|context|memory|plan-reminder|stdin|system)\b)", re.IGNORECASE)
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -363,9 +372,12 @@ class TodoStore(InMemoryPlanStore):
 
     async def get_items(self) -> list[PlanItem]:
         await self._load(to_change=False)
-        items = await super().get_items()
-        # The model receives the items in a block, and no item may end the block.
-        return [item.model_copy(update={"content": _TAG.sub("&lt;", item.content)}) for item in items]
+        return await super().get_items()
+
+    async def valid_items(self) -> list[PlanItem]:
+        """The list. Raises `ToolFailed` if the file is invalid."""
+        await self._load()
+        return await super().get_items()
 
     async def get_item(self, item_id: str) -> PlanItem | None:
         await self._load(to_change=False)
@@ -395,6 +407,10 @@ class TodoStore(InMemoryPlanStore):
         return is_removed
 
 
+def _todo_store(ctx: RunContext[DeepAgentDeps]) -> TodoStore:
+    return TodoStore(files_of(ctx.workspace), ctx.deps.session)
+
+
 @dataclass
 class EvictedResults(WorkspaceStore):
     """Tool results that are too large for the context, as `large_tool_results/<call_id>`."""
@@ -418,49 +434,3 @@ class EvictedResults(WorkspaceStore):
         if posixpath.basename(directory) != layout.EVICTED_DIRECTORY or not name:
             raise PermissionError(f"{handle!r} is not an evicted result")
         return await files_of(workspace).read_bytes(posixpath.join(layout.EVICTED_DIRECTORY, name))
-
-
-@dataclass
-class ContextFiles(RepoContext[Any]):
-    """`AGENTS.md` and `DEEP.md` of the workspace as instructions.
-
-    A file that is not regular, or is larger than 256 KiB, is left out, because a planted link, FIFO or huge file must
-    not prevent the start of the agent.
-    """
-
-    @property
-    def has_on_event(self) -> bool:
-        """Always false. The listener would look for directories that tools read, which is switched off.
-
-        With a listener, every run would have to stream, and models that cannot stream (`TestModel`, a `FunctionModel`
-        of an application's tests) would fail.
-        """
-        return False
-
-    def get_instructions(self) -> Callable[[RunContext[Any]], Awaitable[str | None]]:  # type: ignore[override]
-        """The same as a coroutine, because pydantic-ai calls a plain function in a thread, in every step."""
-
-        async def instructions(ctx: RunContext[Any]) -> str | None:
-            return self._render_instructions()
-
-        return instructions
-
-    async def before_run(self, ctx: RunContext[Any]) -> None:
-        files = files_of(ctx.workspace)
-        usable = []
-        for name in layout.CONTEXT_FILES:
-            try:
-                entry = await files.stat(name)
-            except OSError:
-                continue
-            if entry.size is not None and entry.size <= _MAX_CONTEXT_BYTES:
-                usable.append(name)
-        self.filenames = usable
-        try:
-            await super().before_run(replace(ctx, workspace=files))
-        except (OSError, WorkspaceError):
-            pass  # another process is replacing a file, so this run has no context files
-        # The harness ensures that a file does not end its block; it must not start another one either.
-        self._context_files = [
-            replace(file, content=_BLOCK.sub("&lt;", file.content)) for file in self._context_files or []
-        ]

@@ -219,16 +219,14 @@ def _prompts(messages: list[ModelMessage]) -> list[str]:
 
 
 def _typed(part: object) -> str | None:
-    """The text of a user's prompt; `None` for parts of capabilities in the user's role, such as memory snapshots."""
+    """The text of a user's prompt; `None` for parts that only have blocks of context."""
     if not isinstance(part, UserPromptPart):
         return None
     if isinstance(part.content, str):
         # pydantic-ai's form of changed instructions for a model that accepts no system messages.
         return None if part.content.startswith("<system>") else part.content
     texts = [item for item in part.content if isinstance(item, str)]
-    if not texts or texts[0].startswith("<plan-reminder>"):
-        return None
-    return "\n".join(texts)
+    return "\n".join(texts) if texts else None
 
 
 def _counted(count: int, noun: str) -> str:

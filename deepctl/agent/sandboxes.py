@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cache
 from typing import ClassVar, NamedTuple, Protocol, SupportsIndex
 
 import anyio.abc
@@ -33,7 +36,7 @@ from pydantic_ai_harness.bubblewrap_sandbox import BubblewrapWorkspace
 from deepctl.errors import Refused
 from deepctl.files.rmtree import PrivateHome
 from deepctl.sandbox import bubblewrap, cgroups, container
-from deepctl.sandbox.policy import OUTPUT_BYTES, VARIABLES, Limits, Unavailable
+from deepctl.sandbox.policy import COMMAND_PATH, OUTPUT_BYTES, VARIABLES, Limits, Unavailable
 
 Hear = Callable[[bytes, bytes], None]
 """Receives new output, of stdout and of stderr, in the event loop of the command. Must not raise."""
@@ -442,6 +445,31 @@ class Docker:
                 self.profile,
             )
         )
+
+
+def system_of(sandbox: Sandbox) -> str:
+    """The operating system and the shell of a sandbox's commands, for the model."""
+    if isinstance(sandbox, Docker):
+        return f"Linux in a container of {sandbox.image}, with bash if it is there, else sh"
+    return f"{_this_system()}, with {'bash' if shutil.which('bash', path=COMMAND_PATH) else 'sh'}"
+
+
+@cache
+def _this_system() -> str:
+    """The operating system of this machine: bubblewrap shows its programs, and unsandboxed commands use them."""
+    try:
+        name = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except OSError:
+        name = platform.platform(aliased=True, terse=True)  # macOS
+    return f"{name}, {platform.machine()}"
+
+
+_SHELL = 'command -v bash >/dev/null && exec bash --norc --noprofile -c "$1"; exec sh -c "$1"'
+
+
+def shell_command(text: str) -> list[str]:
+    """The words that run a command of the model, in the shell that `system_of` names."""
+    return ["/bin/sh", "-c", _SHELL, "sh", text]
 
 
 class SandboxChoice(NamedTuple):

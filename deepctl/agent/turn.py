@@ -35,7 +35,6 @@ from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.run import AgentRun
 from pydantic_ai.usage import RunUsage, UsageLimits
 from pydantic_ai_harness.compaction import DEFAULT_CONTEXT_WINDOW
-from pydantic_ai_harness.memory import Memory
 
 from deepctl.agent.compaction import Compactor, ShortenedHistory
 from deepctl.agent.factory import DeepAgentDeps
@@ -44,6 +43,7 @@ from deepctl.agent.limits import CompactionPolicy, ContextUsage, context_tokens,
 from deepctl.agent.message_filters import MediaFilterModel, Places, SentHistory
 from deepctl.agent.model_wrappers import FilterModel, Retries, RetryingModel
 from deepctl.agent.tools import has_succeeded
+from deepctl.agent.turn_context import TurnContext
 from deepctl.errors import DeepctlError
 from deepctl.unicode import whole_value
 
@@ -171,8 +171,8 @@ class _CompactIfLong(AbstractCapability[Any]):
     policy: CompactionPolicy
 
     def get_ordering(self) -> CapabilityOrdering:
-        """Before memory, which puts its snapshot into the request again when a compaction has dropped it."""
-        return CapabilityOrdering(wraps=[Memory])
+        """Before the context, which is sent again when a compaction has dropped it."""
+        return CapabilityOrdering(wraps=[TurnContext])
 
     async def before_model_request(
         self, ctx: RunContext[Any], request_context: ModelRequestContext

@@ -133,6 +133,7 @@ class ChatSetup(NamedTuple):
             permissions,
             self.timeout,
             mcp_servers=servers,
+            profile=paths.name,
         )
         runner = self._running(self._bounded(agent_options, self.name))
         notices = [commands.notice, mcp_servers.notice(servers) if servers else None]

@@ -493,9 +493,14 @@ class LogReader:
         self._flush(len(self._results))
 
 
-_TAG = re.compile(
-    r"<(?=\s*/?\s*(attached-file|context-file|context|memory|plan-reminder|stdin|system)\b)", re.IGNORECASE
+_TAGS = (
+    *("attached-file", "context-file", "context", "memory", "plan-reminder", "stdin", "system"),
+    # The other blocks of pydantic-ai.
+    *("assistant_thinking", "context_diff", "conversation_summary", "retry_feedback", "tool_result"),
+    "validation_errors",
 )
+# Not `\s*/?\s*`, which takes quadratic time for a long run of spaces.
+_TAG = re.compile(rf"<(?=\s*(?:/\s*)?(?:{'|'.join(_TAGS)})\b)", re.IGNORECASE)
 
 
 PIPED = "\n\n<stdin>\n"

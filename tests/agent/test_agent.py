@@ -113,13 +113,13 @@ def test_plans_and_the_to_do_list_are_files_of_the_workspace(work: Path) -> None
     assert "pack" in script.sent, "the next run is reminded of the list"
 
 
-def test_context_files_are_instructions(work: Path) -> None:
+def test_context_files_come_before_the_prompt(work: Path) -> None:
     backend = LocalBackend(work)
     (work / "AGENTS.md").write_text("Speak like a pirate.")
     (work / "DEEP.md").write_text("Be brief.")
     _, script = _run(backend)
-    assert "Speak like a pirate." in script.instructions
-    assert "Be brief." in script.instructions
+    assert '<context-file path="AGENTS.md">\\nSpeak like a pirate.\\n</context-file>' in script.sent
+    assert script.sent.index("pirate") < script.sent.index("Be brief.") < script.sent.index("'go'")
 
 
 PLANTED = ["AGENTS.md", "DEEP.md", ".deep/todo.json", ".deep/memory", "plans", "large_tool_results", ".deep"]

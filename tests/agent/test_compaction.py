@@ -164,7 +164,7 @@ def test_a_conversation_is_summarised_before_a_turn_that_would_pass_the_share(
     ]
     with _provided(paths, monkeypatch, *answers, kind=kind) as (alice, server):
         alice.say("first question")
-        alice.say("second question")
+        alice.say(f"second question {'y' * 400}")
         assert alice.compactions() == []
         done = alice.say(f"third question {'x' * 1200}")
         (event,) = alice.compactions()

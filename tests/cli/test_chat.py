@@ -102,7 +102,7 @@ def test_piped_stdin_is_the_prompt_and_beside_a_prompt_its_context(deepctl: InPr
     assert (home / "profiles/default/workspace/a.txt").read_text() == "from stdin"
     deepctl("chat", "remember this", stdin=b"write b.txt: only context\n").ok()
     assert not (home / "profiles/default/workspace/b.txt").exists()
-    asked = deepctl("sessions", "show", "--json").ok().json["messages"][4]["message"]["parts"][0]["content"]
+    asked = deepctl("sessions", "show", "--json").ok().json["messages"][4]["message"]["parts"][0]["content"][-1]
     assert asked == "remember this\n\n<stdin>\nwrite b.txt: only context\n\n</stdin>"
     listed = deepctl("checkpoints", "list", "--json").ok().json["checkpoints"]
     assert {one["prompt"] for one in listed} == {"", "write a.txt: from stdin", "remember this"}
