@@ -87,7 +87,9 @@ class Approvals(AbstractCapability[Any]):
         _check_patterns(self.permissions)
 
     async def prepare_tools(self, ctx: RunContext[Any], tool_defs: list[ToolDefinition]) -> list[ToolDefinition]:
-        """Leave out tools that could do nothing, because their whole operation is denied."""
+        """Leave out tools that could do nothing: their whole operation is denied, or the model takes no tools."""
+        if not getattr(ctx.model, "profile", {}).get("supports_tools", True):
+            return []
         denied_operations = {operation for operation, rules in self.permissions.items() if rules == Rules("deny")}
         return [definition for definition in tool_defs if _TOOLS.get(definition.name) not in denied_operations]
 

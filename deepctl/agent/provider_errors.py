@@ -137,7 +137,10 @@ def _setup_hint(text: str, model: str) -> str:
     if _NO_JINJA.search(text):
         return "Start llama-server with --jinja; otherwise it accepts no tools."
     if _NO_TOOLS.search(text):
-        return "The agent needs a model that can call tools: choose one with --model or /model."
+        return (
+            "The agent needs a model that can call tools: choose one with --model or /model, or set "
+            "model_profile.supports_tools to false."
+        )
     if _NOT_LOADED.search(text):
         return "Load the model in the server first; `deepctl models` lists its models."
     if provider == "ollama" or "try pulling it" in text:

@@ -75,14 +75,33 @@ def _speaks_chat(model: Model) -> bool:
 
 
 def _shaped_mapping(model: Model) -> Any:
+    is_without_system = model.profile.get("openai_system_prompt_role") == "user"
+    if is_without_system:
+        # pydantic-ai takes the first prompts for system messages then, and puts the instructions after them.
+        model = copy.copy(model)
+        vars(model)["profile"] = {**model.profile, "openai_system_prompt_role": "system"}
     mapping = getattr(model, _MAPPING, None)
     if mapping is None:
         raise ImportError("deepctl does not support how this version of pydantic-ai maps messages to chat completions")
 
     async def shaped(messages: Sequence[ModelMessage], *args: Any, **options: Any) -> list[Message]:
-        return chat_shape(await mapping([with_prompt_last(message) for message in messages], *args, **options))
+        shape = chat_shape(await mapping([with_prompt_last(message) for message in messages], *args, **options))
+        return without_system(shape) if is_without_system else shape
 
     return shaped
+
+
+def without_system(messages: Sequence[Message]) -> list[Message]:
+    """The same messages with the text of the system message at the start of the first user message.
+
+    For chat templates without a system role: `model_profile.openai_system_prompt_role = "user"`.
+    """
+    if not messages or messages[0]["role"] not in _SYSTEM_ROLES:
+        return list(messages)
+    parts, others = _parts(messages[0]), list(messages[1:])
+    if others and others[0]["role"] == "user":
+        parts += _parts(others.pop(0))
+    return [{"role": "user", "content": _content(parts)}, *others]
 
 
 def with_prompt_last(message: ModelMessage) -> ModelMessage:

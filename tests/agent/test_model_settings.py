@@ -172,6 +172,26 @@ def test_a_profile_overrides_what_pydantic_ai_assumes(
     assert is_in_force(body)
 
 
+def test_without_a_system_role_the_instructions_are_before_the_first_prompt(deepctl: InProcess, ask: Ask) -> None:
+    _, usual = ask("openai-chat:loopback", "--session", "a")
+    deepctl("config", "set", "model_profile.openai_system_prompt_role", "user").ok()
+    _, first = ask("openai-chat:loopback", "--session", "b")
+    _, second = ask("openai-chat:loopback")
+    system, prompt = usual["messages"]
+    assert first["messages"] == [{"role": "user", "content": f"{system['content']}\n\n{prompt['content']}"}]
+    assert [message["role"] for message in second["messages"]] == ["user", "assistant", "user"]
+    assert second["messages"][0] == first["messages"][0]
+    assert second["messages"][2]["content"].endswith("hello")
+
+
+def test_a_model_without_tools_gets_none(deepctl: InProcess, ask: Ask) -> None:
+    assert ask("openai-chat:loopback")[1]["tools"]
+    deepctl("config", "set", "model_profile.supports_tools", "false").ok()
+    result, body = ask("openai-chat:loopback")
+    assert "tools" not in body
+    assert result.ok().events[-1]["output"] == "Hello."
+
+
 def test_thinking_tags_of_the_profile_separate_thinking_from_the_answer(deepctl: InProcess, ask: Ask) -> None:
     answer = Text(["<hm>", "a secret thought", "</hm>", "Hello."])
     assert "secret" in ask("openai-chat:loopback", answer=answer)[0].ok().events[-1]["output"]

@@ -201,13 +201,13 @@ _unreachable("the proxy in `$HTTPS_PROXY` does not answer", "https://example.com
 _unreachable("the SOCKS proxy does not answer", "https://example.com/v1", ALL_PROXY="socks5://127.0.0.1:9")
 
 
-def _answers(cause: str, *answers: Answer, model: str = "openai-chat:m", path: str = "/v1") -> None:
-    """What a server answers to an address with this path."""
+def _answers(cause: str, *answers: Answer, model: str = "openai-chat:m", path: str = "/v1", more: str = "") -> None:
+    """What a server answers to an address with this path; `more` is the end of config.toml."""
 
     @case("chat", cause, prints=True)
     def _(s: Situation) -> list[str]:
         _clean(s)
-        s.configure("retries = 0\n")
+        s.configure(f"retries = 0\n{more}")
         s.provider(*answers, repeat_last=True)
         s.patch.setenv("OPENAI_BASE_URL", os.environ["OPENAI_BASE_URL"].replace("/v1", path))
         return [*HELLO, "--model", model]
@@ -239,6 +239,11 @@ _answers("Ollama does not have the model", _error(404, message='model "m" not fo
 _answers("no model is loaded", _error(404, message="No models loaded. Please load a model in the developer page."))
 _answers(
     "the model cannot call tools", _error(400, message="registry.ollama.ai/library/m:latest does not support tools")
+)
+_answers(
+    "a setting of the model is refused",
+    _error(400, message="Unsupported value: 'temperature' does not support 0.5."),
+    more="[model_settings]\ntemperature = 0.5\n",
 )
 _answers(
     "vLLM was started without tools",

@@ -69,6 +69,36 @@ def _(s: Situation) -> list[str]:
     return ["config", "set", "limits.memory", "1K"]
 
 
+@case("config set", "the number is not within its bounds")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "model_settings.temperature", "11"]
+
+
+@case("config set", "the value is not a list of texts")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "model_settings.stop_sequences", "END"]
+
+
+@case("config set", "the value is not a table")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "model_settings.extra_body", "[1]"]
+
+
+@case("config set", "`extra_body` contains a field of deepctl")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "model_settings.extra_body", '{"messages": []}']
+
+
+@case("config set", "`thinking_tags` are not two texts")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "model_profile.thinking_tags", '["<think>"]']
+
+
+@case("config set", "the value is not a list of tool names")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "disabled_tools", "read file"]
+
+
 @case("config set", "`base_url` is not an address")
 def _(s: Situation) -> list[str]:
     return ["config", "set", "base_url", "localhost:8080"]
@@ -172,6 +202,25 @@ def _(s: Situation) -> list[str]:
 def _(s: Situation) -> list[str]:
     s.configure('[snapshot]\nexclude = ["!"]\n')
     return ["config", "get", "snapshot.exclude"]
+
+
+@case("config show", "a key of `[model_settings]` or `[model_profile]` is misspelled")
+def _(s: Situation) -> list[str]:
+    s.configure("[model_settings]\ntemprature = 1\n")
+    return ["config", "show"]
+
+
+@case("config show", "the name of the table `[model_settings]` or `[model_profile]` is misspelled")
+def _(s: Situation) -> list[str]:
+    s.configure("[model-settings]\nseed = 1\n")
+    return ["config", "show"]
+
+
+@case("chat", "settings of `[model_profile]` exclude each other")
+def _(s: Situation) -> list[str]:
+    s.configure('[model_profile]\nopenai_chat_send_back_thinking_parts = "field"\n')
+    s.patch.setenv("OPENAI_API_KEY", "sk-test")
+    return ["chat", "hello", "--model", "openai-chat:m"]
 
 
 RULES = "sandbox show"
