@@ -122,6 +122,8 @@ class TurnRunner:
             ask=ask,
             permissions=options.permissions,
             environment=environment,
+            tools=options.tools,
+            disabled_tools=options.disabled_tools,
             capabilities=[self._servers.capability()] if self._servers is not None else [],
         )
         self._runner = asyncio.Runner()

@@ -61,7 +61,6 @@ READ_ONLY_TOOLS = frozenset(
         "ls",
         "read_file",
         "read_memory",
-        "read_plan",
         "read_tool_result",
         "save_checkpoint",
         "search_memory",

@@ -11,9 +11,9 @@ import json
 import os
 import posixpath
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic_ai import Agent, FunctionToolset, RunContext
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering, WrapToolExecuteHandler
@@ -28,7 +28,14 @@ from pydantic_ai.workspaces import Workspace, WorkspaceBackend, WorkspaceRef, Wr
 from pydantic_ai_backends import StateBackend
 from pydantic_ai_harness.memory import FileStore, Memory, MemorySearchMatch, MemorySearchResult
 from pydantic_ai_harness.planning import InMemoryPlanStore, PlanItem, Planning
-from pydantic_ai_harness.tool_output_limits import Band, Spill, ToolOutputLimits, Truncate, WorkspaceStore
+from pydantic_ai_harness.tool_output_limits import (
+    READ_TOOL_RESULT_KIND,
+    Band,
+    Spill,
+    ToolOutputLimits,
+    Truncate,
+    WorkspaceStore,
+)
 
 from deepctl import layout
 from deepctl.agent.approvals import Approvals, Approve, Ask
@@ -61,6 +68,7 @@ from deepctl.agent.turn_context import (
     workspace_instructions,
 )
 from deepctl.agent.wire import with_chat_shape
+from deepctl.domain import agent_tools
 from deepctl.domain.memory.directory import as_bytes, as_text
 from deepctl.domain.permissions import Permissions
 from deepctl.store import todo
@@ -117,6 +125,8 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
     """The environment with the keys to remove from results of tools."""
     fixed_tools: Sequence[AbstractToolset[Any]]
     """The toolsets of capabilities whose tools are the same in every step of a run."""
+    disabled: frozenset[str]
+    """The tools that the agent does not have."""
 
     def get_ordering(self) -> CapabilityOrdering:
         return CapabilityOrdering(position="outermost")
@@ -148,7 +158,7 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
         return lambda ctx: ModelSettings() if "cache" in (ctx.model_settings or {}) else ModelSettings(cache=True)
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
-        return GuardedTools(made_ready(toolset, self.fixed_tools), self.environment)
+        return GuardedTools(made_ready(toolset, self.fixed_tools), self.environment, self.disabled)
 
     async def wrap_tool_execute(
         self,
@@ -180,6 +190,8 @@ def create_deep_agent(
     permissions: Permissions | None = None,
     environment: Mapping[str, str] | None = None,
     agent_name: str = layout.AGENT,
+    tools: Literal["full", "lean"] = "full",
+    disabled_tools: Collection[str] = (),
     capabilities: Sequence[AbstractCapability[DeepAgentDeps]] = (),
 ) -> Agent[DeepAgentDeps, str]:
     """An agent with files, memory, plans, a to-do list, eviction of large results and context files.
@@ -203,8 +215,12 @@ def create_deep_agent(
         environment: The variables with the keys that are removed from results of tools; by default those of this
             process.
         agent_name: The name of the agent, which selects its memory.
+        tools: `full`, or `lean` for the tools for files, commands and memory only, whose descriptions take fewer
+            tokens.
+        disabled_tools: Names of more tools that the agent does not have. Raises `BadSetting` for an unknown one.
         capabilities: More capabilities of pydantic-ai.
     """
+    disabled = agent_tools.disabled(tools, disabled_tools)
     rules = permissions or {}
     secrets = os.environ if environment is None else environment
     parts: list[AbstractCapability[Any]] = [
@@ -219,13 +235,14 @@ def create_deep_agent(
         toolsets.append(checkpoints_toolset())
     if include_plans:
         toolsets.append(plans_toolset())
-        parts.append(Planning(store_resolver=_todo_store, inject=False, guidance=""))
+        parts.append(Planning(store_resolver=_todo_store, inject=False, guidance="", tools=["write_plan"]))
     own_tools = FunctionToolset[Any]([tool for toolset in toolsets for tool in toolset.tools.values()], id="deepctl")
     fixed_toolsets = [toolset for part in parts if isinstance(toolset := part.get_toolset(), AbstractToolset)]
-    tools = frozenset(
+    names = frozenset(
         name
         for toolset in [own_tools, *fixed_toolsets]
         for name in (toolset.tools if isinstance(toolset, FunctionToolset) else ())
+        if name not in disabled
     )
     parts.append(
         TurnContext(
@@ -234,17 +251,17 @@ def create_deep_agent(
             ask is not None,
             rules,
             agent_name,
-            tools,
+            names,
             memory=memory_store if include_memory else None,
-            plan=(lambda ctx: _todo_store(ctx).valid_items()) if include_plans else None,
+            plan=(lambda ctx: _todo_store(ctx).valid_items()) if "write_plan" in names else None,
         )
     )
-    boundary = _RunBoundary(secrets, fixed_toolsets)
+    boundary = _RunBoundary(secrets, fixed_toolsets, disabled)
     return Agent(
         offline_model() if model == OFFLINE else model,
         name=agent_name,
         deps_type=DeepAgentDeps,
-        instructions=[*fixed_instructions(tools), *_listed(instructions), workspace_instructions(tools)],
+        instructions=[*fixed_instructions(names), *_listed(instructions), workspace_instructions(names)],
         toolsets=[FixedTools(own_tools)],
         capabilities=[boundary, *parts, *capabilities],
         retries={"tools": UNLIMITED_RETRIES},
@@ -265,7 +282,7 @@ def _eviction() -> ToolOutputLimits[Any]:
     100,000.
     """
     action = Spill(then=Truncate())
-    return ToolOutputLimits(
+    return _Eviction(
         bands=[Band(over=EVICT_OVER, action=action)],
         per_tool={"read_file": [Band(over=EVICT_FILE_OVER, action=action)]},
         store=EvictedResults(),
@@ -409,6 +426,20 @@ class TodoStore(InMemoryPlanStore):
 
 def _todo_store(ctx: RunContext[DeepAgentDeps]) -> TodoStore:
     return TodoStore(files_of(ctx.workspace), ctx.deps.session)
+
+
+@dataclass
+class _Eviction(ToolOutputLimits[Any]):
+    """Names no tool for reading a large result if the agent has no tool `read_tool_result`."""
+
+    def _read_hint(self, ctx: RunContext[Any], handle: str) -> str:
+        if ctx.tool_name_for_kind(READ_TOOL_RESULT_KIND) is None:
+            return f" It is a file: {handle}"
+        return super()._read_hint(ctx, handle)
+
+
+if "_read_hint" not in vars(ToolOutputLimits):
+    raise ImportError("deepctl does not support how this version of pydantic-ai-harness names large results")
 
 
 @dataclass

@@ -49,6 +49,7 @@ from wcmatch._wcparse import PatternLimitException
 from deepctl import layout
 from deepctl.agent.approvals import spellings
 from deepctl.agent.backend import FileLine, LocalBackend, failure_in_words, files_of
+from deepctl.agent.tool_descriptions import described
 from deepctl.domain.permissions import Permissions, about_file
 from deepctl.redaction import redact
 from deepctl.sandbox.policy import VARIABLES
@@ -86,13 +87,15 @@ class GuardedTools(WrapperToolset[Any]):
     """
 
     environment: Mapping[str, str]
+    disabled: frozenset[str] = frozenset()
+    """Tools that are not offered."""
 
     async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
         """The tools without their limits of retries (mostly 1), because the number of requests limits the retries.
 
         A read-only workspace would refuse the tools that change files, so they are not offered.
         """
-        hidden_tools = MUTATING_TOOLS if ctx.workspace.read_only else frozenset()
+        hidden_tools = self.disabled | MUTATING_TOOLS if ctx.workspace.read_only else self.disabled
         return {
             name: _in_order(tool) for name, tool in (await super().get_tools(ctx)).items() if name not in hidden_tools
         }
@@ -133,7 +136,7 @@ def _complete(tool: ToolsetTool[Any]) -> ToolsetTool[Any]:
     """The tool with the values that would be added to it in every step."""
     toolset_id = tool.tool_def.toolset_id or tool.toolset.id
     definition = replace(
-        tool.tool_def,
+        described(tool.tool_def),
         sequential=True,
         toolset_id=toolset_id,
         # pydantic-ai would remove it in every step, because a model is not told what these tools return.

@@ -11,6 +11,7 @@ import math
 import re
 from typing import Any
 
+from deepctl.domain import agent_tools
 from deepctl.domain.addresses import address_problem, without_passwords
 from deepctl.domain.setting_table import Setting
 from deepctl.errors import BadSetting
@@ -67,6 +68,8 @@ def _problem(key: str, setting: Setting, value: str) -> str | None:
         return _bounds_problem(setting, value)
     if kind == "names" and not (patterns(value) and all(map(_TOOL_NAME.fullmatch, patterns(value)))):
         return "It must be names of tools, separated by commas."
+    if kind == "names" and (unknown := agent_tools.unknown(patterns(value))) is not None:
+        return f"There is no tool {unknown!r}. {agent_tools.hint(unknown)}"
     if kind == "texts" and not _is_texts(_json(value)):
         return """It must be a list of texts that are not empty, such as '["END", "STOP"]'."""
     if key == "model_profile.thinking_tags" and len(_json(value)) != 2:

@@ -84,7 +84,7 @@ def test_an_applications_tests_need_no_model_that_streams(tmp_path: Path, store:
     agent = create_deep_agent(FunctionModel(_scripted))
     assert agent.run_sync("write it", deps=deps).output == "written"
     assert (tmp_path / "work" / "a.txt").read_text() == "x"
-    tester = create_deep_agent(TestModel(call_tools=["ls", "write_memory", "read_plan"]))
+    tester = create_deep_agent(TestModel(call_tools=["ls", "write_memory", "write_plan"]))
     assert "a.txt" in tester.run_sync("go", deps=deps).output
 
     async def every_way() -> None:
@@ -106,7 +106,7 @@ def test_a_test_model_that_calls_every_tool_once_comes_to_an_end(tmp_path: Path,
     deps = DeepAgentDeps(backend=make(tmp_path) if make is LocalBackend else make())
     agent = create_deep_agent(TestModel(), include_execute=True, approve="never")
     called = json.loads(agent.run_sync("go", deps=deps).output)
-    assert {"read_file", "read_memory", "read_plan", "execute"} <= called.keys()
+    assert {"read_file", "read_memory", "write_plan", "execute"} <= called.keys()
 
 
 @pytest.mark.usefixtures("loop")

@@ -383,7 +383,6 @@ def test_the_agents_own_tools_stay_inside(scene: Scene, workspace: Path) -> None
         ("search_memory", {"query": "canary"}),
         ("save_plan", {"title": "p", "content": "public"}),
         ("write_plan", {"items": [{"content": "public", "status": "pending"}]}),
-        ("read_plan", {}),
     ]
     with swapping(workspace, *_OWN):
         assert scene.canary not in _run_for_a_while(scene, calls * 3, least=8)
