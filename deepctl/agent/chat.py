@@ -23,7 +23,8 @@ from pydantic_ai.workspaces import WorkspaceError
 from pydantic_ai_backends import StateBackend
 
 from deepctl import layout
-from deepctl.agent import compaction, interruption, provider_errors
+from deepctl.agent import answer_ends, compaction, interruption, provider_errors
+from deepctl.agent.answer_ends import AnswerCut
 from deepctl.agent.approvals import Approve, Ask
 from deepctl.agent.backend import LocalBackend
 from deepctl.agent.checkpoint_stores import InMemoryCheckpointStore
@@ -31,7 +32,7 @@ from deepctl.agent.checkpoints import RewindRequested, TurnCheckpoints
 from deepctl.agent.compaction import CompactionResult, ShortenedHistory
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
 from deepctl.agent.interruption import KEPT, AbandonedRun, Emit, Interruption, storing
-from deepctl.agent.limits import COMPACT_AT, CompactionPolicy, ConfiguredLimits, cost, limits_of
+from deepctl.agent.limits import COMPACT_AT, CompactionPolicy, ConfiguredLimits, ContextUsage, cost, limits_of
 from deepctl.agent.mcp import McpServers
 from deepctl.agent.mentions import AttachmentReader, DirectoryFiles, Files, StateFiles
 from deepctl.agent.message_filters import SentHistory, history_of
@@ -187,6 +188,7 @@ class TurnRunner:
             run_usage=run_usage,
             policy=self._policy,
             explain=self._explain,
+            explain_cut=self._explain_cut,
         )
         with warnings_told(tell):
             return self._guarded(turn, emit)
@@ -228,6 +230,11 @@ class TurnRunner:
         return CompactionPolicy(self.options.compact_at, self.options.context_window)
 
     @property
+    def _max_tokens(self) -> int | None:
+        """The maximum length of an answer in tokens that the user has set."""
+        return self.options.model_settings.get("max_tokens")
+
+    @property
     def _asked(self) -> ModelEndpoint:
         """The target of requests. It is needed only after a failure."""
         return provider_errors.model_endpoint(
@@ -241,6 +248,11 @@ class TurnRunner:
     def _explain(self, error: Exception) -> DeepctlError | None:
         """The error for a failure of the model; `None` for any other failure."""
         return provider_errors.failure(error, self._asked)
+
+    def _explain_cut(self, cut: AnswerCut, context: ContextUsage) -> DeepctlError | str:
+        """The error for an answer that is not whole; a notice if its length is the maximum that the user has set."""
+        failure = answer_ends.failure_of(cut, self.options.model, context, self._max_tokens)
+        return failure.message if answer_ends.is_wanted(cut, self._max_tokens) else failure
 
     def _guarded(self, work: Coroutine[Any, Any, _T], emit: Emit | None = None) -> _T:
         """Run a task with the model, and with the MCP servers if there is an `emit` for their notices."""

@@ -47,6 +47,7 @@ from pydantic_ai.models import Model
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.usage import RequestUsage
 
+from deepctl.agent.answer_ends import marked
 from deepctl.agent.limits import bounded_usage
 from deepctl.agent.mentions import METADATA, takes
 from deepctl.agent.model_wrappers import FilterModel
@@ -262,7 +263,7 @@ class MediaFilterModel(FilterModel):
     """A model that is sent of a conversation what it can take."""
 
     def sent(self, messages: list[ModelMessage]) -> list[ModelMessage]:
-        return sendable(messages, self.wrapped)
+        return sendable(marked(messages), self.wrapped)
 
 
 class SentHistory(NamedTuple):

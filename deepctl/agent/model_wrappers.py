@@ -312,12 +312,17 @@ async def _bounded_events(
 ) -> AsyncIterator[ModelResponseStreamEvent]:
     """The events, with the usage bounded before other code reads it. Most providers report it after the last event.
 
-    An answer of the Responses API with neither a beginning nor an end is not a background job, which has an id.
+    The text of a refusal, which OpenAI sends apart from the text of the answer, follows as text, so that it is shown
+    and recorded. An answer of the Responses API with neither a beginning nor an end is not a background job, which has
+    an id.
     """
     try:
         async for event in events:
             response._usage = bounded_usage(response._usage)
             yield event
+        if refusal := (response.provider_details or {}).get("refusal"):
+            for event in response._parts_manager.handle_text_delta(vendor_part_id="refusal", content=str(refusal)):
+                yield event
         if response.state == "suspended" and response.provider_response_id is None:
             # The answer cannot be continued: pydantic-ai would send the same request ten times more.
             response.state = "incomplete"
@@ -333,5 +338,6 @@ async def _replayed(
         yield event
 
 
-if not {"_event_iterator", "_usage"} <= StreamedResponse.__dataclass_fields__.keys():
+_USED = {"_event_iterator", "_parts_manager", "_usage"}
+if not {*StreamedResponse.__dataclass_fields__, *vars(StreamedResponse)} >= _USED:
     raise ImportError("deepctl does not support how this version of pydantic-ai stores the events of an answer")

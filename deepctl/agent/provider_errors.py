@@ -166,12 +166,6 @@ def failure(error: BaseException, to: ModelEndpoint) -> DeepctlError | None:
         )
     if isinstance(error, exceptions.ModelConnectionError):
         return _no_connection(error, to)
-    if isinstance(error, exceptions.ContentFilterError):
-        return ModelFailed(
-            f"The content filter of the provider of {to.model} stopped the answer.",
-            "Change the wording, or choose another model.",
-            code="model_failed",
-        )
     status = _status(error)
     if isinstance(error, exceptions.ModelAPIError) and _is_setup(error):
         return _refused(error, to, _setup_hint(_detail(error), to.model))
@@ -396,12 +390,6 @@ def _unusable(error: BaseException, to: ModelEndpoint) -> ModelFailed:
             return ModelFailed(
                 f"The server of {to.model} at {to.place} answered with {form}.", _address_hint(to), code="model_failed"
             )
-    if text.startswith("Model token limit"):
-        return ModelFailed(
-            f"The answer of {to.model} was cut off at its maximum length and cannot be used.",
-            "Give a smaller task, start a new session with --new, or choose another model.",
-            code="model_failed",
-        )
     if text.startswith("Exceeded maximum output retries"):
         return ModelFailed(
             f"The last answer of {to.model} is empty, and so was the answer to a second request.",

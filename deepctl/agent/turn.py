@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pydantic_ai import Agent, RunContext
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
-from pydantic_ai.exceptions import ModelAPIError
 from pydantic_ai.messages import (
     AgentStreamEvent,
     FunctionToolCallEvent,
@@ -20,7 +19,6 @@ from pydantic_ai.messages import (
     ModelMessage,
     ModelMessagesTypeAdapter,
     ModelRequest,
-    ModelResponse,
     PartDeltaEvent,
     PartStartEvent,
     TextPart,
@@ -31,11 +29,11 @@ from pydantic_ai.messages import (
     UserContent,
 )
 from pydantic_ai.models import Model
-from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.run import AgentRun
 from pydantic_ai.usage import RunUsage, UsageLimits
 from pydantic_ai_harness.compaction import DEFAULT_CONTEXT_WINDOW
 
+from deepctl.agent.answer_ends import AnswerCut, Finish, finish_of, not_run
 from deepctl.agent.compaction import Compactor, ShortenedHistory
 from deepctl.agent.factory import DeepAgentDeps
 from deepctl.agent.interruption import Emit, Event, storing
@@ -60,12 +58,19 @@ class TokenUsage(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A finished turn. `cost` is in USD, `None` if no price is known."""
+    """A finished turn. `cost` is in USD, `None` if no price is known.
+
+    If the last answer is not whole, `finish` is the reason, and `failure` the error of the turn or `notice` a sentence
+    for the user.
+    """
 
     output: str
     usage: TokenUsage
     cost: float | None = None
     context: ContextUsage = ContextUsage(0, None)
+    finish: Finish = "stop"
+    failure: DeepctlError | None = None
+    notice: str | None = None
 
     def document(self) -> dict[str, Any]:
         """The fields of the event `result` about a turn."""
@@ -74,6 +79,7 @@ class Outcome(NamedTuple):
             "usage": self.usage._asdict(),
             "cost": self.cost,
             "context": self.context._asdict(),
+            "finish": self.finish,
         }
 
 
@@ -108,12 +114,14 @@ async def run_turn(
     run_usage: RunUsage,
     policy: CompactionPolicy,
     explain: Callable[[Exception], DeepctlError | None],
+    explain_cut: Callable[[AnswerCut, ContextUsage], DeepctlError | str],
 ) -> Outcome:
     """Run one turn. `emit` receives every event, and `record` every message as soon as it is complete.
 
     `tool_done` receives the name of a tool after its result was recorded and before the next tool starts. `run_usage`
     is the earlier usage of the turn; the new usage is added to it. `policy` says when the history is compacted, and
-    `explain` returns the error for an exception of the model, `None` for any other.
+    `explain` returns the error for an exception of the model, `None` for any other. `explain_cut` returns the error for
+    an answer that is not whole, or a notice if the user has chosen its length.
     Raises the errors of pydantic-ai after complete messages were recorded, and `StorageError` if recording fails.
     """
     recorder = _TurnRecorder(record, history, emit)
@@ -121,46 +129,49 @@ async def run_turn(
     media_filter = MediaFilterModel(RetryingModel(model, retries))
     recorded_model = _RecordedModel(media_filter, recorder)
     compaction = Compactor(media_filter, recorder, explain, lambda text: emit({"type": "notice", "message": text}))
-    async with agent.iter(
-        prompt,
-        deps=deps,
-        model=recorded_model,
-        message_history=list(history.messages),
-        capabilities=[_CompactIfLong(compaction, policy)],
-        usage_limits=usage_limits,
-        usage=run_usage,
-    ) as run:
-        recorder.run = run
-        try:
-            node = run.next_node
-            while not Agent.is_end_node(node):
-                if Agent.is_model_request_node(node):
-                    async with node.stream(run.ctx) as stream:
-                        await _forward(stream, emit)
-                        _check_end(stream.response, model)
-                elif Agent.is_call_tools_node(node):
-                    recorder.catch_up()
-                    async with node.stream(run.ctx) as events:
-                        await _forward(events, emit, recorder, tool_done)
-                node = await run.next(node)
-        finally:
-            recorder.catch_up()
-        assert run.result is not None
-        return Outcome(
-            run.result.output,
-            TokenUsage(run_usage.input_tokens, run_usage.output_tokens, run_usage.requests),
-            cost(run_usage, model),
-            ContextUsage(context_tokens(run.all_messages()), window_of(model, policy.window)),
-        )
-
-
-def _check_end(response: ModelResponse, model: Model) -> None:
-    """Raise `ModelAPIError` if the stream of an answer ended too early.
-
-    Anthropic's adapter, like others, treats a stream that is closed cleanly in mid-answer as complete.
-    """
-    if response.finish_reason is None and not isinstance(model, FunctionModel):
-        raise ModelAPIError(model.model_name, "the answer ended without a reason to stop")
+    cut: AnswerCut | None = None
+    try:
+        async with agent.iter(
+            prompt,
+            deps=deps,
+            model=recorded_model,
+            message_history=list(history.messages),
+            capabilities=[_CompactIfLong(compaction, policy)],
+            usage_limits=usage_limits,
+            usage=run_usage,
+        ) as run:
+            recorder.run = run
+            try:
+                node = run.next_node
+                while not Agent.is_end_node(node):
+                    if Agent.is_model_request_node(node):
+                        async with node.stream(run.ctx) as stream:
+                            await _forward(stream, emit)
+                            finish = finish_of(stream.response, model)
+                        if finish != "stop":
+                            raise AnswerCut(stream.response, finish)
+                    elif Agent.is_call_tools_node(node):
+                        recorder.catch_up()
+                        async with node.stream(run.ctx) as events:
+                            await _forward(events, emit, recorder, tool_done)
+                    node = await run.next(node)
+            except AnswerCut as error:
+                if (results := not_run(error.response, error.finish)) is not None:
+                    run.ctx.state.message_history.append(results)
+                raise
+            finally:
+                recorder.catch_up()
+    except AnswerCut as error:
+        cut = error
+    context = ContextUsage(context_tokens(run.all_messages()), window_of(model, policy.window))
+    usage = TokenUsage(run_usage.input_tokens, run_usage.output_tokens, run_usage.requests)
+    spent = cost(run_usage, model)
+    if cut is not None:
+        told = explain_cut(cut, context)
+        failure, notice = (None, told) if isinstance(told, str) else (told, None)
+        return Outcome(cut.response.text or "", usage, spent, context, cut.finish, failure, notice)
+    assert run.result is not None
+    return Outcome(run.result.output, usage, spent, context)
 
 
 @dataclass

@@ -224,15 +224,19 @@ class ChatSession(ABC):
         self.display.event(event)
 
     def _finished(self, outcome: Outcome, session: str | None, checkpoint: str | None, notice: str | None) -> None:
-        """Show the end of a turn."""
+        """Show the end of a turn. Raises the error of an answer that is not whole."""
         window = outcome.context.window
         self.counts.takes(session, outcome.context.tokens / window if window else None)
         document = outcome.document()
         result = {"type": "result", "output": outcome.output, "session": session, "checkpoint": checkpoint, **document}
-        if notice is not None:
-            self.display.notice(notice)
-            result["notice"] = notice
+        notices = [text for text in (outcome.notice, notice) if text is not None]
+        for text in notices:
+            self.display.notice(text)
+        if notices:
+            result["notice"] = " ".join(notices)
         self.display.event(result)
+        if outcome.failure is not None:
+            raise outcome.failure
 
 
 class ProfileChat(ChatSession):

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     # What only an export has.
     from deepctl.store.session_export import ExportDocument
 
-INTERRUPTED = "(no complete answer: interrupted, failed, or still running)"
 COMPACTED = "Compacted: from here on, the model sees this summary instead of the earlier messages."
 
 _FOLD_LINES = 6
@@ -43,8 +42,8 @@ def print_conversation(conversation: MessageList, *, full: bool = False) -> int:
             printer.line(_HEADING, f"--- turn {entry.turn} · {entry.at.partition('.')[0].rstrip('Z')}Z")
         printer.message(entry.message)
         is_last = number + 1 == len(messages) or messages[number + 1].turn != entry.turn
-        if is_last and not transcript.is_answered(messages, number):
-            printer.line(_QUIET, INTERRUPTED)
+        if is_last and (problem := transcript.problem(messages, number)) is not None:
+            printer.line(_QUIET, f"({problem})")
     for damage in conversation.damage:
         notice(f"{damage.file} line {damage.line}: {damage.reason}; left out.")
     return printer.folded
@@ -128,8 +127,8 @@ def markdown(export: ExportDocument) -> str:
             blocks.append(f"## Turn {entry.turn} · {entry.at.partition('.')[0].rstrip('Z')}Z")
         blocks += _markdown_message(entry)
         is_last = number + 1 == len(messages) or messages[number + 1].turn != entry.turn
-        if is_last and not transcript.is_answered(messages, number):
-            blocks.append(f"*{INTERRUPTED}*")
+        if is_last and (problem := transcript.problem(messages, number)) is not None:
+            blocks.append(f"*({problem})*")
     return "\n\n".join(blocks) + "\n"
 
 

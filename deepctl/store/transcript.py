@@ -41,15 +41,31 @@ def pieces(message: dict[str, Any]) -> Iterator[TranscriptPiece]:
 def is_answer(message: dict[str, Any]) -> bool:
     """Whether a turn that ends with this message is complete."""
     calls = any(part.get("part_kind") == "tool-call" for part in log_file.parts(message))
-    return message.get("kind") == "response" and message.get("state") != "interrupted" and not calls
+    is_whole = message.get("state") != "interrupted" and message.get("finish_reason") not in _CUT
+    return message.get("kind") == "response" and is_whole and not calls
 
 
-def is_answered(messages: Sequence[Message], place: int) -> bool:
-    """Whether the turn that ends at `place` is complete; summaries of compactions at its end are ignored."""
+def problem(messages: Sequence[Message], place: int) -> str | None:
+    """The reason why the turn that ends at `place` is not complete, for people; `None` if it is complete.
+
+    Summaries of compactions at its end are ignored, and so are the results of calls that were not run.
+    """
     turn = messages[place].turn
     while place and messages[place - 1].turn == turn and _is_summary(messages[place].message):
         place -= 1
-    return is_answer(messages[place].message)
+    if is_answer(messages[place].message):
+        return None
+    before = [entry.message for entry in messages[: place + 1] if entry.turn == turn]
+    reasons = [message.get("finish_reason") for message in before if message.get("kind") == "response"]
+    return _CUT.get(str(reasons[-1]), INTERRUPTED) if reasons else INTERRUPTED
+
+
+INTERRUPTED = "no complete answer: interrupted, failed, or still running"
+_CUT = {
+    "length": "not the whole answer: it reached its maximum length",
+    "content_filter": "not the whole answer: the model or the content filter of its provider refused it",
+}
+"""By the reason to stop of an answer that is not whole, its description for people."""
 
 
 def _is_summary(message: dict[str, Any]) -> bool:

@@ -85,7 +85,7 @@ def test_json_is_one_event_a_line_and_ends_in_the_result(deepctl: InProcess) -> 
     assert (returned["id"], returned["ok"]) == (call["id"], True)
     assert events[-1]["output"] == "".join(e["delta"] for e in events if e["type"] == "text") == "Wrote 1 line to a.txt"
     assert events[-1]["usage"]["requests"] == 2
-    assert set(events[-1]) == {"type", "output", "session", "checkpoint", "usage", "cost", "context"}
+    assert set(events[-1]) == {"type", "output", "session", "checkpoint", "usage", "cost", "context", "finish"}
 
 
 def test_json_ends_in_an_error_event_when_it_fails(deepctl: InProcess) -> None:

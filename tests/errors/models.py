@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.errors.situation import Situation, case
-from tests.support.loopback import Broken, Raw, Status, ToolCalls, stopped
+from tests.support.loopback import Broken, Raw, Status, Text, ToolCalls, stopped
 
 HELLO = ["chat", "hello", "--user", "alice"]
 
@@ -120,6 +120,27 @@ def _(s: Situation) -> list[str]:
 @case("chat", "the provider's content filter stops the answer", prints=True)
 def _(s: Situation) -> list[str]:
     return [*HELLO, *s.provider(stopped("content_filter"), repeat_last=True)]
+
+
+@case("chat", "the model refuses to answer", prints=True)
+def _(s: Situation) -> list[str]:
+    return [*HELLO, *s.provider(Text([], refusal="I cannot help with that."), repeat_last=True)]
+
+
+@case("chat", "the answer reaches its maximum length", prints=True)
+def _(s: Situation) -> list[str]:
+    return [*HELLO, *s.provider(Text(["Half an"], finish="length"), repeat_last=True)]
+
+
+@case("chat", "the answer reaches its maximum length in a tool call", prints=True)
+def _(s: Situation) -> list[str]:
+    return [*HELLO, *s.provider(ToolCalls(_LIST, finish="length"), repeat_last=True)]
+
+
+@case("chat", "the answer fills the context window of the model", prints=True)
+def _(s: Situation) -> list[str]:
+    s.configure("context_window = 1000\ncompact_at = 'never'\n")
+    return [*HELLO, *s.provider(Text(["Half an"], finish="length", used=(990, 10)), repeat_last=True)]
 
 
 @case("chat", "the answer reaches its maximum length before its text begins", prints=True)

@@ -293,16 +293,16 @@ class TestSessions:
         for word in ("write a.txt one", "write a.txt two", "write a.txt three", "what was said of tea"):
             assert word in said
         assert sessions_transcript.COMPACTED in said
-        assert sessions_transcript.INTERRUPTED not in said, "a summary behind an answer leaves the turn a whole one"
+        assert transcript.INTERRUPTED not in said, "a summary behind an answer leaves the turn a whole one"
         shown = sessions_transcript.markdown(session_export.export(scene.paths, "main"))
         assert f"*{sessions_transcript.COMPACTED}*\n\nwhat was said of tea" in shown
-        assert sessions_transcript.INTERRUPTED not in shown
+        assert transcript.INTERRUPTED not in shown
 
     def test_a_turn_that_was_cut_short_and_then_compacted_still_has_no_answer(self, scene: Scene) -> None:
         conversation = session_catalogue.read(scene.session())
         cut = [*conversation.messages[:7], conversation.messages[8]]
-        assert transcript.is_answered(conversation.messages, 8)
-        assert not transcript.is_answered(cut, 7)
+        assert transcript.problem(conversation.messages, 8) is None
+        assert transcript.problem(cut, 7) == transcript.INTERRUPTED
 
     def test_a_search_finds_what_was_said_and_the_summary(self, scene: Scene) -> None:
         (found,) = session_search.search(scene.paths, session_search.words("tea")).matches

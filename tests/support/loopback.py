@@ -24,12 +24,15 @@ from typing import Any
 class Text:
     """An answer in pieces; `gate`, if given, is called before each piece but the first.
 
-    `used` is the tokens it says were sent and received; with `None` it says nothing of that.
+    `used` is the tokens it says were sent and received; with `None` it says nothing of that. `finish` is the reason to
+    stop in the words of the format, by default that of a whole answer; `refusal` is the text of a refusal of OpenAI.
     """
 
     pieces: list[str]
     gate: Callable[[], None] | None = None
     used: tuple[int, int] | None = (11, 7)
+    finish: str | None = None
+    refusal: str = ""
 
     def gated(self) -> Iterator[str]:
         """The pieces, each but the first held back until `gate` returns."""
@@ -41,10 +44,22 @@ class Text:
 
 @dataclass
 class ToolCalls:
-    """An answer that calls tools: (name, arguments) each."""
+    """An answer that calls tools: (name, arguments) each.
+
+    With `finish`, a reason to stop in the words of the format, the arguments of the last call break off in the middle.
+    """
 
     calls: list[tuple[str, dict[str, Any]]]
     used: tuple[int, int] | None = (11, 7)
+    finish: str | None = None
+
+    def pieces(self) -> Iterator[tuple[int, str, list[str]]]:
+        """Number, name and arguments in two pieces of each call; the second is missing where the answer was cut."""
+        for number, (name, arguments) in enumerate(self.calls):
+            text = json.dumps(arguments)
+            half = len(text) // 2
+            is_cut = self.finish is not None and number + 1 == len(self.calls)
+            yield number, name, [text[:half]] if is_cut else [text[:half], text[half:]]
 
 
 @dataclass
@@ -195,18 +210,18 @@ def _openai(answer: Answer, model: str) -> Iterator[bytes]:
         case Text():
             for piece in answer.gated():
                 yield chunk({"role": "assistant", "content": piece})
-            yield chunk({}, "stop")
-        case ToolCalls(calls=calls):
-            for index, (name, arguments) in enumerate(calls):
-                text = json.dumps(arguments)
-                half = len(text) // 2
+            if answer.refusal:
+                yield chunk({"role": "assistant", "refusal": answer.refusal})
+            yield chunk({}, answer.finish or "stop")
+        case ToolCalls():
+            for index, name, parts in answer.pieces():
                 call = {"index": index, "id": f"call_{name}_{index}", "type": "function"}
                 yield chunk(
                     {"role": "assistant", "tool_calls": [{**call, "function": {"name": name, "arguments": ""}}]}
                 )
-                for part in (text[:half], text[half:]):
+                for part in parts:
                     yield chunk({"tool_calls": [{"index": index, "function": {"arguments": part}}]})
-            yield chunk({}, "tool_calls")
+            yield chunk({}, answer.finish or "tool_calls")
         case Broken(how="refused"):
             error = {"message": "too busy", "type": "server_error", "code": "server_error", "param": None}
             yield b"data: " + json.dumps({"error": error}).encode() + b"\n\n"
@@ -273,17 +288,22 @@ def _responses(answer: Answer, model: str) -> Iterator[bytes]:
             whole = {**part, "text": "".join(pieces)}
             yield event("response.output_text.done", **item, text=whole["text"], logprobs=[])
             yield event("response.content_part.done", **item, part=whole)
+            if answer.refusal:
+                yield event("response.refusal.delta", **item, delta=answer.refusal)
+                yield event("response.refusal.done", **item, refusal=answer.refusal)
             outputs = [{**message, "status": "completed", "content": [whole]}]
             yield event("response.output_item.done", output_index=0, item=outputs[0])
-        case ToolCalls(calls=calls):
+        case ToolCalls():
             outputs = []
-            for index, (name, arguments) in enumerate(calls):
+            for index, name, parts in answer.pieces():
                 call = {"id": f"fc_{index}", "type": "function_call", "call_id": f"call_{name}_{index}", "name": name}
-                text = json.dumps(arguments)
+                text = "".join(parts)
                 outputs.append({**call, "arguments": text, "status": "completed"})
                 yield event("response.output_item.added", output_index=index, item={**call, "arguments": ""})
                 place = {"item_id": call["id"], "output_index": index}
                 yield event("response.function_call_arguments.delta", **place, delta=text)
+                if len(parts) == 1:
+                    break
                 yield event("response.function_call_arguments.done", **place, arguments=text, name=name)
                 yield event("response.output_item.done", output_index=index, item=outputs[-1])
         case _:
@@ -298,6 +318,10 @@ def _responses(answer: Answer, model: str) -> Iterator[bytes]:
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": sent + received,
         }
+    if answer.finish is not None:
+        done |= {"status": "incomplete", "incomplete_details": {"reason": answer.finish}}
+        yield event("response.incomplete", response=done)
+        return
     yield event("response.completed", response=done)
 
 
@@ -331,14 +355,13 @@ def _anthropic(answer: Answer, model: str) -> Iterator[bytes]:
                     yield b"event: content_block_delta\ndata: {this is not JSON\n\n"
                 return
             yield event("content_block_stop", index=0)
-        case ToolCalls(calls=calls):
-            reason = "tool_use"
-            for index, (name, arguments) in enumerate(calls):
+            reason = answer.finish or reason
+        case ToolCalls():
+            reason = answer.finish or "tool_use"
+            for index, name, parts in answer.pieces():
                 block = {"type": "tool_use", "id": f"toolu_{name}_{index}", "name": name, "input": {}}
                 yield event("content_block_start", index=index, content_block=block)
-                text = json.dumps(arguments)
-                half = len(text) // 2
-                for part in (text[:half], text[half:]):
+                for part in parts:
                     delta = {"type": "input_json_delta", "partial_json": part}
                     yield event("content_block_delta", index=index, delta=delta)
                 yield event("content_block_stop", index=index)
