@@ -214,8 +214,9 @@ class TurnRunner:
         The usage of an attempt that the agent rewound counts with the whole turn.
         """
         run_usage, self._spent = self._spent, RunUsage()
-        usage = TokenUsage(run_usage.input_tokens, run_usage.output_tokens, run_usage.requests)
-        return usage, cost(run_usage, self._model) if run_usage.input_tokens or run_usage.output_tokens else 0.0
+        return TokenUsage.of(run_usage), cost(
+            run_usage, self._model
+        ) if run_usage.input_tokens or run_usage.output_tokens else 0.0
 
     def compact(self, history: SentHistory, focus: str | None, emit: Emit) -> tuple[CompactionResult, ShortenedHistory]:
         """Summarise a conversation between two turns. Raises like `run`, or `NotFound` if there is nothing to

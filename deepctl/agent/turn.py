@@ -50,11 +50,20 @@ if TYPE_CHECKING:
 
 
 class TokenUsage(NamedTuple):
-    """The usage of a turn, with tokens as the provider counts them."""
+    """The usage of a turn, with tokens as the provider counts them.
+
+    `cached_tokens` are those of the `input_tokens` that the provider read from its cache, 0 if it reports none.
+    """
 
     input_tokens: int
+    cached_tokens: int
     output_tokens: int
     requests: int
+
+    @classmethod
+    def of(cls, usage: RunUsage) -> TokenUsage:
+        """The usage of a run of pydantic-ai."""
+        return cls(usage.input_tokens, usage.cache_read_tokens, usage.output_tokens, usage.requests)
 
 
 class Outcome(NamedTuple):
@@ -164,7 +173,7 @@ async def run_turn(
     except AnswerCut as error:
         cut = error
     context = ContextUsage(context_tokens(run.all_messages()), window_of(model, policy.window))
-    usage = TokenUsage(run_usage.input_tokens, run_usage.output_tokens, run_usage.requests)
+    usage = TokenUsage.of(run_usage)
     spent = cost(run_usage, model)
     if cut is not None:
         told = explain_cut(cut, context)

@@ -54,21 +54,23 @@ STAGES = TurnCallbacks()
 
 
 class UsageTotals(NamedTuple):
-    """The usage of turns so far. `cost` is in USD, `None` after a turn with an unknown price.
+    """The usage of turns so far, as in `TokenUsage`. `cost` is in USD, `None` after a turn with an unknown price.
 
     `context` is the share of the model's window that the conversation takes, from 0 to 1, `None` if it is unknown.
     """
 
     input_tokens: int = 0
+    cached_tokens: int = 0
     output_tokens: int = 0
     cost: float | None = 0.0
     context: float | None = None
 
-    def plus(self, input_tokens: int, output_tokens: int, cost: float | None) -> UsageTotals:
+    def plus(self, usage: TokenUsage, cost: float | None) -> UsageTotals:
         """The sum with one more turn; an unknown cost makes the sum unknown."""
         return self._replace(
-            input_tokens=self.input_tokens + input_tokens,
-            output_tokens=self.output_tokens + output_tokens,
+            input_tokens=self.input_tokens + usage.input_tokens,
+            cached_tokens=self.cached_tokens + usage.cached_tokens,
+            output_tokens=self.output_tokens + usage.output_tokens,
             cost=self.cost + cost if self.cost is not None and cost is not None else None,
         )
 
@@ -94,12 +96,14 @@ class UsageCounter:
             yield
         finally:
             usage, cost = usage_and_cost()
-            self._add(session, usage.input_tokens, usage.output_tokens, cost)
+            self._add(session, usage, cost)
 
     def compacted(self, session: str | None, result: CompactionResult) -> None:
         """Count the usage of a summary, and its effect on the context."""
+        from deepctl.agent.turn import TokenUsage
+
         before = self.of(session).context
-        self._add(session, result.usage.input_tokens, result.usage.output_tokens, result.cost)
+        self._add(session, TokenUsage.of(result.usage), result.cost)
         shorter = before * result.tokens_after / result.tokens_before if before and result.tokens_before else None
         self.takes(session, shorter)
 
@@ -107,9 +111,9 @@ class UsageCounter:
         """The conversation takes this share of the window from now on; `None` after a rewind, when it is unknown."""
         self._sessions[session] = self.of(session)._replace(context=context)
 
-    def _add(self, session: str | None, input_tokens: int, output_tokens: int, cost: float | None) -> None:
-        self.total = self.total.plus(input_tokens, output_tokens, cost)
-        self._sessions[session] = self.of(session).plus(input_tokens, output_tokens, cost)
+    def _add(self, session: str | None, usage: TokenUsage, cost: float | None) -> None:
+        self.total = self.total.plus(usage, cost)
+        self._sessions[session] = self.of(session).plus(usage, cost)
 
 
 class ChatSession(ABC):

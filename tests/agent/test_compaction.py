@@ -178,7 +178,7 @@ def test_a_conversation_is_summarised_before_a_turn_that_would_pass_the_share(
         assert "first question" not in _text(third)
         assert "the gist: seats by the window" in _text(third)
         assert "third question" in _text(third)
-        assert done.outcome.usage == (1900 + 1200, 30 + 10, 2), "a summary is paid for as well"
+        assert done.outcome.usage == (1900 + 1200, 0, 30 + 10, 2), "a summary is paid for as well"
         assert done.outcome.context.window == WINDOW
         alice.say("fourth question")
         fourth = server.requests[-1]
@@ -246,7 +246,7 @@ def test_a_summary_that_fails_costs_neither_the_turn_nor_the_conversation(
         assert alice.compactions() == []
         assert "could not be summarised" in alice.notices()
         assert "sk-canary" not in alice.notices()
-        assert "one" in [text for _, text in _flat(server.requests[-1])]
+        assert "one" in [line for _, text in _flat(server.requests[-1]) for line in text.splitlines()]
     assert alice.conversation().compactions == []
     assert alice.conversation().damage == []
 

@@ -157,7 +157,7 @@ def test_the_result_says_what_a_turn_cost_and_how_full_the_context_is(
     with provider(LIST, Text(["Done."], used=(2000, 50))) as server:
         _point(server.address, monkeypatch)
         result: dict[str, Any] = deepctl("chat", "--json", "--model", KINDS[kind], "look").ok().events[-1]
-    assert result["usage"] == {"input_tokens": 3000, "output_tokens": 150, "requests": 2}
+    assert result["usage"] == {"input_tokens": 3000, "cached_tokens": 0, "output_tokens": 150, "requests": 2}
     price = (3.0, 15.0) if kind == "anthropic" else (2.5, 10.0)
     assert result["cost"] == pytest.approx((3000 * price[0] + 150 * price[1]) / 1e6)
     assert result["context"] == {"tokens": 2050, "window": 1_000_000 if kind == "anthropic" else 128_000}
@@ -186,7 +186,7 @@ def test_a_provider_that_reports_an_absurd_usage_spoils_neither_the_turn_nor_the
     with provider(Text(["One."], used=(number, number)), honest, honest) as server:
         _point(server.address, monkeypatch)
         first, second = (deepctl("chat", "--json", "--model", KINDS[kind], "hello").ok().events[-1] for _ in range(2))
-    assert first["usage"] == {"input_tokens": MOST, "output_tokens": MOST, "requests": 1}
+    assert first["usage"] == {"input_tokens": MOST, "cached_tokens": 0, "output_tokens": MOST, "requests": 1}
     assert first["context"]["tokens"] == MOST
     assert second["context"]["tokens"] == 2050
     kept = json.dumps(deepctl("sessions", "show", "--json").ok().json["messages"])

@@ -446,7 +446,9 @@ def test_what_is_typed_while_a_command_works_is_first_shown_at_the_prompt(opened
 
 def test_the_toolbar_counts_a_turn_that_failed_and_each_session_for_itself(opened: Open) -> None:
     call = ToolCalls([("ls", {"path": "."})])
-    with provider(call, Status(401, "bad key"), Text(["Well."], used=(500, 60)), Text(["Other."])) as server:
+    with provider(
+        call, Status(401, "bad key"), Text(["Well."], used=(500, 60), cached=400), Text(["Other."])
+    ) as server:
         terminal = opened(*NO_SANDBOX, server=server, columns=100, rows=40)
         terminal.prompt()
         terminal.type("one\r")
@@ -467,6 +469,9 @@ def test_the_toolbar_counts_a_turn_that_failed_and_each_session_for_itself(opene
         terminal.type("/switch main\r")
         terminal.prompt()
         assert "session main · gpt-4o · no sandbox   context 0%  511 in 67 out" in terminal.screen.splitlines()[-1]
+        terminal.type("/status\r")
+        terminal.prompt()
+        assert "522 sent (77% from the cache), 74 received since the chat started" in terminal.screen
         _ends_in_order(terminal)
 
 

@@ -24,8 +24,9 @@ from typing import Any
 class Text:
     """An answer in pieces; `gate`, if given, is called before each piece but the first.
 
-    `used` is the tokens it says were sent and received; with `None` it says nothing of that. `finish` is the reason to
-    stop in the words of the format, by default that of a whole answer; `refusal` is the text of a refusal of OpenAI.
+    `used` is the tokens it says were sent and received; with `None` it says nothing of that. `cached` is how many of
+    those sent it says were in its cache, where it says so. `finish` is the reason to stop in the words of the format,
+    by default that of a whole answer; `refusal` is the text of a refusal of OpenAI.
     """
 
     pieces: list[str]
@@ -33,6 +34,7 @@ class Text:
     used: tuple[int, int] | None = (11, 7)
     finish: str | None = None
     refusal: str = ""
+    cached: int | None = None
 
     def gated(self) -> Iterator[str]:
         """The pieces, each but the first held back until `gate` returns."""
@@ -236,7 +238,13 @@ def _openai(answer: Answer, model: str) -> Iterator[bytes]:
             raise AssertionError(answer)
     if answer.used is not None:
         sent, received = answer.used
-        usage = {"prompt_tokens": sent, "completion_tokens": received, "total_tokens": sent + received}
+        usage: dict[str, Any] = {
+            "prompt_tokens": sent,
+            "completion_tokens": received,
+            "total_tokens": sent + received,
+        }
+        if isinstance(answer, Text) and answer.cached is not None:
+            usage["prompt_tokens_details"] = {"cached_tokens": answer.cached}
         last = {
             "id": "1",
             "object": "chat.completion.chunk",
@@ -313,7 +321,7 @@ def _responses(answer: Answer, model: str) -> Iterator[bytes]:
         sent, received = answer.used
         done["usage"] = {
             "input_tokens": sent,
-            "input_tokens_details": {"cached_tokens": 0},
+            "input_tokens_details": {"cached_tokens": answer.cached or 0 if isinstance(answer, Text) else 0},
             "output_tokens": received,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": sent + received,
@@ -343,6 +351,9 @@ def _anthropic(answer: Answer, model: str) -> Iterator[bytes]:
         "stop_sequence": None,
         "usage": {"input_tokens": sent, "output_tokens": 1},
     }
+    if isinstance(answer, Text) and answer.cached is not None:
+        # Anthropic does not count cached tokens among the others.
+        message["usage"] |= {"input_tokens": sent - answer.cached, "cache_read_input_tokens": answer.cached}
     yield event("message_start", message=message)
     reason = "end_turn"
     match answer:

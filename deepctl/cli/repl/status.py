@@ -203,7 +203,10 @@ def _servers(state: ReplState) -> str:
 
 def _usage_rows(state: ReplState) -> list[tuple[str, str]]:
     usage = state.chat.counts.total
-    rows = [("Tokens", f"{usage.input_tokens:,} sent, {usage.output_tokens:,} received since the chat started")]
+    share = usage.cached_tokens / usage.input_tokens if usage.input_tokens else 0
+    cached = f" ({_percent(min(share, 1))} from the cache)" if usage.cached_tokens else ""
+    tokens = f"{usage.input_tokens:,} sent{cached}, {usage.output_tokens:,} received since the chat started"
+    rows = [("Tokens", tokens)]
     if usage.cost is None:
         rows.append(("Cost", "unknown: there is no price for the model"))
     elif usage.cost:
