@@ -34,6 +34,7 @@ from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
 from deepctl.agent.interruption import KEPT, AbandonedRun, Emit, Interruption, storing
 from deepctl.agent.limits import COMPACT_AT, CompactionPolicy, ConfiguredLimits, ContextUsage, cost, limits_of
 from deepctl.agent.mcp import McpServers
+from deepctl.agent.media_filter import MediaFilterModel
 from deepctl.agent.mentions import AttachmentReader, DirectoryFiles, Files, StateFiles
 from deepctl.agent.message_filters import SentHistory, history_of
 from deepctl.agent.model_wrappers import Retries, RetryingModel
@@ -222,7 +223,8 @@ class TurnRunner:
         """Summarise a conversation between two turns. Raises like `run`, or `NotFound` if there is nothing to
         summarise.
         """
-        model = RetryingModel(self._model, Retries(self.options.retries, emit, self._reason))
+        retries = Retries(self.options.retries, emit, self._reason)
+        model = MediaFilterModel(RetryingModel(self._model, retries), reason=self._reason)
         result, short_history = self._guarded(compaction.by_hand(model, history, self._policy, focus))
         return result._replace(cost=cost(result.usage, self._model)), short_history
 

@@ -48,6 +48,7 @@ from deepctl.agent.checkpoints import (
     checkpoints_toolset,
     directory_of,
 )
+from deepctl.agent.media_filter import with_media_filter
 from deepctl.agent.model_wrappers import CollectingModel, UnicodeFilterModel
 from deepctl.agent.offline import OFFLINE, offline_model
 from deepctl.agent.tools import (
@@ -143,12 +144,13 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
         return deps.workspace
 
     def get_wrapper_model(self, model: Model) -> Model:
-        """A model that neither receives nor returns invalid text, and is sent the shape that its server takes.
+        """A model that neither receives nor returns invalid text, in the shape and with the files that it accepts.
 
         `Agent.run` can also use a `FunctionModel` that has only a `stream_function`.
         """
         is_streaming_only = isinstance(model, FunctionModel) and model.function is None
-        return UnicodeFilterModel(CollectingModel(model) if is_streaming_only else with_chat_shape(model))
+        whole = CollectingModel(model) if is_streaming_only else with_chat_shape(model)
+        return UnicodeFilterModel(with_media_filter(whole))
 
     def get_model_settings(self) -> Callable[[RunContext[Any]], ModelSettings]:
         """Prompt caching, where pydantic-ai knows how a provider marks it, unless settings of the model say otherwise.

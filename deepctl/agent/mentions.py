@@ -25,6 +25,7 @@ from pydantic_ai.messages import BinaryContent, TextContent, UserContent
 from pydantic_ai.models import Model
 from pydantic_ai_backends import StateBackend
 
+from deepctl.agent import pictures
 from deepctl.domain import attachments
 from deepctl.domain.permissions import Permissions, about_file
 from deepctl.files.paths_beneath import DirectoryEntry, DirectoryTree, OutsideTree
@@ -35,27 +36,14 @@ from deepctl.store import log_file
 
 METADATA = "attached"
 """The value of `deepctl` in the metadata of a part that belongs to a file, or replaces one."""
-HEAD = 16
-"""Bytes that identify the kind of a file."""
 PDF = "application/pdf"
 _READ_PDF = ("anthropic", "bedrock", "google", "google-cloud")
-_OPENAI = "api.openai.com"
+_NAMES_OF_PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif")
 
 
 def media_type(head: bytes) -> str | None:
-    """The kind of a file by its first bytes, for the kinds that models can view; names are not used.
-
-    Source: the formats' own signatures (PNG, JPEG, GIF87a and GIF89a, the RIFF header of WebP, PDF).
-    """
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if head.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return "image/gif"
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return "image/webp"
-    return PDF if head.startswith(b"%PDF-") else None
+    """The kind of a file by its first bytes, for the kinds that models can view; names are not used."""
+    return PDF if head.startswith(b"%PDF-") else pictures.media_type(head)
 
 
 def takes(model: Model, kind: str) -> bool:
@@ -71,7 +59,7 @@ def takes(model: Model, kind: str) -> bool:
     types = profile.get("supported_document_media_types")
     if types is not None and PDF not in types:
         return False
-    return model.system in _READ_PDF or urlsplit(model.base_url or "").hostname == _OPENAI
+    return model.system in _READ_PDF or urlsplit(model.base_url or "").hostname == pictures.OPENAI
 
 
 class DirectoryListing(NamedTuple):
@@ -179,9 +167,9 @@ def _refused(path: str, problem: str | None) -> MentionTarget:
 
 MAX_TEXT = 100 << 10
 """Bytes of text and listings that a prompt can include in total."""
-MAX_PICTURE = 5 << 20
+MAX_PDF = 5 << 20
 MAX_PICTURES = 20 << 20
-"""Bytes of one picture or PDF, and of all in a prompt."""
+"""Bytes of one PDF, and of all pictures and PDFs in a prompt, if the provider of the model accepts so much."""
 MAX_FILES = 50
 MAX_LISTED = 200
 
@@ -244,7 +232,9 @@ class _PromptFiles:
         self._model = model
         self._environment = environment
         self._text = MAX_TEXT
-        self._pictures = MAX_PICTURES
+        self._limits = pictures.limits_of(model)
+        self._bytes = min(MAX_PICTURES, self._limits.request_bytes)
+        self._count = self._limits.pictures
         self.parts: list[UserContent] = []
         self.notices: list[str] = []
 
@@ -254,10 +244,12 @@ class _PromptFiles:
             if target.is_directory:
                 self._listing(target)
                 return
-            head = target.read(HEAD)
-            kind = media_type(head)
+            kind = media_type(target.read(pictures.HEAD))
+            if kind == PDF:
+                self._pdf(target)
+                return
             if kind is not None:
-                self._binary(target, kind)
+                self._picture(target, kind)
                 return
             whole = target.read(self._text + 1)
         except OSError as error:
@@ -270,6 +262,8 @@ class _PromptFiles:
             self.name_only(target, f"a prompt can include up to {size(MAX_TEXT)} of text")
         else:
             self._text -= len(whole)
+            if target.path.lower().endswith(_NAMES_OF_PICTURES):
+                self.notices.append(f"{target.path} is not a picture: it is sent as text.")
             self._add(target, redact(text, self._environment))
 
     def _listing(self, target: MentionTarget) -> None:
@@ -289,24 +283,49 @@ class _PromptFiles:
         self._text -= len(text.encode())
         self._add(target, text, kind="directory")
 
-    def _binary(self, target: MentionTarget, kind: str) -> None:
-        noun = "PDF" if kind == PDF else "picture"
-        if not takes(self._model, kind):
-            self.name_only(target, f"model {self._model.model_name} takes no {noun}s")
-        elif target.size > MAX_PICTURE:
-            self.name_only(target, f"a {noun} can have up to {size(MAX_PICTURE)}")
-        elif target.size > self._pictures:
-            self.name_only(target, f"a prompt can include up to {size(MAX_PICTURES)} of pictures")
+    def _pdf(self, target: MentionTarget) -> None:
+        if not takes(self._model, PDF):
+            self.name_only(target, f"model {self._model.model_name} takes no PDFs")
+        elif target.size > MAX_PDF:
+            self.name_only(target, f"a PDF can have up to {size(MAX_PDF)}")
         else:
-            data = target.read(MAX_PICTURE)
-            self._pictures -= len(data)
-            self._add(target, "It is next.", kind=kind)
-            self.parts.append(BinaryContent(data, media_type=kind))
+            self._add_binary(target, target.read(MAX_PDF), PDF, "It is next.")
 
-    def name_only(self, target: MentionTarget, reason: str) -> None:
-        """Give the model only the path and the size, and tell the user."""
+    def _picture(self, target: MentionTarget, kind: str) -> None:
+        if not takes(self._model, kind):
+            self.name_only(target, f"model {self._model.model_name} takes no pictures")
+        elif target.size > pictures.MAX_SOURCE:
+            self.name_only(target, f"a picture can have up to {size(pictures.MAX_SOURCE)}, before it is scaled down")
+        elif self._count == 0:
+            limit = f"up to {self._limits.pictures} pictures"
+            self.name_only(target, f"a request to {self._limits.provider} can include {limit}")
+        else:
+            result = pictures.fitted(target.read(pictures.MAX_SOURCE), self._limits)
+            if isinstance(result, pictures.Unfit):
+                self.name_only(target, result.reason, result.action)
+                return
+            change = f", {result.change}" if result.change is not None else ""
+            is_sent = self._add_binary(target, result.data, result.media_type, f"It is next{change}.")
+            if is_sent and self._count is not None:
+                self._count -= 1
+            if is_sent and change:
+                self.notices.append(f"{target.path} is sent{change}. The file is not changed.")
+
+    def _add_binary(self, target: MentionTarget, data: bytes, kind: str, text: str) -> bool:
+        """Send a picture or PDF, or only its name if the prompt has too many bytes; returns whether it is sent."""
+        if len(data) > self._bytes:
+            limit = min(MAX_PICTURES, self._limits.request_bytes)
+            self.name_only(target, f"a prompt can include up to {size(limit)} of pictures")
+            return False
+        self._bytes -= len(data)
+        self._add(target, text, kind=kind)
+        self.parts.append(BinaryContent(data, media_type=kind))
+        return True
+
+    def name_only(self, target: MentionTarget, reason: str, action: str = "") -> None:
+        """Give the model only the path and the size, and tell the user, who is also told the `action`."""
         amount = "directory" if target.is_directory else size(target.size)
-        self.notices.append(f"Only the path of {target.path} ({amount}) is sent: {reason}.")
+        self.notices.append(f"Only the path of {target.path} ({amount}) is sent: {reason}.{action}")
         self._add(target, f"Its content is left out: {reason}. Use your tools if you need it.", kind="path")
 
     def _add(self, target: MentionTarget, text: str, kind: str = "text") -> None:

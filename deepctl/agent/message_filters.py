@@ -6,8 +6,7 @@
   References to files in a provider's storage never stay: they belong to the owner of the key. The provider, or your own
   server, fetches the addresses that it receives. A public name can lead to a private address; this is not checked,
   because the check would need a lookup of the name.
-- Pictures and PDFs stay for models that accept them. They are left out of requests only, so that the conversation can
-  continue with another model.
+- Pictures and PDFs: see `deepctl.agent.media_filter`.
 
 A history is the conversation's context (`deepctl.store.session_log`) as pydantic-ai's messages, repaired after a
 killed turn. Repairing joins messages, and a compaction in the middle of a turn replaces them, so the place of a
@@ -27,7 +26,6 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 from pydantic_ai.messages import (
     AudioUrl,
-    BinaryContent,
     DocumentUrl,
     FileUrl,
     ImageUrl,
@@ -36,9 +34,7 @@ from pydantic_ai.messages import (
     ModelRequestPart,
     ModelResponse,
     TextContent,
-    ToolReturnPart,
     UploadedFile,
-    UserContent,
     UserPromptPart,
     VideoUrl,
     repair_messages,
@@ -47,10 +43,8 @@ from pydantic_ai.models import Model
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.usage import RequestUsage
 
-from deepctl.agent.answer_ends import marked
 from deepctl.agent.limits import bounded_usage
-from deepctl.agent.mentions import METADATA, takes
-from deepctl.agent.model_wrappers import FilterModel
+from deepctl.agent.mentions import METADATA
 from deepctl.store import log_file, session_log
 
 _T = TypeVar("_T")
@@ -91,21 +85,21 @@ def without_files(message: ModelMessage, model: Model | None) -> tuple[ModelMess
     return replace_text(message, instead), count
 
 
-def replace_text(message: ModelMessage, instead: Callable[[object], str | None]) -> ModelMessage:
-    """A message whose values, at any depth of its parts, are replaced by the text that `instead` returns, if any."""
+def replace_text(message: ModelMessage, instead: Callable[[object], object]) -> ModelMessage:
+    """A message whose values, at any depth of its parts, are replaced by what `instead` returns, except `None`."""
     parts = [replaced_in(part, instead) for part in message.parts]
     is_changed = any(new is not old for new, old in zip(parts, message.parts, strict=True))
     return replace(message, parts=parts) if is_changed else message  # type: ignore[arg-type]
 
 
-def replaced_in(part: _T, instead: Callable[[object], str | None]) -> _T:
+def replaced_in(part: _T, instead: Callable[[object], object]) -> _T:
     """One part with its values replaced, as in `replace_text`."""
     if not is_dataclass(part):
         return part
 
     def text(value: object) -> object:
         replacement = instead(value)
-        if replacement is None or not isinstance(part, UserPromptPart):
+        if not isinstance(replacement, str) or not isinstance(part, UserPromptPart):
             return replacement
         # The metadata shows that the user did not type this text.
         return TextContent(replacement, metadata={"deepctl": METADATA})
@@ -113,21 +107,22 @@ def replaced_in(part: _T, instead: Callable[[object], str | None]) -> _T:
     changes = {}
     for field in fields(part):
         old = getattr(part, field.name)
-        new = _value(old, text)
+        new = replaced_value(old, text)
         if field.init and new is not old:
             changes[field.name] = new
     return replace(part, **changes) if changes else part  # type: ignore[type-var]
 
 
-def _value(value: Any, text: Callable[[object], object]) -> Any:
+def replaced_value(value: Any, text: Callable[[object], object]) -> Any:
+    """One value, or the values in it, replaced as in `replace_text`."""
     new = text(value)
     if new is not None:
         return new
     if isinstance(value, Mapping):
-        copy = {key: _value(item, text) for key, item in value.items()}
+        copy = {key: replaced_value(item, text) for key, item in value.items()}
         return copy if any(copy[key] is not item for key, item in value.items()) else value
     if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
-        items = [_value(item, text) for item in value]
+        items = [replaced_value(item, text) for item in value]
         return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
     return value
 
@@ -206,64 +201,11 @@ def _is_global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     return address.is_global and not address.is_multicast
 
 
-def sendable(messages: Sequence[ModelMessage], model: Model) -> list[ModelMessage]:
-    """A conversation in a form that the model accepts; its last prompt is the one to answer.
-
-    Files that the model does not accept are left out. So are files of earlier prompts without an answer: such a file
-    may be the reason for the missing answer, and would then make every later request fail.
-    """
-    messages_sent: list[ModelMessage] = []
-    with_files = True
-    for message in reversed(messages):
-        if isinstance(message, ModelResponse):
-            # A response without parts stands for a failed request.
-            with_files = with_files or bool(message.parts)
-            messages_sent.append(message)
-            continue
-        parts: list[ModelRequestPart] = []
-        for part in reversed(message.parts):
-            parts.append(_without(part, model, with_files=with_files))
-            with_files = with_files and not has_typed_text(part)
-        is_changed = any(new is not old for new, old in zip(parts[::-1], message.parts, strict=True))
-        messages_sent.append(replace(message, parts=parts[::-1]) if is_changed else message)
-    return messages_sent[::-1]
-
-
-def _without(part: ModelRequestPart, model: Model, *, with_files: bool) -> ModelRequestPart:
-    if isinstance(part, ToolReturnPart):
-        return replaced_in(part, lambda value: _left_out(value, model, with_files=True))
-    if not isinstance(part, UserPromptPart) or isinstance(part.content, str):
-        return part
-    content = [_item(item, model, with_files=with_files) for item in part.content]
-    is_changed = any(new is not old for new, old in zip(content, part.content, strict=True))
-    return replace(part, content=content) if is_changed else part
-
-
-def _item(item: UserContent, model: Model, *, with_files: bool) -> UserContent:
-    text = _left_out(item, model, with_files=with_files)
-    return TextContent(text, metadata={"deepctl": METADATA}) if text is not None else item
-
-
-def _left_out(item: object, model: Model, *, with_files: bool) -> str | None:
-    """The text that replaces a file; `None` for a file that is sent, and for other content."""
-    if not isinstance(item, BinaryContent) or (with_files and takes(model, item.media_type)):
-        return None
-    cause = "this model does not accept it" if with_files else "the prompt with this file was never answered"
-    return f"(A file of type {item.media_type} is left out here: {cause}.)"
-
-
 def has_typed_text(part: ModelRequestPart) -> bool:
     """Whether a part contains typed text: plain text. Text that capabilities add has metadata."""
     return isinstance(part, UserPromptPart) and (
         isinstance(part.content, str) or any(isinstance(item, str) for item in part.content)
     )
-
-
-class MediaFilterModel(FilterModel):
-    """A model that is sent of a conversation what it can take."""
-
-    def sent(self, messages: list[ModelMessage]) -> list[ModelMessage]:
-        return sendable(marked(messages), self.wrapped)
 
 
 class SentHistory(NamedTuple):

@@ -11,7 +11,7 @@ import re
 import ssl
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic_ai import exceptions
@@ -52,6 +52,21 @@ _NO_MODEL = re.compile(
     r"|^model: \S+$",  # Anthropic
     re.IGNORECASE | re.DOTALL,
 )
+_NO_PICTURES = re.compile(
+    r"\b(images?|vision|image input|image content block|multi-?modal)\b.{0,40}(\bnot|n't) (be )?(supported|enabled)"
+    r"|(\bnot|n't) (support|accept) (the )?(images?|vision|multi-?modal)|not a multi-?modal model|mmproj"
+    r"|missing data required for image|support image input|only supported by certain models"
+    r"|unsupported content part type|expected `text`|allowed values: \['text'\]",
+    re.IGNORECASE,
+)
+_BAD_PICTURE = re.compile(
+    r"(unsupported|invalid|valid|load|process|parse|decode|identify|provided|input) (input )?image"
+    r"|image_(parse|format)|invalid_image|image_too|image(_url)?\.source|image dimensions|image exceeds"
+    r"|image(_url)?:? (unknown|invalid)|image (data|format|media type|file|type|size|url)|unsupported mime type"
+    r"|only image types|(at most|too many|up to|exceeds?|maximum).{0,40}\bimages?\b",
+    re.IGNORECASE,
+)
+_ANY_ARGUMENT = re.compile(r"^request contains an invalid argument", re.IGNORECASE)  # Gemini, for unknown formats
 _NOT_FOUND = re.compile(r"not found|unknown (url|path|route)|no route", re.IGNORECASE)
 _MALFORMED = re.compile(r"illegal|malformed|invalid|too many|too large|unsupported", re.IGNORECASE)
 _FIELDS = {
@@ -113,11 +128,40 @@ def is_temporary(error: BaseException) -> bool:
     """Whether the same request may succeed later."""
     if isinstance(error, exceptions.ModelHTTPError) and error.provider_retry_hint is False:
         return False
+    if refused_pictures(error) is not None:
+        return False  # llama.cpp and Ollama report it with status 500
     if _unreadable(error) is not None or (isinstance(error, exceptions.ModelAPIError) and _is_setup(error)):
         return False
     return isinstance(error, PASSING) or (
         isinstance(error, exceptions.ModelHTTPError) and error.status_code in _PASSING_STATUS
     )
+
+
+def refused_pictures(error: BaseException) -> Literal["all", "some", "size"] | None:
+    """Which pictures of a request a provider refuses, if this is the reason of a failure.
+
+    `all`: the model accepts none. `some`: one of them, or their number. `size`: the request is too large.
+    Sources: the wordings of OpenAI, Anthropic, Gemini, Bedrock, llama.cpp, Ollama, vLLM, LM Studio and OpenRouter, in
+    their references, their source code and reports of users.
+    """
+    if not isinstance(error, exceptions.ModelAPIError) or isinstance(
+        error,
+        (
+            exceptions.ModelConnectionError,
+            exceptions.ModelRateLimitError,
+            exceptions.ModelAuthenticationError,
+            exceptions.ModelContextWindowExceededError,
+        ),
+    ):
+        return None
+    if _status(error) in (401, 402, 403, 429):
+        return None
+    text = _detail(error)
+    if _NO_PICTURES.search(text):
+        return "all"
+    if _BAD_PICTURE.search(text) or _ANY_ARGUMENT.search(text):
+        return "some"
+    return "size" if _status(error) == 413 else None
 
 
 def _is_setup(error: exceptions.ModelAPIError) -> bool:

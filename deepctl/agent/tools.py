@@ -30,6 +30,7 @@ from typing import Any, Literal
 
 from pydantic_ai import FunctionToolset, RunContext
 from pydantic_ai.exceptions import ModelRetry, ToolFailed, UserError
+from pydantic_ai.models import Model
 from pydantic_ai.toolsets import AbstractToolset, CombinedToolset, ToolsetTool, WrapperToolset
 from pydantic_ai.toolsets._instruction_collection import RELAYS, InstructionContribution
 from pydantic_ai.workspaces import SupportsCommands, Workspace, WorkspaceError
@@ -49,6 +50,7 @@ from wcmatch._wcparse import PatternLimitException
 from deepctl import layout
 from deepctl.agent.approvals import spellings
 from deepctl.agent.backend import FileLine, LocalBackend, failure_in_words, files_of
+from deepctl.agent.media_filter import recordable
 from deepctl.agent.tool_descriptions import described
 from deepctl.domain.permissions import Permissions, about_file
 from deepctl.redaction import redact
@@ -110,7 +112,10 @@ class GuardedTools(WrapperToolset[Any]):
             raise ToolFailed(redact(whole(error.message), self.environment)) from error
         except FAILURES as error:
             raise ToolFailed(redact(whole(failure_text(error, ctx.workspace)), self.environment)) from error
-        return redact(whole(result), self.environment) if isinstance(result, str) else whole_value(result)
+        if isinstance(result, str):
+            return redact(whole(result), self.environment)
+        model = ctx.model
+        return recordable(whole_value(result), model) if isinstance(model, Model) else whole_value(result)
 
 
 def _in_order(tool: ToolsetTool[Any]) -> ToolsetTool[Any]:

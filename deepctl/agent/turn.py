@@ -38,7 +38,8 @@ from deepctl.agent.compaction import Compactor, ShortenedHistory
 from deepctl.agent.factory import DeepAgentDeps
 from deepctl.agent.interruption import Emit, Event, storing
 from deepctl.agent.limits import CompactionPolicy, ContextUsage, context_tokens, cost, window_of
-from deepctl.agent.message_filters import MediaFilterModel, Places, SentHistory
+from deepctl.agent.media_filter import MediaFilterModel
+from deepctl.agent.message_filters import Places, SentHistory
 from deepctl.agent.model_wrappers import FilterModel, Retries, RetryingModel
 from deepctl.agent.tools import has_succeeded
 from deepctl.agent.turn_context import TurnContext
@@ -133,11 +134,15 @@ async def run_turn(
     an answer that is not whole, or a notice if the user has chosen its length.
     Raises the errors of pydantic-ai after complete messages were recorded, and `StorageError` if recording fails.
     """
+
+    def notify(text: str) -> None:
+        emit({"type": "notice", "message": text})
+
     recorder = _TurnRecorder(record, history, emit)
     # A request is recorded once, before it is first sent, and not again for a retry.
-    media_filter = MediaFilterModel(RetryingModel(model, retries))
+    media_filter = MediaFilterModel(RetryingModel(model, retries), notify, retries.reason)
     recorded_model = _RecordedModel(media_filter, recorder)
-    compaction = Compactor(media_filter, recorder, explain, lambda text: emit({"type": "notice", "message": text}))
+    compaction = Compactor(media_filter, recorder, explain, notify)
     cut: AnswerCut | None = None
     try:
         async with agent.iter(

@@ -206,4 +206,15 @@ def _stdin() -> str:
         if error.errno == errno.EBADF:
             return ""  # open, but not for reading: there is no piped text
         raise UsageError(f"stdin cannot be read: {error.strerror}.", code="stdin") from None
-    return options.decode(raw, "stdin", "stdin_not_utf8")
+    try:
+        return options.decode(raw, "stdin", "stdin_not_utf8")
+    except UsageError:
+        from deepctl.agent import pictures  # slow to import
+
+        if pictures.media_type(raw[: pictures.HEAD]) is None:
+            raise
+    raise UsageError(
+        "stdin is a picture, and a prompt is text.",
+        "Save the picture in a file, and send it with the prompt: deepctl chat --file PICTURE 'your prompt'",
+        code="stdin_not_utf8",
+    )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from pydantic_ai.messages import (
     BinaryContent,
     ModelMessage,
@@ -23,7 +25,7 @@ from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.profiles import ModelProfile
 from pydantic_ai_backends import StateBackend
 
-from deepctl.agent import mentions, message_filters
+from deepctl.agent import media_filter, mentions, pictures
 from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnRunner
 from deepctl.agent.mentions import AttachmentReader, Attachments, DirectoryFiles, StateFiles
 from deepctl.agent.offline import offline_model
@@ -33,12 +35,11 @@ from deepctl.errors import ModelFailed
 from deepctl.store import log_file, session_catalogue, session_search, transcript
 from tests.store.scene import Scene
 from tests.support.loopback import Provider, Status, Text, provider
+from tests.support.pictures import png, whole
 
 KEY = "sk-canary-0123456789abcdef"
-PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20
-JPEG = b"\xff\xd8\xff\xe0" + b"jpeg"
-GIF = b"GIF89a" + b"gif"
-WEBP = b"RIFF\x10\0\0\0WEBPVP8 "
+PNG = png(rest=bytes(range(256)) * 20)
+JPEG, GIF, WEBP = (whole(Image.new("RGB", (4, 3)), encoding) for encoding in ("JPEG", "GIF", "WEBP"))
 PDF = b"%PDF-1.7\n" + b"\xff" * 100
 
 
@@ -181,11 +182,63 @@ def test_a_picture_is_told_by_what_is_in_it(place: Path, content: bytes, kind: s
 
 def test_a_text_with_the_name_of_a_picture_is_text(place: Path) -> None:
     (place / "a.png").write_text("no picture")
-    assert "no picture" in _texts(_attached(place, "@a.png"))[0]
+    attached = _attached(place, "@a.png")
+    assert "no picture" in _texts(attached)[0]
+    assert attached.notices == ["a.png is not a picture: it is sent as text."]
+
+
+@pytest.mark.parametrize("content", [PNG[:20], JPEG[:6], GIF[:8], WEBP[:14], PNG[:16] + b"\0" * 8 + PNG[24:33]])
+def test_a_picture_with_a_damaged_beginning_is_not_sent(place: Path, content: bytes) -> None:
+    (place / "a.png").write_bytes(content)
+    attached = _attached(place, "@a.png")
+    assert not any(isinstance(part, BinaryContent) for part in attached.parts)
+    assert attached.notices == [
+        f"Only the path of a.png ({len(content)} B) is sent: it is not a valid picture, or its beginning is damaged."
+    ]
+
+
+def test_a_large_picture_is_sent_scaled_down_and_the_file_stays(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "_ANYTHING", pictures._ANYTHING._replace(side=100))
+    content = whole(Image.new("RGB", (300, 200)), "PNG")
+    (place / "a.png").write_bytes(content)
+    attached = _attached(place, "@a.png")
+    (sent,) = (part for part in attached.parts if isinstance(part, BinaryContent))
+    assert pictures.picture_of(sent.data) == pictures.Picture("image/png", 100, 67)
+    assert attached.notices == [
+        "a.png is sent, scaled down from 300 × 200 to 100 × 67 pixels. The file is not changed."
+    ]
+    assert "scaled down from 300 × 200" in _texts(attached)[0], "the model knows that there is more to see"
+    assert (place / "a.png").read_bytes() == content
+
+
+def test_without_pillow_a_large_picture_is_refused_with_the_limit_and_the_extra(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.setattr(pictures, "_ANYTHING", pictures._ANYTHING._replace(side=100))
+    (place / "a.png").write_bytes(png(300, 200))
+    (notice,) = _attached(place, "@a.png").notices
+    assert notice.startswith(
+        "Only the path of a.png (33 B) is sent: a picture for this model can have up to 100 pixels a side, and it has "
+        "300 × 200. Scaling and converting need Pillow. Install it with: "
+    )
+    assert "install" in notice
+    assert "pillow<14" in notice
+
+
+def test_the_number_of_pictures_is_limited(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "_ANYTHING", pictures._ANYTHING._replace(pictures=2))
+    for name in ("a", "b", "c"):
+        (place / name).write_bytes(PNG)
+    attached = _attached(place, "@a @b @c")
+    assert len([part for part in attached.parts if isinstance(part, BinaryContent)]) == 2
+    assert attached.notices == [
+        "Only the path of c (5.0 KiB) is sent: a request to this model can include up to 2 pictures."
+    ]
 
 
 def test_pictures_are_bounded_each_and_in_all(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mentions, "MAX_PICTURE", 6000)
+    monkeypatch.setattr(pictures, "_ANYTHING", pictures._ANYTHING._replace(picture_bytes=6000))
     monkeypatch.setattr(mentions, "MAX_PICTURES", 12000)
     (place / "huge.png").write_bytes(PNG * 2)
     for name in ("a", "b", "c"):
@@ -193,7 +246,7 @@ def test_pictures_are_bounded_each_and_in_all(place: Path, monkeypatch: pytest.M
     found = _attached(place, "@huge.png @a @b @c")
     assert len([part for part in found.parts if isinstance(part, BinaryContent)]) == 2
     assert [notice.partition(":")[0] for notice in found.notices] == [
-        "Only the path of huge.png (10.0 KiB) is sent",
+        "Only the path of huge.png (10.1 KiB) is sent",
         "Only the path of c (5.0 KiB) is sent",
     ]
 
@@ -287,7 +340,7 @@ def _kept(messages: list[ModelMessage], model: FunctionModel | None = None) -> l
     """The places, from 0, of those prompts whose picture is sent."""
     prompts = [
         part.content
-        for message in message_filters.sendable(messages, model or _model())
+        for message in media_filter.sendable(messages, model or _model())
         if isinstance(message, ModelRequest)
         for part in message.parts
         if isinstance(part, UserPromptPart)
@@ -312,7 +365,7 @@ def test_what_is_left_out_is_left_out_of_requests_only() -> None:
     picture = BinaryContent(PNG, media_type="image/png")
     messages: list[ModelMessage] = [_asked("one", picture), _asked("two")]
     before = to_json(messages)
-    sent = message_filters.sendable(messages, _model())
+    sent = media_filter.sendable(messages, _model())
     assert to_json(messages) == before
     assert sent[1] is messages[1]
     assert "image/png is left out" in str(sent[0].parts)
@@ -477,7 +530,7 @@ def test_an_ephemeral_chat_takes_files_into_memory(tmp_path: Path, alice: Alice,
 
 
 def test_a_large_picture_in_the_history_is_kept_exactly(alice: Alice) -> None:
-    picture = PNG[:8] + os.urandom(mentions.MAX_PICTURE - 8)
+    picture = png(rest=os.urandom((5 << 20) - 33))
     (alice.scene.workspace / "large.png").write_bytes(picture)
     with provider(Text(["Large."]), Text(["Yes."])) as server:
         running = alice.running("openai-chat:loopback", server)

@@ -15,10 +15,11 @@ import pytest
 
 from tests.support.command import Command, InProcess
 from tests.support.loopback import Provider, Text, provider
+from tests.support.pictures import png
 
 KEY = "sk-canary-0123456789abcdef"
 ALICE = ("--user", "alice")
-PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4
+PNG = png(rest=bytes(range(256)) * 4)
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ def test_what_the_rules_deny_is_not_sent_and_the_user_is_told(
 def test_a_large_picture_survives_everything_that_is_done_with_a_session(
     deepctl: InProcess, home: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    picture = PNG[:8] + os.urandom((2 << 20) - 8)
+    picture = png(rest=os.urandom((2 << 20) - 33))
     (place / "large.png").write_bytes(picture)
     with provider(Text(["Large."]), Text(["Yes."]), Text(["Again."])) as server:
         model = _openai(server, monkeypatch)

@@ -9,6 +9,7 @@ import threading
 from tests.errors.situation import Situation, case
 from tests.support.command import Result
 from tests.support.loopback import Text
+from tests.support.pictures import png
 
 ALICE = ("--user", "alice")
 
@@ -59,6 +60,11 @@ def _(s: Situation) -> list[str]:
 @case("chat", "stdin is not UTF-8")
 def _(s: Situation) -> Result:
     return s.run("chat", stdin=b"caf\xe9")
+
+
+@case("chat", "stdin is a picture")
+def _(s: Situation) -> Result:
+    return s.run("chat", "what is this?", stdin=png())
 
 
 @case("chat", "stdin cannot be read")
