@@ -174,26 +174,37 @@ class TurnContext(AbstractCapability[Any]):
             return request_context
         shown = _shown(post_compaction_window(list(ctx.messages)))
         before, self._names = self._names, frozenset(shown)
-        prompt = next((part for part in request.parts if isinstance(part, UserPromptPart)), None)
         if before is not None:
-            blocks = await self._blocks(ctx, before - shown.keys())
-            due = [_item(name, block) for name, block in blocks.items() if block.body]
-        elif prompt is not None and request.run_id == ctx.run_id:
-            blocks = await self._blocks(ctx, self._sources().keys())
-            due = [_item(name, block) for name, block in blocks.items() if _is_new(block, shown.get(name))]
-        else:
-            return request_context
-        if not due:
-            return request_context
-        self._names |= blocks.keys()
-        if before is None and prompt is not None:
-            typed = [prompt.content] if isinstance(prompt.content, str) else prompt.content
-            parts = [replace(part, content=[*due, *typed]) if part is prompt else part for part in request.parts]
-        else:
-            parts = [*request.parts, UserPromptPart(due)]
-        # The run and its history share this object, and pydantic-ai records the instructions of the request in it.
-        request.parts = parts
+            await self._add_dropped(ctx, request, before - shown.keys())
+        elif request.run_id == ctx.run_id:
+            await self._add_before_prompt(ctx, request, shown)
         return request_context
+
+    async def _add_before_prompt(
+        self, ctx: RunContext[Any], request: ModelRequest, shown: Mapping[str, _Shown]
+    ) -> None:
+        prompt = next((part for part in request.parts if isinstance(part, UserPromptPart)), None)
+        if prompt is None:
+            return
+        blocks = await self._blocks(ctx, self._sources().keys())
+        due = {name: block for name, block in blocks.items() if _is_new(block, shown.get(name))}
+        if due:
+            typed = [prompt.content] if isinstance(prompt.content, str) else prompt.content
+            new = replace(prompt, content=[*self._items(due), *typed])
+            # The run and its history share this object, and pydantic-ai records the instructions of the request in it.
+            request.parts = [new if part is prompt else part for part in request.parts]
+
+    async def _add_dropped(self, ctx: RunContext[Any], request: ModelRequest, names: Collection[str]) -> None:
+        blocks = await self._blocks(ctx, names) if names else {}
+        due = {name: block for name, block in blocks.items() if block.body}
+        if due:
+            request.parts = [*request.parts, UserPromptPart(self._items(due))]
+
+    def _items(self, blocks: Mapping[str, _Block]) -> list[TextContent]:
+        self._names = (self._names or frozenset()) | blocks.keys()
+        return [
+            TextContent(block.text, metadata={"deepctl": METADATA, "block": name}) for name, block in blocks.items()
+        ]
 
     def _sources(self) -> dict[str, Callable[[RunContext[Any]], Awaitable[_Block | None]]]:
         """The readers of the blocks by name, in the order in which they are sent."""
@@ -303,10 +314,6 @@ def _printable(name: str) -> str:
 
 def _is_new(block: _Block, shown: _Shown | None) -> bool:
     return bool(block.body) if shown is None else not shown.tells(block)
-
-
-def _item(name: str, block: _Block) -> TextContent:
-    return TextContent(block.text, metadata={"deepctl": METADATA, "block": name})
 
 
 def _shown(messages: Sequence[ModelMessage]) -> dict[str, _Shown]:

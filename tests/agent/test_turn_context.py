@@ -139,6 +139,13 @@ def test_empty_memory_sends_nothing_until_it_has_been_emptied(talk: Talk, work: 
     assert talk.say("four") == ["four"]
 
 
+def test_what_the_model_itself_changes_is_told_with_the_next_prompt(talk: Talk) -> None:
+    talk.say("hello", ("write_memory", {"content": "- tea"}), ("write_file", {"path": "a.txt", "content": ""}))
+    assert [texts(request[-1]) for request in talk.requests[1:]] == [[], []]
+    memory = "<memory>\n### MEMORY.md\n\n- tea\n</memory>"
+    assert talk.say("two") == ['<context kind="files">\n/workspace has:\na.txt\n</context>', memory, "two"]
+
+
 def test_a_context_file_that_is_deleted_is_said_to_be(talk: Talk, work: Path) -> None:
     (work / "DEEP.md").write_text("Be brief.")
     talk.say("hello")
