@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic_ai import Agent, FunctionToolset, RunContext
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering, WrapToolExecuteHandler
 from pydantic_ai.exceptions import ToolFailed
-from pydantic_ai.messages import ToolCallPart
+from pydantic_ai.messages import InstructionPart, ToolCallPart
 from pydantic_ai.models import Model
 from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.settings import ModelSettings
@@ -238,7 +238,9 @@ def create_deep_agent(
     if include_plans:
         toolsets.append(plans_toolset())
         parts.append(Planning(store_resolver=_todo_store, inject=False, guidance="", tools=["write_plan"]))
-    own_tools = FunctionToolset[Any]([tool for toolset in toolsets for tool in toolset.tools.values()], id="deepctl")
+    own_tools = _OwnTools(
+        [tool for toolset in toolsets for name, tool in toolset.tools.items() if name not in disabled], id="deepctl"
+    )
     fixed_toolsets = [toolset for part in parts if isinstance(toolset := part.get_toolset(), AbstractToolset)]
     names = frozenset(
         name
@@ -263,12 +265,20 @@ def create_deep_agent(
         offline_model() if model == OFFLINE else model,
         name=agent_name,
         deps_type=DeepAgentDeps,
-        instructions=[*fixed_instructions(names), *_listed(instructions), workspace_instructions(names)],
+        instructions=[*fixed_instructions(names), *_listed(instructions)],
         toolsets=[FixedTools(own_tools)],
         capabilities=[boundary, *parts, *capabilities],
         retries={"tools": UNLIMITED_RETRIES},
         defer_model_check=True,
     )
+
+
+class _OwnTools(FunctionToolset[Any]):
+    """The agent's own tools, with the instructions about the workspace of the run."""
+
+    async def get_instructions(self, ctx: RunContext[Any]) -> list[InstructionPart]:
+        """A part that is not dynamic, because it is the same in a session, so it is before the cache marker."""
+        return [InstructionPart(await workspace_instructions(ctx, has_shell="execute" in self.tools))]
 
 
 def _listed(instructions: Instruction | Sequence[Instruction] | None) -> list[Instruction]:

@@ -99,16 +99,12 @@ def fixed_instructions(tools: frozenset[str]) -> list[str]:
     return texts + ([_PLANNING] if _WRITE_PLAN in tools else [])
 
 
-def workspace_instructions(tools: frozenset[str]) -> Callable[[RunContext[Any]], Awaitable[str]]:
+async def workspace_instructions(ctx: RunContext[Any], *, has_shell: bool) -> str:
     """The instructions about a run's workspace: its path, its shell and the limit of commands."""
-
-    async def instructions(ctx: RunContext[Any]) -> str:
-        workspace = ctx.workspace
-        place = f"Your workspace is {await workspace.working_dir()}."
-        kept = f" {_KEPT}" if isinstance(workspace, LocalBackend) else ""
-        return f"{place}{kept} {_shell(workspace) if 'execute' in tools else 'There is no shell.'}"
-
-    return instructions
+    workspace = ctx.workspace
+    place = f"Your workspace is {await workspace.working_dir()}."
+    kept = f" {_KEPT}" if isinstance(workspace, LocalBackend) else ""
+    return f"{place}{kept} {_shell(workspace) if has_shell else 'There is no shell.'}"
 
 
 def _shell(workspace: Workspace) -> str:
