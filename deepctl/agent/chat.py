@@ -184,7 +184,7 @@ class TurnRunner:
             record=record,
             emit=emit,
             tool_done=tool_done,
-            retries=Retries(self.options.retries, emit, self._reason),
+            retries=self._retries(emit),
             usage_limits=self._limits,
             run_usage=run_usage,
             policy=self._policy,
@@ -223,10 +223,13 @@ class TurnRunner:
         """Summarise a conversation between two turns. Raises like `run`, or `NotFound` if there is nothing to
         summarise.
         """
-        retries = Retries(self.options.retries, emit, self._reason)
-        model = MediaFilterModel(RetryingModel(self._model, retries), reason=self._reason)
+        model = MediaFilterModel(RetryingModel(self._model, self._retries(emit)), reason=self._reason)
         result, short_history = self._guarded(compaction.by_hand(model, history, self._policy, focus))
         return result._replace(cost=cost(result.usage, self._model)), short_history
+
+    def _retries(self, emit: Emit) -> Retries:
+        options = self.options
+        return Retries(options.retries, emit, self._reason, options.first_answer_timeout, options.idle_timeout)
 
     @property
     def _policy(self) -> CompactionPolicy:

@@ -6,16 +6,19 @@ tool or an application put some into the history.
 This is also the one place that retries a request: `RetryingModel` sends it again if the provider is busy, fails or
 cannot be reached. The providers' own clients would retry silently, so their retries are switched off. A request is sent
 again only if the failure is temporary and no part of the answer has arrived, because shown text cannot be removed.
+`RetryingModel` also limits how long a model may be silent. After such a silence a request is not sent again: the user
+has waited as long as allowed, and a slow server would compute the same answer a second time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic_ai import exceptions
 from pydantic_ai.capabilities import AbstractCapability
@@ -40,8 +43,10 @@ from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
 from deepctl.agent.limits import bounded_usage
-from deepctl.agent.provider_errors import is_temporary
+from deepctl.agent.provider_errors import SilentModel, is_temporary
 from deepctl.unicode import PieceDecoder, whole_value
+
+_T = TypeVar("_T")
 
 
 class FilterModel(WrapperModel):
@@ -196,12 +201,25 @@ MOST_ASKED_FOR = 60.0
 """The longest wait in seconds that a provider may request. For a longer one, the turn fails with an error at once."""
 
 
+_CLIENT_TIMEOUT, _CLIENT_MARGIN = 1200.0, 60.0
+"""The client's own limit for silence on the connection, in seconds, and its least excess over the limits here. It is a
+substitute for no limit, because not every client accepts that. 1200 is the largest default of a client (Google's, which
+sends it to the server too).
+"""
+
+
 class Retries(NamedTuple):
-    """The maximum number of retries (0: none), the receiver of the event for each wait, and the text for a failure."""
+    """The maximum number of retries (0: none), the receiver of the event for each wait, and the text for a failure.
+
+    `first_answer` and `idle` are the longest silence of the model, in seconds, before its first text, thinking or tool
+    call, and after it. `None` means unlimited.
+    """
 
     most: int = 0
     emit: Callable[[dict[str, Any]], None] = lambda event: None
     reason: Callable[[BaseException], str] = str
+    first_answer: float | None = None
+    idle: float | None = None
 
 
 def wait_before_retry(error: BaseException, attempt: int) -> float | None:
@@ -214,8 +232,59 @@ def wait_before_retry(error: BaseException, attempt: int) -> float | None:
     return min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(attempt - 1, 32) * random.uniform(1, 1.5))
 
 
+class _SilenceLimit:
+    """Raises `SilentModel` if one request waits for its answer for too long. Time between two waits does not count."""
+
+    def __init__(self, model: Model, retries: Retries) -> None:
+        self._model = model
+        self._limit = self._rest = retries.first_answer
+        self._idle = retries.idle
+        self._has_begun = False
+
+    async def wait(self, work: Awaitable[_T]) -> _T:
+        """The result of `work`, in the remaining time."""
+        began = time.monotonic()
+        deadline = asyncio.timeout(self._rest)
+        try:
+            async with deadline:
+                return await work
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            assert self._limit is not None
+            raise SilentModel(self._model.model_name, self._limit, has_begun=self._has_begun) from error
+        finally:
+            if self._rest is not None:
+                self._rest -= time.monotonic() - began
+
+    async def limited(self, events: AsyncIterator[ModelResponseStreamEvent]) -> AsyncIterator[ModelResponseStreamEvent]:
+        """The events of an answer, with a limit for the time between two pieces of it."""
+        while True:
+            try:
+                event = await self.wait(anext(events))
+            except StopAsyncIteration:
+                return
+            if _has_content(event):
+                self._has_begun, self._limit, self._rest = True, self._idle, self._idle
+            yield event
+
+
+def _has_content(event: ModelResponseStreamEvent) -> bool:
+    """Whether an event is a piece of text, thinking or a tool call. Servers can send empty pieces to stay connected."""
+    match event:
+        case PartStartEvent(part=TextPart(content="") | ThinkingPart(content="")):
+            return False
+        case PartDeltaEvent(delta=TextPartDelta(content_delta="")):
+            return False
+        case _:
+            return isinstance(event, PartStartEvent | PartDeltaEvent)
+
+
 class RetryingModel(WrapperModel):
-    """A model whose requests are retried after temporary failures, and whose answers report bounded usage."""
+    """A model whose requests are retried after temporary failures, and whose answers report bounded usage.
+
+    Raises `SilentModel` if an answer does not begin, or does not continue, in time.
+    """
 
     def __init__(self, model: Model, retries: Retries) -> None:
         super().__init__(model)
@@ -227,11 +296,12 @@ class RetryingModel(WrapperModel):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
-        settings = self._without_own_retries(model_settings)
+        settings = self._without_own_limits(model_settings)
         attempt = 1
         while True:
             try:
-                answer = await self.wrapped.request(messages, settings, model_request_parameters)
+                limit = _SilenceLimit(self.wrapped, self._retries)
+                answer = await limit.wait(self.wrapped.request(messages, settings, model_request_parameters))
                 return replace(answer, usage=bounded_usage(answer.usage))
             except exceptions.ModelAPIError as error:
                 seconds = self._announced(error, attempt)
@@ -248,15 +318,15 @@ class RetryingModel(WrapperModel):
         model_request_parameters: ModelRequestParameters,
         run_context: Any = None,
     ) -> AsyncIterator[StreamedResponse]:
-        settings = self._without_own_retries(model_settings)
+        settings = self._without_own_limits(model_settings)
         attempt = 1
         while True:
+            limit = _SilenceLimit(self.wrapped, self._retries)
             async with AsyncExitStack() as stack:
                 try:
-                    response = await stack.enter_async_context(
-                        self.wrapped.request_stream(messages, settings, model_request_parameters, run_context)
-                    )
-                    await _first_event(response)
+                    stream = self.wrapped.request_stream(messages, settings, model_request_parameters, run_context)
+                    response = await limit.wait(stack.enter_async_context(stream))
+                    await _first_event(response, limit)
                 except exceptions.ModelAPIError as error:
                     seconds = self._announced(error, attempt)
                     if seconds is None:
@@ -283,22 +353,25 @@ class RetryingModel(WrapperModel):
             )
         return seconds
 
-    def _without_own_retries(self, settings: ModelSettings | None) -> ModelSettings | None:
-        """Settings with which the provider's client sends a request once.
+    def _without_own_limits(self, settings: ModelSettings | None) -> ModelSettings:
+        """Settings with which the provider's client sends a request once, and waits longer than the limits here.
 
-        pydantic-ai cannot pass this setting to some clients (Bedrock, Hugging Face, xAI). Their retries are additional.
+        pydantic-ai cannot pass these settings to some clients (Bedrock, Hugging Face, xAI). Their retries are
+        additional, and their own limits stay.
         """
-        if "max_retries" in type(self.wrapped).unsupported_settings:
-            return settings
-        return ModelSettings(**{**(settings or {}), "max_retries": 0})
+        longest = max(self._retries.first_answer or 0, self._retries.idle or 0)
+        own = {"max_retries": 0, "timeout": max(_CLIENT_TIMEOUT, longest + _CLIENT_MARGIN)}
+        unsupported = type(self.wrapped).unsupported_settings
+        supported = {name: value for name, value in own.items() if name not in unsupported}
+        return ModelSettings(**{**(settings or {}), **supported})  # type: ignore[typeddict-item]
 
 
-async def _first_event(response: StreamedResponse) -> None:
+async def _first_event(response: StreamedResponse, limit: _SilenceLimit) -> None:
     """Wait for the first event of an answer; `response` still begins with this event.
 
     A provider may accept a request and only then fail. Raises the errors of the stream.
     """
-    events = _bounded_events(response, aiter(response))
+    events = _bounded_events(response, limit.limited(aiter(response)))
     try:
         first = await anext(events)
     except StopAsyncIteration:

@@ -84,6 +84,15 @@ _ALERT = r"\x15\x03"
 _PLAIN_TO_TLS = re.compile(r"plain HTTP request was sent to HTTPS port|HTTP request to an HTTPS server", re.IGNORECASE)
 
 
+class SilentModel(exceptions.ModelAPIError):
+    """An answer did not begin, or did not continue, within `seconds`."""
+
+    def __init__(self, model_name: str, seconds: float, *, has_begun: bool) -> None:
+        super().__init__(model_name, f"no answer for {seconds:g} s")
+        self.seconds = seconds
+        self.has_begun = has_begun
+
+
 class ModelEndpoint(NamedTuple):
     """The target of a request: the model's full name, the address, and the origin of the address.
 
@@ -202,6 +211,8 @@ def failure(error: BaseException, to: ModelEndpoint) -> DeepctlError | None:
             "Tell the agent to continue, or give it a smaller task.",
             code="usage_limit",
         )
+    if isinstance(error, SilentModel):
+        return _silent(error, to.model)
     if (problem := _unreadable(error)) is not None:
         return ModelFailed(
             f"The server of {to.model} at {to.place} answered with {problem}.",
@@ -259,6 +270,22 @@ def failure(error: BaseException, to: ModelEndpoint) -> DeepctlError | None:
     if isinstance(error, exceptions.AgentRunError) or is_clients(error) or to.last.is_no_answer:
         return _unusable(error, to)
     return None
+
+
+def _silent(error: SilentModel, model: str) -> ModelFailed:
+    if error.has_begun:
+        return ModelFailed(
+            f"The answer of {model} did not continue for {error.seconds:g} s and was stopped (idle_timeout).",
+            "Tell the agent to continue, or set idle_timeout to more seconds.",
+            code="idle_timeout",
+            retryable=True,
+        )
+    return ModelFailed(
+        f"{model} has not begun to answer for {error.seconds:g} s (first_answer_timeout).",
+        "Check the server. If it needs longer to load the model or to think, set first_answer_timeout to more seconds.",
+        code="idle_timeout",
+        retryable=True,
+    )
 
 
 def _status(error: BaseException) -> int | None:

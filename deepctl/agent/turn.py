@@ -25,6 +25,8 @@ from pydantic_ai.messages import (
     TextPartDelta,
     ThinkingPart,
     ThinkingPartDelta,
+    ToolCallPart,
+    ToolCallPartDelta,
     ToolReturnPart,
     UserContent,
 )
@@ -48,6 +50,9 @@ from deepctl.unicode import whole_value
 
 if TYPE_CHECKING:
     from pydantic_ai.models import ModelRequestContext
+
+ACTIVITY: Event = {"type": "activity"}
+"""A piece of a tool call has arrived. Only the status line of a terminal uses this event."""
 
 
 class TokenUsage(NamedTuple):
@@ -299,6 +304,8 @@ def _events_of(event: AgentStreamEvent) -> list[Event]:
             | PartDeltaEvent(delta=ThinkingPartDelta(content_delta=content))
         ):
             return [{"type": "thinking", "delta": content}] if content else []
+        case PartStartEvent(part=ToolCallPart()) | PartDeltaEvent(delta=ToolCallPartDelta()):
+            return [ACTIVITY]
         case FunctionToolCallEvent(part=part):
             return [{"type": "tool_call", "id": part.tool_call_id, "name": part.tool_name, "args": part.args_as_dict()}]
         case FunctionToolResultEvent(part=part):

@@ -202,7 +202,7 @@ def test_json_has_no_profile_session_or_checkpoint(deepctl: InProcess, untouched
     assert all(event["ok"] for event in events if event["type"] == "tool_result")
     assert (last["type"], last["session"], last["checkpoint"]) == ("result", None, None)
     assert last["output"] == "Wrote 1 line to a.txt\n     1\thello"
-    assert set(last) == {"type", "output", "session", "checkpoint", "usage", "cost", "context"}
+    assert set(last) == {"type", "output", "session", "checkpoint", "usage", "cost", "context", "finish"}
 
 
 def test_there_is_no_shell(deepctl: InProcess, untouched: None) -> None:

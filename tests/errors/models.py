@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.errors.situation import Situation, case
-from tests.support.loopback import Broken, Raw, Status, Text, ToolCalls, stopped
+from tests.support.loopback import Broken, Raw, Stalled, Status, Text, ToolCalls, stopped
 
 HELLO = ["chat", "hello", "--user", "alice"]
 
@@ -115,6 +115,18 @@ def _(s: Situation) -> list[str]:
 @case("chat", "the answer is not JSON", prints=True)
 def _(s: Situation) -> list[str]:
     return [*HELLO, *s.provider(Broken("json"), repeat_last=True)]
+
+
+@case("chat", "the answer does not begin in time", prints=True)
+def _(s: Situation) -> list[str]:
+    s.configure("first_answer_timeout = 1\n")
+    return [*HELLO, *s.provider(Stalled([]), repeat_last=True)]
+
+
+@case("chat", "the answer does not continue in time", prints=True)
+def _(s: Situation) -> list[str]:
+    s.configure("idle_timeout = 1\n")
+    return [*HELLO, *s.provider(Stalled(["Half an "]), repeat_last=True)]
 
 
 @case("chat", "the provider's content filter stops the answer", prints=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import select
 import socket
 import struct
 import threading
@@ -86,6 +87,18 @@ class Broken:
 
 
 @dataclass
+class Stalled:
+    """A stream that begins with `pieces` and then does not go on, until the client hangs up.
+
+    With `pings`, it sends the pings of its format meanwhile; without `headers`, not even the head of the response.
+    """
+
+    pieces: list[str]
+    pings: bool = False
+    headers: bool = True
+
+
+@dataclass
 class Raw:
     """A response as it is, whatever the path."""
 
@@ -102,7 +115,7 @@ def stopped(reason: str) -> Raw:
     return Raw(body, headers={"Content-Type": "text/event-stream"})
 
 
-Answer = Text | ToolCalls | Status | Broken | Raw
+Answer = Text | ToolCalls | Status | Broken | Stalled | Raw
 
 
 class Provider:
@@ -148,6 +161,13 @@ class Provider:
             return self._answers[0]
         return self._answers.pop(0)
 
+    def _hold(self, handler: BaseHTTPRequestHandler, ping: bytes) -> None:
+        """Send only `ping`, every tenth of a second, until the client hangs up."""
+        handler.close_connection = True
+        while not select.select([handler.connection], [], [], 0.1)[0]:
+            handler.wfile.write(ping)
+            handler.wfile.flush()
+
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
         self.requests.append(body)
@@ -180,6 +200,9 @@ class Provider:
             handler.end_headers()
             handler.wfile.write(raw)
             return
+        if isinstance(answer, Stalled) and not answer.headers:
+            self._hold(handler, b"")
+            return
         handler.send_response(200)
         handler.send_header("Content-Type", "text/event-stream")
         handler.send_header("Transfer-Encoding", "chunked")
@@ -188,6 +211,10 @@ class Provider:
             for chunk in write(answer, model):
                 handler.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
                 handler.wfile.flush()
+            if isinstance(answer, Stalled):
+                ping = b'event: ping\ndata: {"type": "ping"}\n\n' if write is _anthropic else b": keep-alive\n\n"
+                self._hold(handler, b"%x\r\n%s\r\n" % (len(ping), ping) if answer.pings else b"")
+                return
             if isinstance(answer, Broken) and answer.how == "cut":
                 handler.close_connection = True
                 handler.connection.shutdown(2)
@@ -227,6 +254,10 @@ def _openai(answer: Answer, model: str) -> Iterator[bytes]:
         case Broken(how="refused"):
             error = {"message": "too busy", "type": "server_error", "code": "server_error", "param": None}
             yield b"data: " + json.dumps({"error": error}).encode() + b"\n\n"
+            return
+        case Stalled(pieces=pieces):
+            for piece in pieces:
+                yield chunk({"role": "assistant", "content": piece})
             return
         case Broken(how=how, pieces=pieces):
             for piece in pieces:
@@ -279,7 +310,7 @@ def _responses(answer: Answer, model: str) -> Iterator[bytes]:
     message = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
     item = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
     match answer:
-        case Text(pieces=pieces) | Broken(pieces=pieces):
+        case Text(pieces=pieces) | Broken(pieces=pieces) | Stalled(pieces=pieces):
             if isinstance(answer, Broken) and answer.how == "refused":
                 error = {"code": "server_error", "message": "too busy"}
                 yield event("response.failed", response={**response, "status": "failed", "error": error})
@@ -289,8 +320,8 @@ def _responses(answer: Answer, model: str) -> Iterator[bytes]:
             yield event("response.content_part.added", **item, part=part)
             for piece in answer.gated() if isinstance(answer, Text) else pieces:
                 yield event("response.output_text.delta", **item, delta=piece, logprobs=[])
-            if isinstance(answer, Broken):
-                if answer.how == "json":
+            if not isinstance(answer, Text):
+                if isinstance(answer, Broken) and answer.how == "json":
                     yield b"data: {this is not JSON\n\n"
                 return
             whole = {**part, "text": "".join(pieces)}
@@ -340,7 +371,7 @@ def _anthropic(answer: Answer, model: str) -> Iterator[bytes]:
     if isinstance(answer, Broken) and answer.how == "refused":
         yield event("error", error={"type": "overloaded_error", "message": "too busy"})
         return
-    sent, received = (None if isinstance(answer, (Broken, Status, Raw)) else answer.used) or (11, 7)
+    sent, received = (answer.used if isinstance(answer, (Text, ToolCalls)) else None) or (11, 7)
     message: dict[str, Any] = {
         "id": "msg_1",
         "type": "message",
@@ -357,12 +388,12 @@ def _anthropic(answer: Answer, model: str) -> Iterator[bytes]:
     yield event("message_start", message=message)
     reason = "end_turn"
     match answer:
-        case Text(pieces=pieces) | Broken(pieces=pieces):
+        case Text(pieces=pieces) | Broken(pieces=pieces) | Stalled(pieces=pieces):
             yield event("content_block_start", index=0, content_block={"type": "text", "text": ""})
             for piece in answer.gated() if isinstance(answer, Text) else pieces:
                 yield event("content_block_delta", index=0, delta={"type": "text_delta", "text": piece})
-            if isinstance(answer, Broken):
-                if answer.how == "json":
+            if not isinstance(answer, Text):
+                if isinstance(answer, Broken) and answer.how == "json":
                     yield b"event: content_block_delta\ndata: {this is not JSON\n\n"
                 return
             yield event("content_block_stop", index=0)

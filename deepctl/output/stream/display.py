@@ -53,7 +53,8 @@ class JsonDisplay:
     """NDJSON: one event per line, flushed at once; the last is a `result` or an `error`."""
 
     def event(self, event: Mapping[str, Any]) -> None:
-        render.write(json.dumps(event) + "\n")
+        if event["type"] != "activity":
+            render.write(json.dumps(event) + "\n")
 
     def notice(self, message: str) -> None:
         """Prints only events."""

@@ -18,6 +18,8 @@ _SPINNER, _ASCII_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 _SPIN = 0.08
 _MAX_TOKENS = 1_000_000_000_000
 """No answer has this many tokens, but a server may say so."""
+SILENT_SECONDS = 15
+"""A model that is silent for so long is named so in the status line."""
 _ROOMY_LINES = 8
 """In a window of fewer lines, there is no empty line above the status line."""
 
@@ -73,7 +75,7 @@ class TurnView:
         self.calls: list[ToolCall] = []
         self.usage = ""
         self._caps = caps
-        self._began = now
+        self._began = self._heard = now
         self._pending: dict[str, ToolCall] = {}
         self._stream: Markdown | PlainText | None = None
         self._streaming = ""
@@ -86,6 +88,9 @@ class TurnView:
     def event(self, event: Mapping[str, Any], at: float, width: int) -> None:
         """Process an event with its time on the monotonic clock."""
         kind = event["type"]
+        self._heard = at
+        if kind == "activity":
+            return
         if self._retry is not None and kind != "notice" and not self._is_same_retry(event):
             self._end_retry(width)
         if kind not in (self._streaming, "checkpoint", "notice"):
@@ -140,6 +145,7 @@ class TurnView:
     def waited(self, seconds: float) -> None:
         """A question to the person took this time, which does not count as time of the turn."""
         self._began += seconds
+        self._heard += seconds
         for call in self._pending.values():
             call.began += seconds
 
@@ -229,7 +235,9 @@ class TurnView:
             return f"{event['reason']}: trying again {delay} {_attempt(event)}"
         if self._pending:
             return f"Running {next(iter(self._pending.values())).name}"
-        return {"text": "Writing", "thinking": "Thinking"}.get(self._streaming, "Waiting")
+        doing = {"text": "Writing", "thinking": "Thinking"}.get(self._streaming, "Waiting")
+        silence = int(time.monotonic() - self._heard)
+        return f"{doing}, no answer for {silence} s" if silence >= SILENT_SECONDS else doing
 
 
 def _attempt(event: Mapping[str, Any]) -> str:
