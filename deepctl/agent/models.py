@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic_ai import exceptions
 from pydantic_ai.models import KnownModelName, Model, infer_model
+from pydantic_ai.profiles import JsonSchemaTransformer
 from pydantic_ai.providers import Provider, infer_provider
 
 from deepctl import distribution
@@ -191,6 +192,9 @@ def _chat_defaults(model: Model) -> dict[str, Any]:
 
     A stream without a finish reason is incomplete. Most servers other than OpenAI's know only the older name of the
     maximum length of an answer, and ignore the newer one silently (Ollama does).
+
+    The chat templates of open models write the parameters of tools into the prompt. Some raise an error for a parameter
+    without a type (`anyOf`), and many leave out the definitions to which a `$ref` points.
     """
     if type(model).__module__.rpartition(".")[2] in ("anthropic", "google"):
         return {}
@@ -203,7 +207,27 @@ def _chat_defaults(model: Model) -> dict[str, Any]:
     defaults: dict[str, Any] = {"openai_chat_streaming_requires_finish_reason": True}
     if model.system in ("openai", "ollama") and urlsplit(model.base_url or "").hostname != _OPENAI_HOST:
         defaults["openai_chat_supports_max_completion_tokens"] = False
+        defaults["json_schema_transformer"] = _plain_schemas()
     return defaults
+
+
+def _plain_schemas() -> type[JsonSchemaTransformer]:
+    from pydantic_ai.profiles.openai import OpenAIJsonSchemaTransformer
+
+    class PlainSchemas(OpenAIJsonSchemaTransformer):
+        """A definition is in the place of its reference, and a parameter that may be null has its other type only."""
+
+        def __init__(self, schema: dict[str, Any], *, strict: bool | None = None) -> None:
+            super().__init__(schema, strict=strict)
+            self.prefer_inlined_defs = self.simplify_nullable_unions = True
+
+        def transform(self, schema: dict[str, Any]) -> dict[str, Any]:
+            schema.pop("nullable", None)
+            if "default" in schema and schema["default"] is None:
+                del schema["default"]
+            return super().transform(schema)
+
+    return PlainSchemas
 
 
 @contextmanager

@@ -341,3 +341,23 @@ def test_the_library_sends_the_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Be brief." in server.requests[0]["messages"][0]["content"]
     assert "Be kind." in server.requests[0]["messages"][0]["content"]
     assert server.requests[1]["messages"][-1]["content"].endswith("bye")
+
+
+def test_every_parameter_of_a_tool_has_a_type_and_its_whole_definition(
+    deepctl: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with provider(Text(["Hi."])) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.address}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "none")
+        deepctl("chat", "--ephemeral", "--model", "openai-chat:m", "hello").ok()
+    parameters = [tool["function"]["parameters"] for tool in server.requests[0]["tools"]]
+    assert len(parameters) > 5
+    schemas = [schema for tool in parameters for schema in _schemas(tool)]
+    assert [schema for schema in schemas if not isinstance(schema.get("type"), str)] == []
+    assert "$ref" not in json.dumps(parameters)
+
+
+def _schemas(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """A schema, and those of its properties and items."""
+    inner = [*schema.get("properties", {}).values(), *([schema["items"]] if "items" in schema else [])]
+    return [schema, *(deeper for one in inner for deeper in _schemas(one))]
