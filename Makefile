@@ -8,6 +8,7 @@ TESTS ?= tests
 # Most tests wait more than they work, so there may be more of them at once than cores.
 WORKERS ?= 4
 DEV := $(VENV)/.ready-dev
+MODELS := $(VENV)/.ready-models
 SOAK := tests/test_storage.py tests/cli/test_done_but.py tests/agent/test_interruption.py tests/agent/test_kill.py tests/test_markdown.py tests/agent/test_git_directories.py \
   tests/test_fuzz_environment.py tests/attacks/test_races.py tests/attacks/test_planted.py \
   tests/cli/test_wipe.py::test_ctrl_c_around_the_line_that_takes_a_profile_away_says_what_becomes_of_it \
@@ -21,12 +22,14 @@ QUICK := tests/test_schemas.py tests/test_start.py tests/test_locks.py tests/tes
   $(addprefix tests/store/test_,ledger.py object_store.py restore.py rewind_plan.py session_log.py trees.py)
 COVERED := deepctl/store/*,deepctl/domain/*,deepctl/files/*
 
-.PHONY: help demo test test-quick soak coverage lint bench completions pictures clean
+.PHONY: help demo test test-quick models soak soak-models coverage lint bench completions pictures clean
 
 help:
 	@echo "make demo    the main features with the offline model, in a throw-away root, under a minute"
 	@echo "make test    all tests, after saying what this machine lacks for them and how long they take"
 	@echo "make test-quick   every command once and the parts below them, in less than two minutes"
+	@echo "make models   install llama.cpp and download chat templates of open models (110 MB), for the tests in tests/models"
+	@echo "make soak-models   conversations with llama.cpp and every chat template"
 	@echo "make coverage   branch coverage of store, domain and files by all tests (takes three times as long)"
 	@echo "make soak    the crash, damage and story tests in full: every call, ten times the examples"
 	@echo "make lint    ruff, mypy and the import rules"
@@ -49,6 +52,16 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@ $(READY)
 
+# The source distribution is the place of the templates. It is not built; pip reads its version only.
+$(MODELS): pyproject.toml constraints.txt | $(DEV)
+	$(BIN)/pip install --quiet --constraint constraints.txt xllamacpp
+	rm -rf $(VENV)/llama-cpp-python
+	$(BIN)/pip download --quiet --no-deps --no-binary llama-cpp-python --constraint constraints.txt \
+	  --dest $(VENV)/llama-cpp-python llama-cpp-python
+	$(BIN)/python -m tests.models.templates $(VENV)/llama-cpp-python/*.tar.gz
+	rm -r $(VENV)/llama-cpp-python
+	@touch $@
+
 demo: $(READY)
 	@PATH="$(abspath $(BIN)):$$PATH" sh examples/demo.sh
 
@@ -58,6 +71,8 @@ test: $(DEV)
 
 test-quick: $(DEV)
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(QUICK)
+
+models: $(MODELS)
 
 coverage: $(DEV)
 	$(BIN)/pip install --quiet --constraint constraints.txt coverage
@@ -70,6 +85,9 @@ coverage: $(DEV)
 
 soak: $(DEV)
 	DEEPCTL_SOAK=1 $(BIN)/pytest $(SOAK)
+
+soak-models: $(MODELS)
+	DEEPCTL_SOAK=1 $(BIN)/pytest tests/models
 
 lint: $(DEV)
 	$(BIN)/ruff check

@@ -7,6 +7,7 @@ and pytest names them and the reason at the end. CI fails if a test is skipped.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import platform
 import re
@@ -47,6 +48,12 @@ def _docker() -> bool:
     except policy.Unavailable:
         return False
     return True
+
+
+def _models() -> bool:
+    from tests.models import templates
+
+    return importlib.util.find_spec("xllamacpp") is not None and bool(templates.names())
 
 
 def _everywhere(name: str) -> dict[str, str]:
@@ -99,6 +106,13 @@ NEEDS = (
         "",
         {},
         "As root on Debian, `.ci/docker DIR` starts one and prints the DOCKER_HOST to export.",
+    ),
+    Need(
+        "llama.cpp and the chat templates of open models",
+        _models,
+        r"^tests/models/",
+        {},
+        "`make models` installs them; it downloads 110 MB.",
     ),
     Need(
         "root",

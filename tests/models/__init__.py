@@ -1,0 +1,1 @@
+"""deepctl with real servers and the chat templates of open models."""
