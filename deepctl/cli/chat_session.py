@@ -233,10 +233,7 @@ class ChatSession(ABC):
         self.counts.takes(session, outcome.context.tokens / window if window else None)
         document = outcome.document()
         result = {"type": "result", "output": outcome.output, "session": session, "checkpoint": checkpoint, **document}
-        notices = [text for text in (outcome.notice, notice) if text is not None]
-        for text in notices:
-            self.display.notice(text)
-        if notices:
+        if notices := [text for text in (outcome.notice, notice) if text is not None]:
             result["notice"] = " ".join(notices)
         self.display.event(result)
         if outcome.failure is not None:

@@ -179,6 +179,24 @@ def test_an_interactive_chat_goes_on_after_a_cut_answer(home: Path, monkeypatch:
             terminal.close()
 
 
+def test_a_terminal_shows_the_notice_about_a_wanted_length_once_after_the_text(
+    deepctl: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deepctl("config", "set", "model_settings.max_tokens", "7").ok()
+    with provider(Text(["Half an"], finish="length")) as server:
+        _point(server, monkeypatch)
+        terminal = Terminal("chat", "--model", KINDS["chat"])
+        try:
+            terminal.prompt(name="default")
+            terminal.type("hello\r")
+            terminal.expect("was cut off")
+            terminal.settle()
+            assert terminal.screen.count("was cut off") == 1
+            assert terminal.screen.index("Half an") < terminal.screen.index("was cut off")
+        finally:
+            terminal.close()
+
+
 @pytest.mark.parametrize("by", ["Ctrl-C", "the time limit", "SIGTERM"])
 def test_a_stopped_answer_is_kept_and_marked_for_the_model(
     deepctl: InProcess, process: Command, monkeypatch: pytest.MonkeyPatch, by: str

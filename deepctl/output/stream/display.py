@@ -95,6 +95,8 @@ class TextDisplay:
                 self.notice(event["message"])
             case "tool_result" | "result":
                 self._end_line()
+                if event.get("notice"):
+                    self.notice(event["notice"])
 
     def _write(self, text: str) -> None:
         render.write(self._clean(text))
