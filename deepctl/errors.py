@@ -167,6 +167,10 @@ class Refused(DeepctlError):
     exit_code = 6
 
 
+CONTEXT_OVERFLOW = "context_overflow"
+"""The code of the error for a request that is longer than the model's context window."""
+
+
 class ModelFailed(DeepctlError):
     """The model, its provider or the connection failed."""
 

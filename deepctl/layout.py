@@ -127,6 +127,11 @@ class ProfilePaths(NamedTuple):
         return os.path.join(self.cache, "index")
 
     @property
+    def windows(self) -> str:
+        """The context windows that servers of your own have reported: see `deepctl.agent.windows`."""
+        return os.path.join(self.cache, "windows")
+
+    @property
     def reserve(self) -> str:
         """Disk space that is reserved for commands that free space: see `deepctl.store.reserve`."""
         return os.path.join(self.directory, RESERVE)

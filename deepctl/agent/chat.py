@@ -32,7 +32,15 @@ from deepctl.agent.checkpoints import RewindRequested, TurnCheckpoints
 from deepctl.agent.compaction import CompactionResult, ShortenedHistory
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
 from deepctl.agent.interruption import KEPT, AbandonedRun, Emit, Interruption, storing
-from deepctl.agent.limits import COMPACT_AT, CompactionPolicy, ConfiguredLimits, ContextUsage, cost, limits_of
+from deepctl.agent.limits import (
+    COMPACT_AT,
+    CompactionPolicy,
+    ConfiguredLimits,
+    ContextUsage,
+    cost,
+    limits_of,
+    window_of,
+)
 from deepctl.agent.mcp import McpServers
 from deepctl.agent.media_filter import MediaFilterModel
 from deepctl.agent.mentions import AttachmentReader, DirectoryFiles, Files, StateFiles
@@ -60,7 +68,8 @@ class Options(NamedTuple):
     """The resolved settings of a chat. `timeout` is in seconds.
 
     `compact_at` is the share of the context window, in percent, at which conversations are compacted, `None` for never;
-    `context_window` is that window in tokens, if the model's own value must not be used. `model_settings` and
+    `context_window` is that window in tokens, if the model's own value must not be used. `window_cache` is the file
+    with the windows that servers have reported, `None` if nothing may be stored. `model_settings` and
     `model_profile` are the tables of these names in the settings, with values for pydantic-ai's types. `tools` is
     `full` or `lean`; `disabled_tools` are names of tools. `first_answer_timeout` and `idle_timeout` are in seconds.
     """
@@ -85,6 +94,7 @@ class Options(NamedTuple):
     idle_timeout: float = 120
     profile: str | None = None
     """The profile of the agent; an ephemeral chat has none."""
+    window_cache: str | None = None
 
 
 class TurnRunner:
@@ -233,7 +243,12 @@ class TurnRunner:
 
     @property
     def _policy(self) -> CompactionPolicy:
-        return CompactionPolicy(self.options.compact_at, self.options.context_window)
+        return CompactionPolicy(self.options.compact_at, self.options.context_window, self.options.window_cache)
+
+    @property
+    def window(self) -> int | None:
+        """The context window of the model in tokens, as far as it is known so far."""
+        return window_of(self._model, self.options.context_window)
 
     @property
     def _max_tokens(self) -> int | None:

@@ -1,27 +1,41 @@
 """Compaction: before a long conversation exceeds the model's context window, the messages for the model are shortened.
 
 The strategies are the harness'. The oldest messages become a summary that the model itself writes; the latest messages
-stay, and so does the prompt of the turn. If the summary cannot be written, the turn continues with all messages, and
-the oldest ones are left out only when the window would overflow. Nothing is removed from the stored conversation: see
-`deepctl.store.session_log`.
+stay, and so does the prompt of the turn. A request for a summary must fit into the window too, so a long text is
+summarised in pieces. If the summary cannot be written, the turn continues with all messages, and the oldest ones are
+left out only when the window would overflow.
+
+The estimate of a request can be too low, and the window can be unknown. So if the model's server refuses a request
+because it is too long, the conversation is compacted, and the request is sent once more.
+
+Nothing is removed from the stored conversation: see `deepctl.store.session_log`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pydantic_ai import RunContext
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import UnexpectedModelBehavior, UsageLimitExceeded
-from pydantic_ai.messages import CompactionPart, ModelMessage, ModelRequest, ModelResponse
+from pydantic_ai.messages import (
+    CompactionPart,
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    UserPromptPart,
+)
 from pydantic_ai.models import Model
 from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.usage import RunUsage
 from pydantic_ai_harness.compaction import (
     DEFAULT_CONTEXT_WINDOW,
+    ClearToolResults,
     CompactionStrategy,
     SlidingWindowCompaction,
     SummarizingCompaction,
@@ -30,13 +44,15 @@ from pydantic_ai_harness.compaction import (
     estimate_message_tokens,
     estimate_token_count,
 )
-from pydantic_ai_harness.compaction._summary import is_summary_part, summary_request
+from pydantic_ai_harness.compaction._summarizing_compaction import format_transcript, user_prompt_text, write_summary
+from pydantic_ai_harness.compaction._summary import WrittenSummary, is_summary_part, summary_request
 
-from deepctl.agent.limits import CompactionPolicy, context_tokens, window_of
+from deepctl.agent import windows
+from deepctl.agent.limits import CompactionPolicy, context_tokens, sent_tokens
 from deepctl.agent.message_filters import Places, SentHistory, is_prompt, without_usage
 from deepctl.agent.model_wrappers import UnicodeFilter
 from deepctl.agent.offline import SUMMARISE
-from deepctl.errors import DeepctlError, NotFound
+from deepctl.errors import CONTEXT_OVERFLOW, DeepctlError, NotFound
 
 if TYPE_CHECKING:
     from pydantic_ai.models import ModelRequestContext
@@ -49,6 +65,18 @@ _FULL = 0.95
 
 _AGAIN = 0.05
 """The share of the window by which a conversation has to grow before a failed compaction is repeated."""
+
+_FEWEST = 0.75
+"""The fewest tokens of a text, as a share of their estimate by `sent_tokens`. The estimate is four characters a token;
+English prose has up to 5.3, and other scripts and code have fewer.
+"""
+
+_CUT_SHARE, _CUT_TOKENS, _REPORTED = 0.5, 1000, 256
+"""A server has cut a prompt if it reports less than half of the estimated tokens, and 1,000 fewer: the margin below
+`_FEWEST` is for chat templates that write tools in a shorter form. If the prompt cannot fit into the window, `_FEWEST`
+is enough. A cut prompt still fills most of a window, so a number below `_REPORTED` does not count the prompt: some
+servers report only what they had not cached.
+"""
 
 _LEFT_OUT = "[The beginning of this conversation was left out here, because no summary could be written.]"
 
@@ -116,21 +144,77 @@ class Compactor:
 
     model: Model
     recorder: Recorder
+    policy: CompactionPolicy
     explain: Callable[[Exception], DeepctlError | None]
     notify: Callable[[str], None]
     least: float = field(default=0, init=False)
     """Tokens that the conversation must reach before another compaction is tried."""
     _gave_up: bool = field(default=False, init=False)
+    _overflow: Exception | None = field(default=None, init=False)
+    _refused: ModelRequest | None = field(default=None, init=False)
+    _limit: int | None = field(default=None, init=False)
+    """Tokens of a request that was too long."""
+    _is_cut: bool = field(default=False, init=False)
 
-    async def compact(
-        self, ctx: RunContext[Any], request_context: ModelRequestContext, tokens: int, window: int
-    ) -> ModelRequestContext:
-        """Shorten the history of `tokens`, in the request and in the run."""
-        messages = list(ctx.messages)
-        self.least = tokens + window * _AGAIN
-        short_history = await self._shorten(ctx, messages, tokens, window)
-        if short_history is None:
+    async def before_request(self, ctx: RunContext[Any], request_context: ModelRequestContext) -> ModelRequestContext:
+        """Shorten the history, in the request and in the run, if the request would exceed the policy's share."""
+        if self.policy.share is None:
             return request_context
+        refused, self._refused = self._refused, None
+        if refused is not None:
+            # The node has appended its request to the history a second time.
+            del ctx.messages[max(index for index, message in enumerate(ctx.messages) if message is refused)]
+        tokens = context_tokens(ctx.messages, request_context.model_request_parameters)
+        window = await self.policy.window_of(self.model, tokens) or DEFAULT_CONTEXT_WINDOW
+        if refused is not None:
+            self._limit = tokens
+        window = min(window, self._limit or window)
+        if refused is None and tokens <= max(window * self.policy.share / 100, self.least):
+            return request_context
+        short_history = await self._compact(ctx, list(ctx.messages), tokens, window, is_refused=refused is not None)
+        if short_history is None and refused is not None and self._overflow is not None:
+            raise self._overflow
+        if refused is not None:
+            # The request that was refused is recorded. Its context, if the compaction has dropped it, gets a new one.
+            ctx.messages.append(ModelRequest(parts=[]))
+        return replace(request_context, messages=list(ctx.messages))
+
+    def may_repeat(self, request: ModelRequest, error: Exception) -> bool:
+        """Whether a request that failed before its answer began is sent once more, with a compacted history.
+
+        Only once in a turn: if the compacted request is refused too, the rest of it does not fit.
+        """
+        failure = self.explain(error) if self.policy.share is not None and self._overflow is None else None
+        if failure is None or failure.code != CONTEXT_OVERFLOW:
+            return False
+        windows.forget(self.model)
+        self._overflow, self._refused = error, request
+        return True
+
+    async def check_report(self, request_context: ModelRequestContext, response: ModelResponse) -> None:
+        """Notify the user, once in a turn, if the server has not counted the whole prompt."""
+        counted = response.usage.input_tokens
+        if self._is_cut or counted < _REPORTED or not windows.is_own(self.model):
+            return
+        sent = sent_tokens(request_context.messages, request_context.model_request_parameters)
+        window = await self.policy.window_of(self.model)
+        share = _FEWEST if window is not None and sent * _FEWEST > window else _CUT_SHARE
+        self._is_cut = counted < sent * share and sent - counted > _CUT_TOKENS
+        if self._is_cut:
+            of_window = f", and its context window has {window:,}" if window is not None else ""
+            self.notify(
+                f"The model did not see the whole prompt: of about {sent:,} tokens, its server has counted "
+                f"{counted:,}{of_window}. Give the server a larger context (Ollama: num_ctx, or "
+                "$OLLAMA_CONTEXT_LENGTH), or set context_window to its window."
+            )
+
+    async def _compact(
+        self, ctx: RunContext[Any], messages: list[ModelMessage], tokens: int, window: int, *, is_refused: bool
+    ) -> ShortenedHistory | None:
+        self.least = tokens + window * _AGAIN
+        short_history = await self._shorten(ctx, messages, tokens, window, is_refused=is_refused)
+        if short_history is None:
+            return None
         after = _tokens_after(tokens, messages, short_history)
         self.least = after + window * _AGAIN
         result = CompactionResult(
@@ -142,19 +226,25 @@ class Compactor:
         if ctx.usage_limits is not None:
             # The request was allowed before the summary was paid for.
             ctx.usage_limits.check_before_request(ctx.usage)
-        return replace(request_context, messages=list(short_history.messages))
+        return short_history
 
     async def _shorten(
-        self, ctx: RunContext[Any], messages: list[ModelMessage], tokens: int, window: int
+        self, ctx: RunContext[Any], messages: list[ModelMessage], tokens: int, window: int, *, is_refused: bool
     ) -> ShortenedHistory | None:
         places = self.recorder.places
+        # Instructions and tools take their part of the window in every request.
+        room = max(window - max(tokens - sum(estimate_message_tokens(messages)), 0), window // _TAIL_SHARE)
+        tail = _tail(room if is_refused else window)
         if not self._gave_up:
             try:
                 # The strategy's result does not show it, and a useless summary must not be paid for.
-                if (await _shortened(_sliding(_tail(window)), messages, places, ctx)) is None:
+                if is_refused and (await _shortened(_sliding(tail), messages, places, ctx)) is None:
+                    tail = 1  # the last message
+                if (await _shortened(_sliding(tail), messages, places, ctx)) is None:
                     return None
-                self.notify(f"The conversation takes {tokens / window:.0%} of the model's context: summarising it.")
-                return await _shortened(_summarizing(self.model, keep_tokens=_tail(window)), messages, places, ctx)
+                why = "does not fit into" if is_refused else f"takes {tokens / window:.0%} of"
+                self.notify(f"The conversation {why} the model's context: summarising it.")
+                return await _shortened(_summarizing(self.model, window, keep_tokens=tail), messages, places, ctx)
             except UsageLimitExceeded:
                 raise
             except Exception as error:  # as in `TurnRunner.run`: every client has its own exceptions
@@ -163,10 +253,11 @@ class Compactor:
                     raise
                 self._gave_up = True
                 self.notify(f"The conversation could not be summarised. {failure.message}")
-        if tokens <= window * _FULL:
+        if tokens <= window * _FULL and not is_refused:
             return None
-        self.notify("It almost exceeds the context of the model, so the model no longer sees its beginning.")
-        return await _shortened(_sliding(window // 2), messages, places, ctx)
+        why = "does not fit into" if is_refused else "almost exceeds"
+        self.notify(f"It {why} the context of the model, so the model no longer sees its beginning.")
+        return await _shortened(_sliding(room // 2), messages, places, ctx)
 
 
 async def by_hand(
@@ -178,21 +269,22 @@ async def by_hand(
     errors of the model.
     """
     messages, places, usage = history.messages, Places(history), RunUsage()
-    tail = _tail(window_of(model, policy.window) or DEFAULT_CONTEXT_WINDOW)
+    window = await policy.window_of(model) or DEFAULT_CONTEXT_WINDOW
+    tail = _tail(window)
     last = max((index for index, message in enumerate(messages) if is_prompt(message)), default=0)
     whole = len(messages) - last
-    strategies = [_summarizing(model, keep_messages=keep) for keep in (whole, 1) if keep < len(messages)]
+    strategies = [_summarizing(model, window, keep_messages=keep) for keep in (whole, 1) if keep < len(messages)]
     if strategies and estimate_token_count(messages[last:]) > tail:
-        strategies.insert(0, _summarizing(model, keep_tokens=tail))
+        strategies.insert(0, _summarizing(model, window, keep_tokens=tail))
     for strategy in strategies:
         ctx = RunContext[Any](deps=None, model=model, usage=usage)
-        window = SlidingWindowCompaction[Any](
+        sliding = SlidingWindowCompaction[Any](
             max_messages=1,
             keep_messages=strategy.keep_messages,
             keep_tokens=strategy.keep_tokens,
             preserve_first_user_message=False,
         )
-        if await _shortened(window, messages, places, ctx) is None:
+        if await _shortened(sliding, messages, places, ctx) is None:
             continue
         result = await compact_now(strategy, messages, model=model, focus=focus, usage=usage)
         short_history = _history_of(result, messages, places)
@@ -224,9 +316,12 @@ def _tail(window: int) -> int:
     return max(min(window // _TAIL_SHARE, _TAIL_TOKENS), 1)
 
 
-def _summarizing(model: Model, *, keep_messages: int = 1, keep_tokens: int | None = None) -> SummarizingCompaction[Any]:
-    return SummarizingCompaction(
+def _summarizing(
+    model: Model, window: int, *, keep_messages: int = 1, keep_tokens: int | None = None
+) -> SummarizingCompaction[Any]:
+    return _PiecewiseSummary(
         model=model,
+        piece=max(window // 2, 1),
         max_messages=1,  # never used: this module decides when
         keep_messages=keep_messages,
         keep_tokens=keep_tokens,
@@ -236,6 +331,68 @@ def _summarizing(model: Model, *, keep_messages: int = 1, keep_tokens: int | Non
         event_stream_handler=drain_summary_events,
         summarization_capabilities=[_WholeAnswer(), UnicodeFilter()],
     )
+
+
+@dataclass
+class _PiecewiseSummary(SummarizingCompaction[Any]):
+    """Writes a summary of a long conversation in pieces: each summary is an update of the one before."""
+
+    piece: int = DEFAULT_CONTEXT_WINDOW
+    """The longest text to summarise at once, in tokens. It leaves room for the summary before it and the new one."""
+
+    async def _summarize(
+        self, messages: list[ModelMessage], ctx: RunContext[Any], *, previous_summary: str | None = None
+    ) -> WrittenSummary:
+        if _transcript_bytes(messages) > self.piece * _BYTES:
+            # What a tool returned or received is the least important part, and can be read again.
+            cleared = ClearToolResults[Any](max_messages=1, keep_pairs=0, clear_tool_inputs=True)
+            messages = await cleared.compact(messages, ctx)
+        summary = previous_summary or ""
+        for piece in _pieces(messages, self.piece * _BYTES):
+            summary = await write_summary(self, piece, ctx, previous_summary=summary or None)
+        return WrittenSummary(summary, datetime.now(UTC))
+
+
+if not hasattr(SummarizingCompaction, "_summarize"):
+    raise ImportError("deepctl does not support how this version of the harness writes a summary")
+
+_BYTES = 4
+"""Bytes of UTF-8 per token. Bytes and not characters, because other scripts have about a token for each character."""
+
+
+def _transcript_bytes(messages: Sequence[ModelMessage]) -> int:
+    return len(format_transcript(messages).encode(errors="replace"))
+
+
+def _pieces(messages: Sequence[ModelMessage], most: int) -> Iterator[list[ModelMessage]]:
+    """The messages in order, in lists whose transcripts have at most `most` bytes; a longer text is divided."""
+    piece: list[ModelMessage] = []
+    size = 0
+    for message in messages:
+        divided = [message] if _transcript_bytes([message]) <= most else list(_divided(message, most // 2))
+        for part in divided:
+            part_size = _transcript_bytes([part]) + 1
+            if piece and size + part_size > most:
+                yield piece
+                piece, size = [], 0
+            piece.append(part)
+            size += part_size
+    if piece:
+        yield piece
+
+
+def _divided(message: ModelMessage, most: int) -> Iterator[ModelMessage]:
+    """The parts of a message one by one; a text of more than `most` bytes in several."""
+    step = max(most // _BYTES, 1)  # a character has at most four bytes
+    for part in message.parts:
+        text = ""
+        if isinstance(part, UserPromptPart):
+            text = user_prompt_text(part)
+        elif isinstance(part, TextPart):
+            text = part.content
+        changes: list[dict[str, str]] = [{"content": text[start : start + step]} for start in range(0, len(text), step)]
+        for change in changes or [{}]:
+            yield replace(message, parts=[replace(part, **change)])  # type: ignore[arg-type]
 
 
 def _sliding(keep_tokens: int) -> SlidingWindowCompaction[Any]:

@@ -6,18 +6,21 @@ and a turn exceeds a limit by one answer at most.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
 from pydantic_ai.exceptions import UsageLimitExceeded
-from pydantic_ai.messages import ModelMessage, ModelResponse
+from pydantic_ai.messages import ModelMessage, ModelResponse, ThinkingPart
 from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.usage import RequestUsage, RunUsage, UsageLimits
-from pydantic_ai_harness.compaction import estimate_context_tokens, resolve_context_window
+from pydantic_ai_harness.compaction import estimate_context_tokens, estimate_token_count, resolve_context_window
 
+from deepctl.agent import windows
 from deepctl.domain.settings import Value
 from deepctl.errors import UsageError
 
@@ -37,6 +40,12 @@ MOST = 10**9
 """Maximum of tokens and of USD, more than any request takes. A provider can report any number, and later calculations
 with it must not fail.
 """
+
+_SHORT = 6_000
+"""Tokens of a request that is sent without asking its server for the window first: the window is needed before long
+requests only, and a server that cannot answer is better reported by the request itself.
+"""
+_REPEATED = re.compile(r"(\W)\1+")
 
 
 class LimitPlace(NamedTuple):
@@ -98,11 +107,19 @@ class ContextUsage(NamedTuple):
 class CompactionPolicy(NamedTuple):
     """When conversations are compacted: at `share` percent of the window, or never (`None`).
 
-    `window` is the model's context window in tokens, if the model's own value must not be used.
+    `window` is the model's context window in tokens, if the model's own value must not be used. `cache` is the file
+    with the windows that servers have reported, `None` if nothing may be stored.
     """
 
     share: int | None = COMPACT_AT
     window: int | None = None
+    cache: str | None = None
+
+    async def window_of(self, model: Model, tokens: int = MOST) -> int | None:
+        """The context window in force; a server of your own is asked for it before a request of many `tokens`."""
+        if self.window is None:
+            await windows.ask(model, self.cache, is_urgent=tokens > _SHORT)
+        return window_of(model, self.window)
 
 
 class LimitReached(UsageLimitExceeded):
@@ -219,8 +236,10 @@ def _bounded(value: Any) -> Any:
 
 
 def window_of(model: Model, setting: int | None = None) -> int | None:
-    """A model's context window in tokens: `setting`, or the known value; `None` if it is unknown."""
-    return setting or _CORRECTED.get(model.model_id) or resolve_context_window(model)
+    """A model's context window in tokens: `setting`, or what its server has reported (`deepctl.agent.windows`), or the
+    value in the registry of prices; `None` if it is unknown.
+    """
+    return setting or windows.known(model) or _CORRECTED.get(model.model_id) or resolve_context_window(model)
 
 
 def context_tokens(messages: Sequence[ModelMessage], parameters: ModelRequestParameters | None = None) -> int:
@@ -228,4 +247,29 @@ def context_tokens(messages: Sequence[ModelMessage], parameters: ModelRequestPar
 
     Some answers report the number separately from their usage, in the metadata, which is not bounded.
     """
-    return max(0, min(estimate_context_tokens(messages, model_request_parameters=parameters), MOST))
+    tokens = estimate_context_tokens(messages, model_request_parameters=parameters)
+    # A reported number includes the tools of its request.
+    if parameters is not None and not any(
+        isinstance(one, ModelResponse) and one.usage.input_tokens for one in messages
+    ):
+        tokens += _tool_tokens(parameters)
+    return max(0, min(tokens, MOST))
+
+
+def sent_tokens(messages: Sequence[ModelMessage], parameters: ModelRequestParameters) -> int:
+    """A low estimate of the tokens of a request, from its texts alone: without thinking, which most servers drop, and
+    without repeated marks, of which a token can contain many.
+    """
+    texts: list[ModelMessage] = [
+        replace(one, parts=[part for part in one.parts if not isinstance(part, ThinkingPart)])
+        if isinstance(one, ModelResponse)
+        else one
+        for one in messages
+    ]
+    return estimate_token_count(texts, lambda text: len(_REPEATED.sub(r"\1", text)) // 4) + _tool_tokens(parameters)
+
+
+def _tool_tokens(parameters: ModelRequestParameters) -> int:
+    tools = parameters.tool_defs.values()
+    texts = (tool.name + (tool.description or "") + json.dumps(tool.parameters_json_schema) for tool in tools)
+    return sum(map(len, texts)) // 4

@@ -19,7 +19,7 @@ from pydantic_ai import exceptions
 from deepctl.agent.limits import LimitReached
 from deepctl.agent.response_recorder import LastResponse, error_text, is_page
 from deepctl.domain import addresses, env_variables, provider_keys
-from deepctl.errors import DeepctlError, ModelFailed
+from deepctl.errors import CONTEXT_OVERFLOW, DeepctlError, ModelFailed
 from deepctl.redaction import redact
 
 PASSING = (
@@ -67,6 +67,39 @@ _BAD_PICTURE = re.compile(
     re.IGNORECASE,
 )
 _ANY_ARGUMENT = re.compile(r"^request contains an invalid argument", re.IGNORECASE)  # Gemini, for unknown formats
+_OVERFLOW = re.compile(
+    # OpenAI (Chat Completions), vLLM, OpenRouter: "This model's maximum context length is 8192 tokens. However, you
+    # requested 9100 tokens". vllm-project/vllm issues 965, 20409; refly-ai/refly issue 1177.
+    r"maximum context length|max_model_len|longer than the maximum model length"
+    # OpenAI (Responses): "Your input exceeds the context window of this model." dyad-sh/dyad issue 1672.
+    r"|context_length_exceeded|exceeds? the (model's )?context (window|limit)|context (window|length) exceeded"
+    # Anthropic: "prompt is too long: 208310 tokens > 200000 maximum"; "input length and `max_tokens` exceed context
+    # limit: 178959 + 64000 > 200000". anthropics/claude-code issue 12186, docker/docker-agent issue 569.
+    r"|prompt is too long|exceed context limit|model_context_window_exceeded|request_too_large"
+    # llama.cpp: "the request exceeds the available context size, try increasing it"; in a stream: "Context size has
+    # been exceeded." ggml-org/llama.cpp pull request 15780, issue 17284.
+    r"|exceed_context_size_error|available context size|context size has been exceeded"
+    # llama-cpp-python: "Requested tokens (2285) exceed context window of 2048". abetlen/llama-cpp-python issue 416.
+    r"|exceed context window of"
+    # Ollama: "the input length exceeds the context length"; "prompt too long; exceeded max context length by 4 tokens".
+    # nano-step/nano-brain issue 208; server/prompt.go of ollama/ollama.
+    r"|input length exceeds the context length|prompt too long|exceeded max context length"
+    # LM Studio: "Trying to keep the first 10136 tokens when context the overflows. However, the model is loaded with
+    # context length of only 7866 tokens"; "Cannot truncate prompt with n_keep (15028) >= n_ctx (7424)".
+    # lmstudio-ai/lmstudio-bug-tracker issues 237, 546; anomalyco/opencode issue 11141.
+    r"|tokens when context( the)? overflows|context length of only|greater than the context length"
+    r"|truncate prompt with n_keep"
+    # Gemini: "The input token count (1196265) exceeds the maximum number of tokens allowed (1048575)". pydantic-ai.
+    r"|input token count.{0,40}exceeds|maximum number of tokens allowed"
+    # Bedrock: "Input is too long for requested model." pydantic-ai.
+    r"|input is too long|input tokens exceed"
+    # LiteLLM: "litellm.ContextWindowExceededError: …", before the text of the provider. Its docs/exception_mapping.md.
+    r"|ContextWindowExceededError"
+    # Groq: "Please reduce the length of the messages or completion."; Together, SGLang: "The input (516368 tokens) is
+    # longer than the model's context length (262144 tokens)."; xAI: "This model's maximum prompt length is 131072".
+    r"|reduce the length of the (input )?messages|longer than the model's context length|maximum prompt length is",
+    re.IGNORECASE | re.DOTALL,
+)
 _NOT_FOUND = re.compile(r"not found|unknown (url|path|route)|no route", re.IGNORECASE)
 _MALFORMED = re.compile(r"illegal|malformed|invalid|too many|too large|unsupported", re.IGNORECASE)
 _FIELDS = {
@@ -139,6 +172,8 @@ def is_temporary(error: BaseException) -> bool:
         return False
     if refused_pictures(error) is not None:
         return False  # llama.cpp and Ollama report it with status 500
+    if _is_overflow(error):
+        return False
     if _unreadable(error) is not None or (isinstance(error, exceptions.ModelAPIError) and _is_setup(error)):
         return False
     return isinstance(error, PASSING) or (
@@ -171,6 +206,32 @@ def refused_pictures(error: BaseException) -> Literal["all", "some", "size"] | N
     if _BAD_PICTURE.search(text) or _ANY_ARGUMENT.search(text):
         return "some"
     return "size" if _status(error) == 413 else None
+
+
+def _is_overflow(error: BaseException, last: LastResponse | None = None) -> bool:
+    """Whether a server refuses a request because it is longer than the context window of the model.
+
+    A limit of tokens per minute (HTTP 429) is none: a shorter request helps only until the next one. `last` is used for
+    answers without a status of an error.
+    """
+    if isinstance(error, exceptions.ModelContextWindowExceededError) or _status(error) == 413:
+        return True
+    if isinstance(error, exceptions.ModelAPIError) and not isinstance(
+        error,
+        (
+            exceptions.ModelConnectionError,
+            exceptions.ModelRateLimitError,
+            exceptions.ModelQuotaExceededError,
+            exceptions.ModelAuthenticationError,
+        ),
+    ):
+        body = getattr(error, "body", None)
+        # OpenRouter has the text of the provider that it asked in there.
+        inner = body.get("metadata") if isinstance(body, dict) else None
+        words = (_detail(error), error.provider_error_code, error.provider_error_type, inner)
+        return any(_OVERFLOW.search(str(word)) for word in words if word)
+    answer = last.error() if last is not None and isinstance(error, exceptions.UnexpectedModelBehavior) else None
+    return answer is not None and _OVERFLOW.search(answer) is not None
 
 
 def _is_setup(error: exceptions.ModelAPIError) -> bool:
@@ -213,6 +274,13 @@ def failure(error: BaseException, to: ModelEndpoint) -> DeepctlError | None:
         )
     if isinstance(error, SilentModel):
         return _silent(error, to.model)
+    if _is_overflow(error, to.last):
+        return ModelFailed(
+            f"The request is longer than the context window of {to.model} ({reason(error, to)}).",
+            "Set context_window to the window of the model, so that conversations are summarised in time, and "
+            'tools = "lean" for shorter requests. /compact shortens this conversation; --new starts another one.',
+            code=CONTEXT_OVERFLOW,
+        )
     if (problem := _unreadable(error)) is not None:
         return ModelFailed(
             f"The server of {to.model} at {to.place} answered with {problem}.",
@@ -234,7 +302,7 @@ def failure(error: BaseException, to: ModelEndpoint) -> DeepctlError | None:
             return _refused(
                 error, to, f"{_sentence(to.named_origin)} begins with http://, but the server needs https://."
             )
-        if status in (404, 405, 501) or (text == _PAGE and status != 413):
+        if status in (404, 405, 501) or text == _PAGE:
             return _refused(error, to, _address_hint(to))
     if isinstance(error, exceptions.ModelAuthenticationError):
         return ModelFailed(
@@ -249,13 +317,6 @@ def failure(error: BaseException, to: ModelEndpoint) -> DeepctlError | None:
             code="model_rate_limited",
             retryable=True,
         )
-    if isinstance(error, exceptions.ModelContextWindowExceededError):
-        return ModelFailed(
-            f"The conversation is too long for {to.model} ({reason(error, to)}).",
-            "Set context_window to the context window of the model, so that conversations are summarised in "
-            "time, or start a new session with --new.",
-            code="model_context_full",
-        )
     if is_temporary(error) or isinstance(error, PASSING):
         return ModelFailed(
             f"The provider of {to.model} failed ({reason(error, to)}).{_wait(error)}",
@@ -264,8 +325,7 @@ def failure(error: BaseException, to: ModelEndpoint) -> DeepctlError | None:
             retryable=True,
         )
     if isinstance(error, _FINAL) or (status is not None and 400 <= status < 500):
-        hint = "Send less: smaller files, or a new session with --new." if status == 413 else _setting_hint(error, to)
-        return _refused(error, to, hint)
+        return _refused(error, to, _setting_hint(error, to))
     # Clients treat every response as an answer, and can raise any exception for other content.
     if isinstance(error, exceptions.AgentRunError) or is_clients(error) or to.last.is_no_answer:
         return _unusable(error, to)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pydantic_ai import Agent, RunContext
+from pydantic_ai import Agent, ModelRequestNode, RunContext
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
 from pydantic_ai.messages import (
     AgentStreamEvent,
@@ -19,6 +19,7 @@ from pydantic_ai.messages import (
     ModelMessage,
     ModelMessagesTypeAdapter,
     ModelRequest,
+    ModelResponse,
     PartDeltaEvent,
     PartStartEvent,
     TextPart,
@@ -30,16 +31,15 @@ from pydantic_ai.messages import (
     ToolReturnPart,
     UserContent,
 )
-from pydantic_ai.models import Model
+from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.run import AgentRun
 from pydantic_ai.usage import RunUsage, UsageLimits
-from pydantic_ai_harness.compaction import DEFAULT_CONTEXT_WINDOW
 
 from deepctl.agent.answer_ends import AnswerCut, Finish, finish_of, not_run
 from deepctl.agent.compaction import Compactor, ShortenedHistory
 from deepctl.agent.factory import DeepAgentDeps
 from deepctl.agent.interruption import Emit, Event, storing
-from deepctl.agent.limits import CompactionPolicy, ContextUsage, context_tokens, cost, window_of
+from deepctl.agent.limits import CompactionPolicy, ContextUsage, context_tokens, cost
 from deepctl.agent.media_filter import MediaFilterModel
 from deepctl.agent.message_filters import Places, SentHistory
 from deepctl.agent.model_wrappers import FilterModel, Retries, RetryingModel
@@ -147,7 +147,8 @@ async def run_turn(
     # A request is recorded once, before it is first sent, and not again for a retry.
     media_filter = MediaFilterModel(RetryingModel(model, retries), notify, retries.reason)
     recorded_model = _RecordedModel(media_filter, recorder)
-    compaction = Compactor(media_filter, recorder, explain, notify)
+    compactor = Compactor(media_filter, recorder, policy, explain, notify)
+    fits = _FitsContext(compactor)
     cut: AnswerCut | None = None
     try:
         async with agent.iter(
@@ -155,7 +156,7 @@ async def run_turn(
             deps=deps,
             model=recorded_model,
             message_history=list(history.messages),
-            capabilities=[_CompactIfLong(compaction, policy)],
+            capabilities=[fits],
             usage_limits=usage_limits,
             usage=run_usage,
         ) as run:
@@ -164,11 +165,9 @@ async def run_turn(
                 node = run.next_node
                 while not Agent.is_end_node(node):
                     if Agent.is_model_request_node(node):
-                        async with node.stream(run.ctx) as stream:
-                            await _forward(stream, emit)
-                            finish = finish_of(stream.response, model)
+                        node, response, finish = await _answer(node, run, emit, compactor, model)
                         if finish != "stop":
-                            raise AnswerCut(stream.response, finish)
+                            raise AnswerCut(response, finish)
                     elif Agent.is_call_tools_node(node):
                         recorder.catch_up()
                         async with node.stream(run.ctx) as events:
@@ -182,7 +181,7 @@ async def run_turn(
                 recorder.catch_up()
     except AnswerCut as error:
         cut = error
-    context = ContextUsage(context_tokens(run.all_messages()), window_of(model, policy.window))
+    context = ContextUsage(context_tokens(run.all_messages(), fits.parameters), await policy.window_of(model))
     usage = TokenUsage.of(run_usage)
     spent = cost(run_usage, model)
     if cut is not None:
@@ -193,12 +192,41 @@ async def run_turn(
     return Outcome(run.result.output, usage, spent, context)
 
 
-@dataclass
-class _CompactIfLong(AbstractCapability[Any]):
-    """Compacts the history before a request that would exceed the policy's share of the model's window."""
+async def _answer(
+    node: ModelRequestNode[DeepAgentDeps, str],
+    run: AgentRun[DeepAgentDeps, str],
+    emit: Emit,
+    compactor: Compactor,
+    model: Model,
+) -> tuple[ModelRequestNode[DeepAgentDeps, str], ModelResponse, Finish]:
+    """Receive one answer; returns the node that has received it, the answer, and how it has ended.
 
-    compaction: Compactor
-    policy: CompactionPolicy
+    A request that is too long is sent once more, by another node, with a compacted history.
+    """
+    while True:
+        try:
+            async with node.stream(run.ctx) as stream:
+                await _forward(stream, emit)
+                finish = finish_of(stream.response, model)
+            return node, stream.response, finish
+        except Exception as error:  # every client has its own exceptions
+            history = run.ctx.state.message_history
+            partial = history[-1] if isinstance(history[-1], ModelResponse) else None
+            if (partial is not None and partial.parts) or not compactor.may_repeat(node.request, error):
+                raise
+            if partial is not None:
+                # A response without parts stands for the failed request.
+                history.pop()
+            node = ModelRequestNode(node.request)
+
+
+@dataclass
+class _FitsContext(AbstractCapability[Any]):
+    """Compacts the history before a request that would not fit, and reports a server that has cut a request."""
+
+    compactor: Compactor
+    parameters: ModelRequestParameters | None = None
+    """Those of the last request."""
 
     def get_ordering(self) -> CapabilityOrdering:
         """Before the context, which is sent again when a compaction has dropped it."""
@@ -207,13 +235,14 @@ class _CompactIfLong(AbstractCapability[Any]):
     async def before_model_request(
         self, ctx: RunContext[Any], request_context: ModelRequestContext
     ) -> ModelRequestContext:
-        if self.policy.share is None:
-            return request_context
-        window = window_of(self.compaction.model, self.policy.window) or DEFAULT_CONTEXT_WINDOW
-        tokens = context_tokens(ctx.messages, request_context.model_request_parameters)
-        if tokens <= max(window * self.policy.share / 100, self.compaction.least):
-            return request_context
-        return await self.compaction.compact(ctx, request_context, tokens, window)
+        self.parameters = request_context.model_request_parameters
+        return await self.compactor.before_request(ctx, request_context)
+
+    async def after_model_request(
+        self, ctx: RunContext[Any], *, request_context: ModelRequestContext, response: ModelResponse
+    ) -> ModelResponse:
+        await self.compactor.check_report(request_context, response)
+        return response
 
 
 class _TurnRecorder:
@@ -235,6 +264,9 @@ class _TurnRecorder:
         """Record the messages since the last call, and then a compaction of the messages before them."""
         if self.run is None:
             return
+        history = self.run.ctx.state.message_history
+        if len(history) > 1 and isinstance(history[-1], ModelRequest) and not history[-1].parts:
+            history.pop()  # made by `Compactor` for the context, of which nothing was missing
         self._messages(self.run.all_messages())
         if self._compaction is not None:
             short_history, event = self._compaction
@@ -253,9 +285,11 @@ class _TurnRecorder:
             self.places.add(message)
 
     def compacting(self, before: Sequence[ModelMessage], short_history: ShortenedHistory, event: Event) -> None:
-        """A compaction replaces the run's list. The last message is not recorded yet: it may grow until it is sent."""
+        """A compaction replaces the run's list. A last message that was not sent is not recorded yet: it may grow."""
+        # A request that was refused as too long has been recorded already.
+        is_recorded = self._known == len(before)
         self._messages(before[:-1])
-        self._known = len(short_history.messages) - 1
+        self._known = len(short_history.messages) - (not is_recorded)
         self.places.compacted(short_history.begins, before, short_history.tail)
         self._compaction = (short_history, event)
 

@@ -184,6 +184,12 @@ class ChatSession(ABC):
         """Where the agent's commands run; waits until that is known."""
         return self._engine.get().commands
 
+    @property
+    def window(self) -> int | None:
+        """The context window of the model in tokens; `None` as long as it is unknown."""
+        engine = self._engine.made
+        return engine.running.window if engine is not None else None
+
     def warm(self, callback: Callable[[BaseException | None], None]) -> None:
         """Get the engine ready in a thread, which calls `callback` in the end with what went wrong."""
         self._engine.begin(callback)

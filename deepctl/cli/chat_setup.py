@@ -134,6 +134,7 @@ class ChatSetup(NamedTuple):
             self.timeout,
             mcp_servers=servers,
             profile=paths.name,
+            window_cache=paths.windows,
         )
         runner = self._running(self._bounded(agent_options, self.name))
         notices = [commands.notice, mcp_servers.notice(servers) if servers else None]

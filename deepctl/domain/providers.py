@@ -112,7 +112,7 @@ def own_servers(environment: Mapping[str, str], settings: Settings) -> list[Addr
     """The possible servers of your own."""
     addresses = []
     base_url = _base_url(environment, settings)
-    if base_url is not None and _host(base_url) not in _HOSTED:
+    if base_url is not None and not is_hosted(base_url):
         addresses.append(Address(base_url, "openai", env_variables.value(environment, "OPENAI_API_KEY")))
     return [*addresses, Address(env_variables.ollama_address(environment), "ollama")]
 
@@ -121,11 +121,12 @@ def _base_url(environment: Mapping[str, str], settings: Settings) -> str | None:
     return settings.get("base_url") or env_variables.value(environment, "OPENAI_BASE_URL")
 
 
-def _host(url: str) -> str | None:
+def is_hosted(url: str) -> bool:
+    """Whether an address is that of a provider, and not of a server of your own."""
     try:
-        return urlsplit(url).hostname
+        return urlsplit(url).hostname in _HOSTED
     except ValueError:
-        return None
+        return False
 
 
 def ask(addresses: Sequence[Address], seconds: float = _SECONDS) -> list[ModelServer]:

@@ -211,7 +211,8 @@ def _usage_rows(state: ReplState) -> list[tuple[str, str]]:
         rows.append(("Cost", "unknown: there is no price for the model"))
     elif usage.cost:
         rows.append(("Cost", f"${usage.cost:.4f}"))
-    context = state.chat.counts.of(state.session).context
-    if context is not None:
-        rows.append(("Context", f"{context:.0%} of the model's window"))
+    context, window = state.chat.counts.of(state.session).context, state.chat.window
+    if context is not None or window is not None:
+        part = f"{context:.0%} of the model's window" if context is not None else "the model's window"
+        rows.append(("Context", f"{part}, {window:,} tokens" if window is not None else part))
     return rows
