@@ -123,7 +123,7 @@ def resolve(
         return ResolvedModel(model, None)
     last = watch(providers[-1])
     configured, notice = _configured(model, name, providers[-1], settings, profile)
-    return ResolvedModel(with_chat_shape(configured), last, notice)
+    return ResolvedModel(with_chat_shape(configured, last), last, notice)
 
 
 def _unknown(name: str, error: Exception, environment: Mapping[str, str]) -> UsageError:

@@ -71,6 +71,11 @@ class LastResponse:
         return self._status is not None and self._read is not None and not self._begin.strip()
 
     @property
+    def is_done(self) -> bool:
+        """Whether the response is a stream that its server has ended with OpenAI's last event."""
+        return self._end.rstrip().endswith(b"[DONE]")
+
+    @property
     def is_whole(self) -> bool:
         """Whether the response is an answer in one JSON document, and not a stream."""
         return _is_answer(_parsed(self._begin))

@@ -36,6 +36,7 @@ from pydantic_ai.run import AgentRun
 from pydantic_ai.usage import RunUsage, UsageLimits
 
 from deepctl.agent.answer_ends import AnswerCut, Finish, finish_of, not_run
+from deepctl.agent.chat_answers import tool_call_hint
 from deepctl.agent.compaction import Compactor, ShortenedHistory
 from deepctl.agent.factory import DeepAgentDeps
 from deepctl.agent.interruption import Emit, Event, storing
@@ -189,6 +190,8 @@ async def run_turn(
         failure, notice = (None, told) if isinstance(told, str) else (told, None)
         return Outcome(cut.response.text or "", usage, spent, context, cut.finish, failure, notice)
     assert run.result is not None
+    if (hint := tool_call_hint(run.result.output)) is not None:
+        emit({"type": "notice", "message": hint})
     return Outcome(run.result.output, usage, spent, context)
 
 

@@ -33,7 +33,9 @@ from pydantic_ai.models import Model
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.wrapper import WrapperModel
 
+from deepctl.agent.chat_answers import tolerant
 from deepctl.agent.message_filters import has_typed_text
+from deepctl.agent.response_recorder import LastResponse
 
 Message = dict[str, Any]
 """A message of the protocol."""
@@ -43,13 +45,14 @@ NO_BEGINNING = "(The messages before this answer are left out.)"
 NO_ANSWER = "(no answer)"
 NO_RESULT = "(There is no result of this call.)"
 ORPHAN = "(The result of an earlier tool call:)"
-_MAPPING = "_map_messages"
+_MAPPING, _READING = "_map_messages", "_process_streamed_response"
 
 
-def with_chat_shape(model: Model) -> Model:
-    """The same model, whose requests have the shape for chat-completions servers if it speaks their protocol.
+def with_chat_shape(model: Model, last: LastResponse | None = None) -> Model:
+    """The same model; if it speaks to chat-completions servers, with requests in their shape and corrected answers.
 
-    The models in a wrapper, or in a fallback, are found too. `model` itself is not changed.
+    The models in a wrapper, or in a fallback, are found too. `model` itself is not changed. `last` is the record of the
+    last response of its server.
     """
     changes: dict[str, Any] = {}
     if isinstance(model, WrapperModel):
@@ -61,7 +64,7 @@ def with_chat_shape(model: Model) -> Model:
         if any(new is not old for new, old in zip(models, model.models, strict=True)):
             changes = {"models": models}
     elif _speaks_chat(model) and _MAPPING not in vars(model):
-        changes = {_MAPPING: _shaped_mapping(model)}
+        changes = {_MAPPING: _shaped_mapping(model), _READING: _tolerant_reading(model, last)}
     if not changes:
         return model
     same = copy.copy(model)
@@ -102,6 +105,17 @@ def without_system(messages: Sequence[Message]) -> list[Message]:
     if others and others[0]["role"] == "user":
         parts += _parts(others.pop(0))
     return [{"role": "user", "content": _content(parts)}, *others]
+
+
+def _tolerant_reading(model: Model, last: LastResponse | None) -> Any:
+    reading = getattr(model, _READING, None)
+    if reading is None:
+        raise ImportError("deepctl does not support how this version of pydantic-ai reads streams of chat completions")
+
+    async def read(*args: Any, **options: Any) -> Any:
+        return tolerant(await reading(*args, **options), last)
+
+    return read
 
 
 def with_prompt_last(message: ModelMessage) -> ModelMessage:
