@@ -302,30 +302,29 @@ def _scaled(data: bytes, picture: Picture, most: int, side: int | None) -> Fitte
     return _decoded(data, picture, most, side)
 
 
+_TOO_MANY_PIXELS = Unfit(
+    f", and more than {MAX_PIXELS // 1_000_000} million pixels are too many to scale it down", "Scale it down first."
+)
+
+
 @lru_cache(maxsize=16)
 def _decoded(data: bytes, picture: Picture, most: int, side: int | None) -> Fitted | Unfit:
     """The same with Pillow. The result is the same each time, so that a cached prompt stays cached."""
     from PIL import Image
 
     if picture.width * picture.height > MAX_PIXELS:
-        return _too_many_pixels(picture.width, picture.height)
+        return _TOO_MANY_PIXELS
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd metadata
             with Image.open(io.BytesIO(data), formats=[_PILLOW[picture.media_type]]) as image:
                 if image.width * image.height > MAX_PIXELS:
-                    return _too_many_pixels(image.width, image.height)
+                    return _TOO_MANY_PIXELS
                 return _encoded(image, picture, most, side)
+    except Image.DecompressionBombError:
+        return _TOO_MANY_PIXELS
     except Exception:  # the decoders raise many kinds for damaged data
         return Unfit(", and it cannot be decoded, because it is damaged")
-
-
-def _too_many_pixels(width: int, height: int) -> Unfit:
-    limit = MAX_PIXELS // 1_000_000
-    return Unfit(
-        f", and its {width:,} × {height:,} pixels are too many to scale it down (the limit is {limit} million)",
-        "Scale it down first.",
-    )
 
 
 def _encoded(image: Image, picture: Picture, most: int, side: int | None) -> Fitted | Unfit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from pydantic_ai.models.test import TestModel
 from pydantic_ai_backends import StateBackend
 
 from deepctl.agent import media_filter, pictures, provider_errors
+from deepctl.agent.chat import Options, TurnRunner
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
 from deepctl.agent.mentions import METADATA
 from deepctl.agent.pictures import PNG, PictureLimits
@@ -237,6 +239,19 @@ def test_a_server_without_pictures_gets_none_of_any_turn(alice: Alice) -> None:
         events = alice.turn(alice.running("openai-chat:tiny", server), "see @b.png")
     assert [len(_openai(body)) for body in server.requests[1:]] == [2, 0]
     assert "refused 2 pictures" in str(events)
+
+
+def test_a_refusal_with_status_500_is_not_retried_with_the_picture(
+    alice: Alice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (alice.scene.workspace / "a.png").write_bytes(png(4, 4))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
+    with provider(Status(500, "image input is not supported by this server"), Text(["No."])) as server:
+        options = Options("openai-chat:blind", f"{server.address}/v1", retries=3)
+        alice.open.append(TurnRunner(options, environment=os.environ))
+        events = alice.turn(alice.open[0], "see @a.png")
+    assert [len(_openai(body)) for body in server.requests] == [1, 0]
+    assert not [event for event in events if event["type"] == "retry"]
 
 
 def test_if_the_new_picture_is_not_the_reason_all_are_left_out_and_then_the_turn_fails(alice: Alice) -> None:

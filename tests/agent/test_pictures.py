@@ -215,7 +215,7 @@ def test_every_kind_of_pixel_keeps_its_colour_and_transparency(mode: str) -> Non
     if mode in ("RGBA", "LA", "P"):
         assert _pixel(image, 100, 100, "RGBA")[3] == 0
     else:
-        assert _pixel(image, 100, 100)[0] >= 190
+        assert abs(_pixel(image, 100, 100)[0] - (255 if mode == "1" else 200)) < 10
 
 
 @pytest.mark.parametrize("encoding", ["JPEG", "PNG", "WEBP"])
@@ -244,15 +244,16 @@ def test_of_an_animation_the_first_frame_is_sent(name: str) -> None:
 def test_a_decompression_bomb_is_not_decoded(content: bytes) -> None:
     result = pictures.fitted(content, LIMITS)
     assert isinstance(result, Unfit)
-    assert "pixels are too many to scale it down (the limit is 64 million)" in result.reason
+    assert result.reason.endswith(", and more than 64 million pixels are too many to scale it down")
 
 
-def test_a_bomb_in_a_format_whose_header_is_not_read_is_not_decoded() -> None:
-    content = whole(Image.new("1", (20_000, 20_000)), "TIFF", compression="group4")
+@pytest.mark.parametrize("side", [10_000, 20_000])
+def test_a_bomb_in_a_format_whose_header_is_not_read_is_not_decoded(side: int) -> None:
+    content = whole(Image.new("1", (side, side)), "TIFF", compression="group4")
     assert len(content) < 100_000
     result = pictures.fitted(content, LIMITS)
     assert isinstance(result, Unfit)
-    assert result.hint is None or "Scale it down" in result.hint
+    assert result.reason.endswith(", and more than 64 million pixels are too many to scale it down")
 
 
 @pytest.mark.parametrize("cut", [40, 200, 2000])

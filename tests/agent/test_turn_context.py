@@ -35,6 +35,7 @@ from deepctl.agent.sandboxes import Bubblewrap, Docker, NoSandbox
 from deepctl.agent.turn_context import TurnContext
 from deepctl.domain.permissions import Rules
 from tests.support.command import InProcess
+from tests.support.pictures import png
 
 NOON = datetime(2026, 11, 29, 12, 0, tzinfo=timezone(timedelta(hours=1), "CET"))
 ENVIRONMENT = (
@@ -191,7 +192,7 @@ def test_a_long_run_of_spaces_takes_no_time(talk: Talk, work: Path) -> None:
 
 
 def test_items_and_attachments_of_a_prompt_stay_behind_the_blocks(talk: Talk) -> None:
-    picture = BinaryContent(b"\x89PNG\r\n\x1a\n", media_type="image/png")
+    picture = BinaryContent(png(), media_type="image/png")
     note = TextContent("note", metadata={"deepctl": "attached"})
     assert talk.say(["look", note, picture]) == [ENVIRONMENT, EMPTY, "look", "note", "?"]
     (part,) = (part for part in talk.requests[0][-1].parts if isinstance(part, UserPromptPart))
