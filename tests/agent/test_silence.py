@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
+import httpx2
 import pytest
-from pydantic_ai.messages import ModelMessage, PartStartEvent, TextPart, ThinkingPart, ToolCallPart
-from pydantic_ai.models import Model, ModelRequestParameters
-from pydantic_ai.models.test import TestModel
-from pydantic_ai.settings import ModelSettings
+from pydantic_ai.messages import PartStartEvent, TextPart, ThinkingPart, ToolCallPart
 
 from deepctl.agent import model_wrappers
-from deepctl.agent.model_wrappers import Retries, RetryingModel
 from deepctl.output.stream import turn_view
 from deepctl.output.stream.lines import TerminalCaps
 from tests.agent.test_answer_ends import KINDS, _point
@@ -139,21 +134,24 @@ def test_a_compaction_waits_no_longer(deepctl: InProcess, monkeypatch: pytest.Mo
     assert seconds < 15
 
 
-class _Settings(TestModel):
-    """Remembers the settings of its last request."""
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("first", "expected"), [(600, 1200), (3600, 3660)])
+def test_the_clients_own_limit_for_silence_is_longer_and_that_for_connecting_as_before(
+    deepctl: InProcess, monkeypatch: pytest.MonkeyPatch, kind: str, first: int, expected: float
+) -> None:
+    _limits(deepctl, first, 120)
+    limits: list[dict[str, float]] = []
+    send = httpx2.AsyncClient._send_single_request
 
-    async def request(
-        self, messages: list[ModelMessage], model_settings: ModelSettings | None, parameters: ModelRequestParameters
-    ) -> Any:
-        self.own_settings = dict(model_settings or {})
-        return await super().request(messages, model_settings, parameters)
+    async def watched(client: httpx2.AsyncClient, request: httpx2.Request) -> httpx2.Response:
+        limits.append(request.extensions["timeout"])
+        return await send(client, request)
 
-
-@pytest.mark.parametrize(("first", "expected"), [(600, 1200), (3600, 3660), (None, 1200)])
-def test_the_clients_own_limit_is_always_longer(first: float | None, expected: float) -> None:
-    model: Model = RetryingModel(wrapped := _Settings(), Retries(first_answer=first, idle=120))
-    asyncio.run(model.request([], None, ModelRequestParameters()))
-    assert wrapped.own_settings["timeout"] == expected
+    monkeypatch.setattr(httpx2.AsyncClient, "_send_single_request", watched)
+    with provider(Text(["Here."])) as server:
+        _point(server, monkeypatch)
+        deepctl("chat", "--json", "--model", KINDS[kind], "hello").ok()
+    assert [(limit["read"], limit["connect"]) for limit in limits] == [(expected, 5)]
 
 
 def test_only_pieces_of_an_answer_end_a_silence() -> None:
