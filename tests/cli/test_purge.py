@@ -63,7 +63,7 @@ def test_the_lines_go_from_everywhere_and_where_the_text_still_is_is_said(alice:
             "lines": [{"file": "MEMORY.md", "text": "- the code is 4711"}],
         },
         "still_in": [
-            {"place": "session", "name": "main", "count": 6},
+            {"place": "session", "name": "main", "count": 5},
             {"place": "file", "name": "a.txt", "count": 1},
             {"place": "checkpoint_file", "name": "a.txt", "count": 2},
             {"place": "ledger", "name": "prompts", "count": 4},
@@ -94,7 +94,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(alice: Alice) -> None:
         f"MEMORY.md:1: - the {_TEXT}",
         "Would purge 1 line in 1 notebook and 2 versions of notebooks in 6 checkpoints.",
         "The text would still be in:",
-        "  session main: 6 messages",
+        "  session main: 5 messages",
         "  file a.txt",
         "  file a.txt in checkpoints: 2 checkpoints",
         "  beginnings of prompts in the list of checkpoints: 4 lines",
@@ -170,7 +170,7 @@ def test_at_a_terminal_the_profiles_name_is_typed(alice: Alice) -> None:
     agreed.expect("Remove the text permanently from 1 notebook and 6 checkpoints?")
     agreed.type("alice\r")
     agreed.expect("Purged 1 line in 1 notebook")
-    agreed.expect("session main: 6 messages")
+    agreed.expect("session main: 5 messages")
     assert agreed.wait() == 0
     agreed.close()
     assert alice("memory", "show").ok().stdout == "- I like tea\n"

@@ -149,7 +149,7 @@ def test_undo_asks_before_turns_said_since_go(opened: Callable[..., Chat], deepc
     chat.draft("two")
     # Nothing was said since: neither the undo nor the undo of it is asked about.
     assert "came back" in chat("/undo")
-    assert "1 turn (3 messages) left" in chat("/undo")
+    assert "1 turn (2 messages) left" in chat("/undo")
     for prompt in ("three", "four"):
         chat(prompt)
     question = "Undo the last rewind of session main? 2 turns made since then would leave the session. [y/N]"
