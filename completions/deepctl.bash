@@ -25,10 +25,11 @@ _deepctl_table() {
 	' checkpoints import') arguments='directory' options="$user --session=- -s=- --wait=- --json" ;;
 	' checkpoints verify') options="$user --json" ;;
 	' checkpoints repair') options="$user --dry-run --wait=- --json" ;;
-	' sessions') commands='list show rename delete search export import' ;;
+	' sessions') commands='list show rename compact delete search export import' ;;
 	' sessions list') options="$user --json" ;;
 	' sessions show') arguments='session' options="$user --full --json" ;;
 	' sessions rename') arguments='session -' options="$user --wait=- --json" ;;
+	' sessions compact') arguments='session' options="$user --focus=- --wait=- --json" ;;
 	' sessions delete') arguments='session' options="$user --dry-run --yes -y --wait=- --json" ;;
 	' sessions search') arguments='-' options="$user --session=session -s=session --regex --role=,user,assistant,tool --context=- -C=- --limit=- --json" ;;
 	' sessions export') arguments='session' options="$user --format=,json,markdown -f=,json,markdown --output=file -o=file --force --redact --json" ;;

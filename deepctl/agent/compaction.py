@@ -107,6 +107,20 @@ class CompactionResult(NamedTuple):
             "summary": self.summary,
         }
 
+    def document(self) -> dict[str, Any]:
+        """The fields of a document about a compaction."""
+        return {
+            **{key: value for key, value in self.event().items() if key != "type"},
+            "checkpoint": self.checkpoint,
+            "usage": {
+                "input_tokens": self.usage.input_tokens,
+                "cached_tokens": self.usage.cache_read_tokens,
+                "output_tokens": self.usage.output_tokens,
+                "requests": self.usage.requests,
+            },
+            "cost": self.cost,
+        }
+
 
 class ShortenedHistory(NamedTuple):
     """A shorter history: the summary, the messages at its start, and the messages of the old history that follow it."""

@@ -92,6 +92,16 @@ class ChatSetup(NamedTuple):
         runner = self._running(agent_options, note=None)
         return Engine(runner, EphemeralChat(runner), self._commands(None, approve, {}))
 
+    def summarizer(self, profile: ProfilePaths) -> TurnRunner:
+        """What writes summaries of the profile's conversations: no tools, and so no sandbox."""
+        _prepare(self.model, ())
+        _load()
+        from deepctl.agent.chat import Options
+
+        base_url = self.settings.get("base_url")
+        agent_options = Options(self.model, base_url, timeout=self.timeout, window_cache=profile.windows)
+        return self._running(self._bounded(agent_options, self.name), note="The conversation has not changed.")
+
     def profile(self, root: Root) -> Engine[Chat]:
         """A chat of a profile. Raises `Refused` if its sandbox cannot be used."""
         in_force, model = self.settings, self.model

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -75,6 +76,44 @@ def rename(
     with options.working(user, "sessions rename", wait, as_json) as work:
         view = views.SessionRenamingView(work.paths.name, work.rename(old, new))
     show(view, as_json)
+
+
+@app.command(epilog="Example: deepctl sessions compact main --user alice --focus 'the open questions'")
+def compact(
+    name: Latest = None,
+    user: options.User = None,
+    focus: Annotated[
+        str | None, typer.Option("--focus", metavar="TEXT", help="The most important subject of the summary.")
+    ] = None,
+    wait: options.Wait = 0.0,
+    as_json: options.Json = False,
+) -> None:
+    """Replace the older messages of a session by a summary for the model.
+
+    The model of the profile writes the summary. No message is deleted, and a checkpoint is made first.
+    """
+    from contextlib import closing
+
+    from deepctl.cli.chat_setup import ChatSetup
+    from deepctl.output.stream.display import TextDisplay
+
+    if focus is not None:
+        options.utf8_argument(focus, "The text of --focus")
+    profile, in_force = options.profile_and_settings(user)
+    lookup.current_session(profile, name)  # a wrong name is reported before the agent libraries are loaded
+    display = TextDisplay()
+
+    def emit(event: Mapping[str, Any]) -> None:
+        if event["type"] in ("notice", "retry") and not as_json:
+            display.event(event)
+
+    with closing(ChatSetup(profile.name, in_force).summarizer(profile)) as runner:
+        from deepctl.agent.chat import Chat
+
+        with options.working(user, "sessions compact", wait, as_json, in_force=in_force) as work:
+            session = lookup.current_session(work.paths, name).name
+            result = Chat(runner).compact(work, session, focus or None, emit)
+    show(views.SessionCompactionView(profile.name, session, result.document()), as_json)
 
 
 @app.command(epilog="Example: deepctl sessions delete old-trip --user alice --dry-run")

@@ -110,6 +110,25 @@ class SessionRenamingView(NamedTuple):
             print(f"Renamed session {self.names.before} to {self.names.now}.")
 
 
+class SessionCompactionView(NamedTuple):
+    """A compaction by hand; `compaction` is its document (`deepctl.agent.compaction.CompactionResult`)."""
+
+    profile: str
+    session: str
+    compaction: dict[str, Any]
+
+    def document(self) -> dict[str, Any]:
+        return {"profile": self.profile, "session": self.session, **self.compaction}
+
+    def print(self) -> None:
+        done = self.compaction
+        messages = f"{done['messages_before']} messages to {done['messages_after']}"
+        tokens = f"{done['tokens_before']:,} tokens to {done['tokens_after']:,}"
+        print(f"Compacted session {self.session}: {messages}, {tokens}.")
+        options = f"--session {self.session} --user {self.profile}"
+        notice(f"To undo this: deepctl checkpoints rewind {done['checkpoint'][:8]} {options}")
+
+
 class SessionDeletionView(NamedTuple):
     """The deletion of a session, done or as a preview."""
 

@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 
+from deepctl.domain import profiles
+from deepctl.layout import Root
 from deepctl.store import session_export
 from deepctl.store.log_file import Message
 from tests.support.command import Command, InProcess
+from tests.support.loopback import Status, provider
 from tests.support.terminal import Terminal
 
 _IMAGE = "http://169.254.169.254/x"
@@ -526,3 +529,56 @@ def test_reading_commands_work_while_somebody_holds_the_lock_and_others_wait(
             deepctl("sessions", *reader, "-u", "alice").ok()
         for writer in (("rename", "main", "x"), ("delete", "main", "--yes"), ("import", "-", "--as", "x")):
             assert deepctl("sessions", *writer, "-u", "alice", stdin=raw).code == 4
+
+
+class TestCompact:
+    """`sessions compact`: what `/compact` does, for scripts."""
+
+    @pytest.fixture(autouse=True)
+    def alice(self, deepctl: InProcess) -> None:
+        for prompt in ("write a.txt: one", "write b.txt: two"):
+            deepctl("chat", "-u", "alice", prompt).ok()
+
+    def test_it_is_reported_and_can_be_undone(self, deepctl: InProcess) -> None:
+        before = deepctl("sessions", "show", "-u", "alice", "--json").ok().json["messages"]
+        done = deepctl("sessions", "compact", "-u", "alice", "--focus", "the {tea}", "--json").ok().json
+        assert (done["profile"], done["session"], done["messages_after"]) == ("alice", "main", 5)
+        assert "earlier messages" in done["summary"]
+        assert "focus" in done["summary"]
+        assert done["usage"]["requests"] == 1
+        after = deepctl("sessions", "show", "-u", "alice", "--json").ok().json["messages"]
+        assert after[: len(before)] == before
+        assert len(after) == len(before) + 1
+        shown = deepctl("checkpoints", "rewind", done["checkpoint"], "-u", "alice", "--json").ok().json
+        assert shown["messages_removed"] == 1
+        text = deepctl("sessions", "compact", "MAIN", "-u", "alice").ok()
+        assert text.stdout.startswith("Compacted session main: ")
+        command = text.stderr.partition("deepctl ")[2].split()
+        deepctl(*command, "--dry-run").ok()
+
+    def test_without_anything_to_do_it_is_3_and_nothing_changes(self, deepctl: InProcess) -> None:
+        for _ in range(2):
+            deepctl("sessions", "compact", "-u", "alice").ok()
+        before = deepctl("sessions", "export", "-u", "alice").ok().stdout
+        refused = deepctl("sessions", "compact", "-u", "alice", "--json")
+        assert (refused.code, refused.error["code"]) == (3, "nothing_to_compact")
+        for words in (("compact", "other", "-u", "alice"), ("compact", "-u", "nobody")):
+            assert deepctl("sessions", *words).code == 3
+        assert deepctl("sessions", "export", "-u", "alice").ok().stdout == before
+
+    def test_a_failing_model_is_7_and_nothing_changes(
+        self, deepctl: InProcess, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = deepctl("sessions", "export", "-u", "alice").ok().stdout
+        deepctl("config", "set", "retries", "0", "-u", "alice").ok()
+        with provider(Status(500), repeat_last=True) as server:
+            monkeypatch.setenv("OPENAI_BASE_URL", f"{server.address}/v1")
+            monkeypatch.setenv("OPENAI_API_KEY", "x")
+            monkeypatch.setenv("DEEPCTL_MODEL", "openai-chat:m")
+            failed = deepctl("sessions", "compact", "-u", "alice", "--json")
+        assert (failed.code, failed.error["retryable"]) == (7, True)
+        assert deepctl("sessions", "export", "-u", "alice").ok().stdout == before
+
+    def test_it_waits_for_the_lock(self, deepctl: InProcess, home: Path) -> None:
+        with profiles.lock(Root(str(home)), "alice", command="chat", wait=0):
+            assert deepctl("sessions", "compact", "-u", "alice").code == 4

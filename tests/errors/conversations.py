@@ -42,6 +42,20 @@ def _(s: Situation) -> list[str]:
     return sessions("rename", "main", "a/b")
 
 
+@case("sessions compact", "the session does not exist")
+def _(s: Situation) -> list[str]:
+    s.story()
+    return sessions("compact", "other")
+
+
+@case("sessions compact", "there is nothing to summarise")
+def _(s: Situation) -> list[str]:
+    s.story()
+    s.run(*sessions("compact", "main"))
+    s.run(*sessions("compact", "main"))
+    return sessions("compact", "main")
+
+
 @case("sessions delete", "the session does not exist")
 def _(s: Situation) -> list[str]:
     s.story()

@@ -11,10 +11,6 @@ _DEFENCE = "a second check of a value that was checked before"
 
 EXCUSED: dict[tuple[str, str], str] = {
     ("agent/approvals.py", "Pattern … of [permissions] cannot be understood."): _DEFENCE,
-    (
-        "agent/compaction.py",
-        "There is nothing to compact: the model already sees only a summary and the last answer.",
-    ): ("printed in a chat at a terminal, which continues"),
     ("domain/agent_tools.py", "There is no tool …."): _LIBRARY,
     ("agent/message_codec.py", "The conversation of … is damaged: …."): _LIBRARY,
     ("agent/message_codec.py", "The message log … has invalid messages: …."): _LIBRARY,

@@ -125,6 +125,7 @@ RUNS: dict[str, list[Run]] = {
     "sessions list": [_say("sessions", "list")],
     "sessions show": [_say("sessions", "show"), _say("sessions", "show", "--full")],
     "sessions rename": [_say("sessions", "rename", "main", "first")],
+    "sessions compact": [_say("sessions", "compact", "--focus", "the trip")],
     "sessions delete": [
         _say("sessions", "delete", "main", "--dry-run"),
         _say("sessions", "delete", "main", "--yes"),

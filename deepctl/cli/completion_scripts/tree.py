@@ -111,6 +111,7 @@ TAKES: dict[tuple[str, str], Values] = {
     ("sessions", "name"): _SESSION,
     ("sessions", "old"): _SESSION,
     ("sessions", "new"): NOTHING,
+    ("sessions compact", "focus"): NOTHING,
     ("sessions export", "file"): _FILE,
     ("sessions import", "file"): _FILE,
     ("sessions import", "name"): NOTHING,
