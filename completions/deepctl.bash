@@ -56,7 +56,7 @@ _deepctl_table() {
 	' sandbox') commands='show remove' ;;
 	' sandbox show') options="$user --json" ;;
 	' sandbox remove') options="$user --wait=- --json" ;;
-	' models') options="$user --all --json" ;;
+	' models') options="$user --all --model=- -m=- --check --json" ;;
 	' config') commands='show get set unset path' ;;
 	' config show') options="$user --json" ;;
 	' config get') arguments='setting' options="$user --json" ;;

@@ -323,6 +323,8 @@ function __deepctl_table -S
         case 'models'
             set -a options '--user --profile -u=profile'\t'Profile to work on'
             set -a options '--all'\t'Also list providers that cannot be used at present'
+            set -a options '--model -m=-'\t'Model, as provider:name'
+            set -a options '--check'\t'Send one small request with a tool to the model in force'
             set -a options '--json'\t'Print one JSON document instead of text'
             set -a options '--help -h'\t'Show this help'
         case 'config'

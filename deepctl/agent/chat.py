@@ -23,7 +23,7 @@ from pydantic_ai.workspaces import WorkspaceError
 from pydantic_ai_backends import StateBackend
 
 from deepctl import layout
-from deepctl.agent import answer_ends, compaction, interruption, provider_errors
+from deepctl.agent import answer_ends, compaction, interruption, model_check, provider_errors
 from deepctl.agent.answer_ends import AnswerCut
 from deepctl.agent.approvals import Approve, Ask
 from deepctl.agent.backend import LocalBackend
@@ -45,6 +45,7 @@ from deepctl.agent.mcp import McpServers
 from deepctl.agent.media_filter import MediaFilterModel
 from deepctl.agent.mentions import AttachmentReader, DirectoryFiles, Files, StateFiles
 from deepctl.agent.message_filters import SentHistory, history_of
+from deepctl.agent.model_check import ModelCheck
 from deepctl.agent.model_wrappers import Retries, RetryingModel
 from deepctl.agent.models import resolve, warnings_told
 from deepctl.agent.provider_errors import ModelEndpoint
@@ -240,6 +241,11 @@ class TurnRunner:
     def _retries(self, emit: Emit) -> Retries:
         options = self.options
         return Retries(options.retries, emit, self._reason, options.first_answer_timeout, options.idle_timeout)
+
+    def check(self) -> ModelCheck:
+        """Send a test request to the model, without retries. Raises like `run`."""
+        model = RetryingModel(self._model, self._retries(lambda event: None)._replace(most=0))
+        return self._guarded(model_check.check(model, self._policy))
 
     @property
     def _policy(self) -> CompactionPolicy:

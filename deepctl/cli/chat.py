@@ -63,15 +63,7 @@ def chat(
             show_default=False,
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="MODEL",
-            help="Model, as provider:name. Default: $DEEPCTL_MODEL, then the setting model, then offline.",
-        ),
-    ] = None,
+    model: options.Model = None,
     thinking: Annotated[
         Literal["off", "minimal", "low", "medium", "high", "xhigh", "max", "on"] | None,
         typer.Option(

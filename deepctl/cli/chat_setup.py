@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar, cast
 
 from deepctl.domain import env_variables, mcp_servers, profiles, provider_keys, settings
@@ -21,6 +21,7 @@ from deepctl.sandbox.container import container_name
 if TYPE_CHECKING:
     from deepctl.agent.approvals import Ask
     from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnRunner
+    from deepctl.agent.model_check import ModelCheck
     from deepctl.agent.sandboxes import Sandbox, SandboxChoice
 
 _T = TypeVar("_T")
@@ -149,6 +150,18 @@ class ChatSetup(NamedTuple):
         runner = self._running(self._bounded(agent_options, self.name))
         notices = [commands.notice, mcp_servers.notice(servers) if servers else None]
         return Engine(runner, Chat(runner), commands._replace(notice=" ".join(filter(None, notices)) or None))
+
+    def check(self) -> ModelCheck:
+        """Send a test request to the model."""
+        _prepare(self.model, ())
+        _load()
+        from deepctl.agent.chat import Options
+
+        agent_options = self._bounded(
+            Options(self.model, self.settings.get("base_url"), timeout=self.timeout), self.name
+        )
+        with closing(self._running(agent_options, note=None)) as runner:
+            return runner.check()
 
     def _bounded(self, agent_options: Options, profile: str | None) -> Options:
         """The same setup, with the limits of a turn and a conversation, and with the settings of requests and tools."""

@@ -8,28 +8,42 @@ from typing import Annotated
 import typer
 
 from deepctl.cli import options
+from deepctl.cli.chat_setup import ChatSetup
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import providers
 from deepctl.output.render import show
-from deepctl.output.settings import ModelsView
+from deepctl.output.settings import ModelCheckView, ModelsView
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS)
 
 
-@app.command(epilog="Example: deepctl models --user alice")
+@app.command(epilog="Example: deepctl models --check --user alice")
 def models(
     user: options.User = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Also list providers that cannot be used at present.")
+    ] = False,
+    model: options.Model = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Send one small request with a tool to the model in force. Says whether the model answers and calls "
+            "tools, whether the server reports tokens, how large the context window is, and what to set.",
+        ),
     ] = False,
     as_json: options.Json = False,
 ) -> None:
     """List the model in force, the usable providers, and the models of your own servers.
 
     A provider is usable if its client and its key are present. Only your own servers are contacted: the one at base_url
-    or $OPENAI_BASE_URL, and Ollama. Keys are never shown.
+    or $OPENAI_BASE_URL, and Ollama; with --check, only the server of the model in force. Keys are never shown.
     """
-    profile, in_force = options.profile_of_chat(user)
+    profile, in_force = options.profile_of_chat(user, {"model": model})
+    if check:
+        setup = ChatSetup(profile.name if profile is not None else options.user(None, in_force), in_force)
+        show(ModelCheckView(setup.model, setup.check()), as_json)
+        return
     show(
         ModelsView(
             profile.name if profile is not None else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,6 +44,15 @@ User = Annotated[
         metavar="NAME",
         help="Profile to work on. Default: $DEEPCTL_USER, then the setting default_user, then `default`.",
         show_default=False,
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="Model, as provider:name. Default: $DEEPCTL_MODEL, then the setting model, then offline.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
@@ -256,11 +265,18 @@ def profile_and_settings(option: str | None) -> tuple[ProfilePaths, Settings]:
     return profile, (in_force or settings.load(os.environ)).of_profile(profile)
 
 
-def profile_of_chat(option: str | None) -> tuple[ProfilePaths | None, Settings]:
-    """The profile of a chat (`None` if the chat would create it) and its settings."""
+def profile_of_chat(
+    option: str | None, values: Mapping[str, str | None] | None = None
+) -> tuple[ProfilePaths | None, Settings]:
+    """The profile of a chat (`None` if the chat would create it) and its settings.
+
+    `values` are settings from the command line.
+    """
+    in_force = settings.load(os.environ, options=values)
     if option is not None:
-        return profile_and_settings(option)
-    place, in_force = root(), settings.load(os.environ)
+        profile = existing_profile(option)
+        return profile, in_force.of_profile(profile)
+    place = root()
     name = user(None, in_force)
     if not profiles.exists(place, name):
         return None, in_force

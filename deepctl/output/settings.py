@@ -21,9 +21,10 @@ from deepctl.layout import UNTRUSTED
 from deepctl.output import profiles
 from deepctl.output.render import notice
 from deepctl.output.text import Cell, has_colour, is_terminal, printable, table, terminal_width, tint
-from deepctl.quantities import size
+from deepctl.quantities import counted, size
 
 if TYPE_CHECKING:
+    from deepctl.agent.model_check import ModelCheck
     from deepctl.domain.doctor import Check
     from deepctl.domain.sandbox_settings import SandboxDescription
     from deepctl.domain.trust import TrustItem
@@ -200,6 +201,30 @@ class ModelsView(NamedTuple):
         notice(
             f"`deepctl chat --model NAME` selects a model once, `deepctl config set model NAME` permanently.{remainder}"
         )
+
+
+class ModelCheckView(NamedTuple):
+    """The result of a test request to a model."""
+
+    model: str
+    check: ModelCheck
+
+    def document(self) -> dict[str, Any]:
+        return {"model": without_passwords(self.model), **self.check._asdict(), "hints": list(self.check.hints)}
+
+    def print(self) -> None:
+        check = self.check
+        print(f"Model    {printable(without_passwords(self.model))}")
+        print(f"Answers  {_yes_no(check.answers)}")
+        print(f"Tools    {_yes_no(check.tools)}")
+        print(f"Usage    {_yes_no(check.usage)}")
+        print(f"Window   {'unknown' if check.window is None else counted(check.window, 'token')}")
+        for hint in check.hints:
+            print(f"Hint: {hint}")
+
+
+def _yes_no(value: bool) -> str:
+    return tint("yes", "good") if value else tint("no", "warning")
 
 
 def _standing(provider: Provider) -> Cell:

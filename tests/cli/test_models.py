@@ -17,7 +17,7 @@ from deepctl.domain import env_variables, provider_keys, providers
 from deepctl.domain.providers import Address
 from deepctl.domain.settings import without_files
 from tests.support.command import InProcess
-from tests.support.loopback import Text, provider
+from tests.support.loopback import Answer, Provider, Status, Text, ToolCalls, provider, stopped
 from tests.support.terminal import Terminal
 
 KEY = "sk-canary-0123456789abcdef"
@@ -313,3 +313,99 @@ def test_what_ollama_offers_answers_without_a_variable(deepctl: InProcess, monke
         monkeypatch.setenv("OLLAMA_HOST", server.address.removeprefix("http://"))
         assert deepctl("chat", "--model", "ollama:llama3.2", "hello").ok().stdout == "Local.\n"
     assert server.requests[0]["model"] == "llama3.2"
+
+
+LS = ToolCalls([("ls", {"path": "."})])
+
+
+@contextmanager
+def _checked(
+    monkeypatch: pytest.MonkeyPatch, deepctl: InProcess, answer: Answer
+) -> Iterator[tuple[Provider, dict[str, Any]]]:
+    """The server of a check, and the result."""
+    with provider(answer) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.address}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "none")
+        yield server, deepctl("models", "--check", "--model", "openai-chat:tiny", "--json").ok().json
+
+
+def test_a_check_sends_one_request_with_a_tool(deepctl: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    deepctl("config", "set", "context_window", "32768").ok()
+    with _checked(monkeypatch, deepctl, LS) as (server, found):
+        assert found == {
+            "version": 1,
+            "model": "openai-chat:tiny",
+            "answers": True,
+            "tools": True,
+            "usage": True,
+            "window": 32768,
+            "hints": [],
+        }
+    (request,) = server.requests
+    assert [tool["function"]["name"] for tool in request["tools"]] == ["ls"]
+    assert len(json.dumps(request)) < 1500
+
+
+@pytest.mark.parametrize(
+    ("answer", "tools", "usage", "hint"),
+    [
+        (Text(["There is a file."]), False, True, "choose one with --model"),
+        (Text(['<tool_call>\n{"name": "ls", ', '"arguments": {}}\n</tool_call>']), False, True, "--jinja"),
+        (Text(['{"name": "ls", "parameters": {"path": "."}}']), False, True, "--tool-call-parser"),
+        (ToolCalls(LS.calls, used=None), True, False, "max_tokens and max_cost"),
+        (LS, True, True, "deepctl config set context_window TOKENS"),
+    ],
+)
+def test_a_check_says_what_to_set(
+    deepctl: InProcess, monkeypatch: pytest.MonkeyPatch, answer: Answer, tools: bool, usage: bool, hint: str
+) -> None:
+    with _checked(monkeypatch, deepctl, answer) as (_, found):
+        assert (found["answers"], found["tools"], found["usage"], found["window"]) == (True, tools, usage, None)
+        assert hint in "\n".join(found["hints"])
+
+
+def test_a_check_warns_of_a_small_window(deepctl: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    deepctl("config", "set", "context_window", "4096").ok()
+    with _checked(monkeypatch, deepctl, LS) as (_, found):
+        (hint,) = found["hints"]
+    assert "--ctx-size" in hint
+    assert "deepctl config set tools lean" in hint
+
+
+def test_a_check_of_a_model_without_tools_sends_none(deepctl: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    deepctl("config", "set", "model_profile.supports_tools", "false").ok()
+    with _checked(monkeypatch, deepctl, Text(["."])) as (server, found):
+        assert found["hints"][0].startswith("model_profile.supports_tools is false")
+    assert "tools" not in server.requests[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (Status(400, "registry.ollama.ai/library/m:latest does not support tools"), "model_request_refused"),
+        (Status(503, "busy"), "model_provider_failed"),
+        (stopped("stop"), "model_failed"),
+        (None, "model_connection"),
+    ],
+)
+def test_a_check_without_an_answer_is_exit_7(
+    deepctl: InProcess, monkeypatch: pytest.MonkeyPatch, answer: Answer | None, code: str
+) -> None:
+    with provider(answer or LS) as server:
+        address = server.address if answer is not None else "http://127.0.0.1:9"
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{address}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "none")
+        result = deepctl("models", "--check", "--model", "openai-chat:tiny", "--json")
+    assert (result.code, result.stdout) == (7, "")
+    assert result.error["code"] == code
+    assert len(server.requests) == (answer is not None), "a check is not repeated"
+
+
+def test_a_check_in_text_has_a_line_for_each_fact(deepctl: InProcess) -> None:
+    assert deepctl("models", "--check").ok().stdout.splitlines() == [
+        "Model    offline",
+        "Answers  yes",
+        "Tools    yes",
+        "Usage    yes",
+        "Window   unknown",
+    ]

@@ -89,6 +89,15 @@ def test_a_template_without_system_role_and_tools(process: Command, tmp_path: Pa
             assert process("chat", "--user", "alice", "Hello", env=env).ok().stdout == "Good day.\n"
 
 
+def test_a_check_of_the_model(process: Command, tmp_path: Path) -> None:
+    answers = {"list .": llama_server.Call("ls", {"path": "."})}
+    with llama_server.scripted(tmp_path, templates.read(STRICT[0]), answers, {}, other="I did not see it.") as server:
+        env = {"OPENAI_BASE_URL": f"{server.address}/v1", "DEEPCTL_MODEL": "openai-chat:tiny"}
+        check = process("models", "--check", "--json", env=env).ok().json
+    expected = {"answers": True, "tools": True, "usage": True, "window": llama_server.WINDOW, "hints": []}
+    assert check == {"version": 1, "model": "openai-chat:tiny", **expected}
+
+
 def _recorded(process: Command) -> tuple[str, frozenset[str]]:
     """The last line of what the tool returns, and the words of a request."""
     with provider(ToolCalls([CALL]), Text(["."])) as server:

@@ -191,7 +191,7 @@ RUNS: dict[str, list[Run]] = {
     "profiles path": [_say("profiles", "path")],
     "sandbox show": [_say("sandbox", "show")],
     "sandbox remove": [],  # needs Docker: tests/sandbox/test_containers.py
-    "models": [_say("models"), lambda world: ("models", "--all", "--json")],
+    "models": [_say("models"), _say("models", "--check"), lambda world: ("models", "--all", "--json")],
     "config show": [_say("config", "show"), untrusted("config", "show"), lambda world: ("config", "show", "--json")],
     "config get": [_say("config", "get", "model")],
     "config set": [_say("config", "set", "model", "offline"), _say("config", "set", "limits.processes", "99")],
