@@ -217,6 +217,56 @@ def test_other_answers_are_not_taken_for_tool_calls(
     assert "tool call" not in _of(result.ok(), "notice", "message")
 
 
+def _events(*events: dict[str, Any]) -> Raw:
+    text = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
+    return Raw(text.encode(), headers=STREAM)
+
+
+_MESSAGE: dict[str, Any] = {"id": "m", "type": "message", "role": "assistant", "model": "m", "content": []}
+_RESPONSE = {"id": "r", "object": "response", "created_at": 1, "model": "m", "output": [], "tools": []}
+_ERROR = {"type": "api_error", "code": "server_error", "message": "out of credits"}
+ERRORS_LATER = {
+    "anthropic:m": _events(
+        {"type": "message_start", "message": {**_MESSAGE, "usage": {"input_tokens": 1, "output_tokens": 1}}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Half"}},
+        {"type": "error", "error": _ERROR},
+    ),
+    "openai:m": _events(
+        {"type": "response.created", "sequence_number": 0, "response": {**_RESPONSE, "status": "in_progress"}},
+        {
+            "type": "response.output_text.delta",
+            "sequence_number": 1,
+            "item_id": "i",
+            "output_index": 0,
+            "content_index": 0,
+            "delta": "Half",
+            "logprobs": [],
+        },
+        {
+            "type": "response.failed",
+            "sequence_number": 2,
+            "response": {**_RESPONSE, "status": "failed", "error": _ERROR},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("model", ERRORS_LATER)
+def test_an_error_within_an_answer_of_another_protocol_is_shown(
+    deepctl: InProcess, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
+    with provider(ERRORS_LATER[model]) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.address}/v1")
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.address)
+        result = deepctl("chat", "--json", "--model", model, "hello")
+    event = result.events[-1]
+    assert (result.code, event["type"]) == (7, "error")
+    assert "out of credits" in event["message"]
+    assert "Half" in deepctl("sessions", "show").ok().stdout
+
+
 @pytest.mark.parametrize(
     "error",
     [

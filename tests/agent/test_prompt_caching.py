@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai_backends import StateBackend
 
+from deepctl.agent import turn_context
 from deepctl.agent.chat import Chat, Options, TurnRunner
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
 from deepctl.agent.offline import offline_model
@@ -127,6 +129,9 @@ def _script() -> list[tuple[str, list[Answer]]]:
                 answers.insert(1, ToolCalls([("grep", {"pattern": "x"})]))
             case 3:
                 answers.insert(0, ToolCalls([("write_memory", {"content": f"Fact {number}."})]))
+            case 4:
+                plan = [{"content": f"Step {number}", "status": "pending"}]
+                answers.insert(0, ToolCalls([("write_plan", {"items": plan})]))
         turns.append((f"Prompt {number}", answers))
     return turns
 
@@ -147,7 +152,8 @@ def _unmarked(value: Any) -> Any:
 def test_a_request_begins_with_the_bytes_of_the_request_before(
     deepctl: InProcess, alice: ProfilePaths, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
-    """30 turns with tools, memory, other processes, and a rewind."""
+    """30 turns with tools, memory, plans, other processes, a new day, and a rewind."""
+    start = datetime(2026, 12, 31, 22, tzinfo=UTC)
     turns = _script()
     with provider(*[answer for _, answers in turns for answer in answers]) as server:
         _point_at(server, monkeypatch)
@@ -156,6 +162,7 @@ def test_a_request_begins_with_the_bytes_of_the_request_before(
         for number, (prompt, _) in enumerate(turns):
             if number % 10 == 0:
                 runner = TurnRunner(Options(model, retries=0), environment=os.environ)
+            monkeypatch.setattr(turn_context, "now", lambda hours=number // 5: start + timedelta(hours=hours))
             first = len(server.requests)
             with Repository.open(alice) as work:
                 if number == 0:
@@ -172,3 +179,5 @@ def test_a_request_begins_with_the_bytes_of_the_request_before(
                 deepctl("checkpoints", "rewind", "~3", "--user", "alice", "--only", "conversation").ok()
                 before = ends[number - 3]
     assert len(server.requests) == sum(len(answers) for _, answers in turns)
+    for told in ("2026-12-31", "2027-01-01", "Fact 28.", "Step 29"):
+        assert told in str(server.requests[-1])

@@ -128,7 +128,7 @@ def test_an_entry_of_several_lines_and_an_answer_in_markdown_are_on_the_screen_o
         terminal.prompt()
         shown = terminal.screen
         said = [message["content"] for message in server.requests[0]["messages"] if message["role"] == "user"]
-        assert "見て 🎉\nsecond line" in said
+        assert said[-1].endswith("\n\n見て 🎉\nsecond line")
         assert "alice> 見て 🎉\n       second line\nPlan of the work\n\nSome bold words, code and 日本語.\n" in shown
         assert re.search(r"\n• one\n {1,4}• nested\n\nname +size *\n─+\na\.txt +12\n", shown), shown
         assert "\ndef double(x):\n    return 2 * x\n" in shown
