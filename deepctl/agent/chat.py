@@ -460,6 +460,11 @@ def _notices(conversation: _Conversation) -> list[str]:
             f"Session {session!r}: {counted(history.left_out, 'file')} with an address left out; deepctl fetches "
             "no files for a stored conversation."
         )
+    if history.unanswered:
+        notices.append(
+            f"Session {session!r}: {counted(history.unanswered, 'earlier prompt')} without an answer not sent again; "
+            "`sessions show` has the text."
+        )
     return notices
 
 

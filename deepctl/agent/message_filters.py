@@ -20,6 +20,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -211,9 +212,9 @@ def has_typed_text(part: ModelRequestPart) -> bool:
 class SentHistory(NamedTuple):
     """The messages for a model. `places` has the places of unchanged messages of the conversation, by their `id`.
 
-    From the place `begins` on, no message is left out. `total` is the number of messages of the conversation,
-    `unreadable` the number of invalid messages that are missing here, and `left_out` the number of files by address
-    that are missing here.
+    From the place `begins` on, only messages without an answer are left out. `total` is the number of messages of the
+    conversation, `unreadable` the number of invalid messages that are missing here, and `left_out` the number of files
+    by address that are missing here. `unanswered` is the number of prompts at the end that are missing here.
     """
 
     messages: list[ModelMessage]
@@ -222,6 +223,7 @@ class SentHistory(NamedTuple):
     total: int = 0
     unreadable: int = 0
     left_out: int = 0
+    unanswered: int = 0
 
 
 def history_of(conversation: log_file.MessageList, model: Model | None = None) -> SentHistory:
@@ -243,6 +245,7 @@ def history_of(conversation: log_file.MessageList, model: Model | None = None) -
         before = context.summary is not None and place < context.summary
         message = _bounded(message)
         placed_messages.append((place, without_usage(message) if before else message))
+    placed_messages, unanswered = _without_failed_prompts(placed_messages, conversation)
     messages = repair_messages([message for _, message in placed_messages])
     identities = {id(message) for message in messages}
     places = {
@@ -250,7 +253,34 @@ def history_of(conversation: log_file.MessageList, model: Model | None = None) -
         for place, message in placed_messages
         if id(message) in identities and place >= context.begins and place != context.summary
     }
-    return SentHistory(messages, places, context.begins, len(conversation.messages), unreadable, left_out)
+    return SentHistory(messages, places, context.begins, len(conversation.messages), unreadable, left_out, unanswered)
+
+
+def _without_failed_prompts(
+    placed_messages: list[tuple[int, ModelMessage]], conversation: log_file.MessageList
+) -> tuple[list[tuple[int, ModelMessage]], int]:
+    """The messages without those of failed turns, but for the last of several failed turns in a row; and the number of
+    failed turns at the end that are left out.
+
+    A prompt whose turn failed before any answer is sent once more, with the next prompt, which may refer to it. If that
+    turn fails too, it is not sent again: prompts that are too long, or that a provider refuses, would otherwise make
+    every later turn fail. What is sent follows from the log alone, so it is the same in every later request.
+    """
+    turns = [list(group) for _, group in groupby(placed_messages, lambda entry: conversation.messages[entry[0]].turn)]
+    failed = [all(_is_unanswered(message) for _, message in turn) for turn in turns]
+    is_last_failure = [now and not later for now, later in pairwise([*failed, False])]
+    kept = [turn for turn, now, last in zip(turns, failed, is_last_failure, strict=True) if last or not now]
+    count = 0
+    while count < len(failed) and failed[-1 - count]:
+        count += 1
+    return [entry for turn in kept for entry in turn], max(count - 1, 0)
+
+
+def _is_unanswered(message: ModelMessage) -> bool:
+    """Whether a message is a prompt, or stands for a failed request: a response without parts."""
+    if isinstance(message, ModelResponse):
+        return not message.parts
+    return all(isinstance(part, UserPromptPart) for part in message.parts)
 
 
 def without_usage(message: ModelMessage) -> ModelMessage:

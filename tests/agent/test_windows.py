@@ -25,6 +25,7 @@ from deepctl.agent.provider_errors import ModelEndpoint, failure, is_temporary
 from deepctl.agent.response_recorder import LastResponse
 from deepctl.errors import ModelFailed
 from deepctl.layout import ProfilePaths
+from deepctl.store import log_file
 from tests.agent.test_compaction import Alice, _flat, _is_summary, _provided, _text
 from tests.agent.test_compaction import paths as paths
 from tests.support.command import InProcess
@@ -496,8 +497,8 @@ class TestPieces:
 class _Pieces(list[Answer]):
     """Numbered summaries for whoever asks for one, and then an answer."""
 
-    def __init__(self, server: Provider) -> None:
-        super().__init__([_said("done")])
+    def __init__(self, server: Provider, *first: Answer) -> None:
+        super().__init__(first)
         self._server = server
         self._count = 0
 
@@ -505,6 +506,8 @@ class _Pieces(list[Answer]):
         return 2
 
     def pop(self, index: Any = 0) -> Answer:
+        if super().__len__():
+            return super().pop(index)
         if SUMMARISE not in json.dumps(self._server.requests[-1]):
             return _said("done")
         self._count += 1
@@ -575,3 +578,72 @@ def test_the_error_of_an_overflow_is_one_for_scripts(deepctl: InProcess, monkeyp
         result = deepctl("chat", "--json", "--model", "openai-chat:m", "hello")
     assert result.code == 7
     assert result.events[-1]["code"] == "context_overflow"
+
+
+class TestFailedPrompts:
+    """A prompt whose turn failed before any answer is sent once more, and stays in the log."""
+
+    def _fails(self, alice: Alice, prompt: str) -> None:
+        with pytest.raises(ModelFailed):
+            alice.say(prompt)
+
+    def test_they_do_not_pile_up(self, paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch) -> None:
+        failing = [Status(500)] * 3
+        answers: list[Answer] = [_said("first"), *failing, _said("second"), _said("third"), Status(500), _said("last")]
+        with _overflowing(paths, monkeypatch, *answers) as (alice, server):
+            alice.say("prompt-0")
+            for number in range(1, 4):
+                self._fails(alice, f"prompt-{number}")
+            done = alice.say("prompt-4")
+            assert any("2 earlier prompts" in notice for notice in done.notices)
+            assert alice.say("prompt-5").notices == []
+            self._fails(alice, "prompt-6")
+            assert alice.say("prompt-7").notices == []
+            sent = [
+                [number for number in range(8) if f"prompt-{number}" in _text(request)] for request in server.requests
+            ]
+            assert sent == [
+                [0],
+                [0, 1],
+                [0, 1, 2],
+                [0, 2, 3],
+                [0, 3, 4],
+                [0, 3, 4, 5],
+                [0, 3, 4, 5, 6],
+                [0, 3, 4, 5, 6, 7],
+            ]
+            before, after = _flat(server.requests[4]), _flat(server.requests[5])
+            assert after[: len(before)] == before
+        conversation = alice.conversation()
+        assert [text for one in conversation.messages if (text := log_file.prompt(one.message))] == [
+            f"prompt-{number}" for number in range(8)
+        ]
+
+    def test_one_that_is_too_long_does_not_stop_the_next(
+        self, paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        refusal = _overflow(WORDINGS[0])
+        answers: list[Answer] = [_said("first"), refusal, _said("gist"), refusal]
+        with _overflowing(paths, monkeypatch, *answers) as (alice, server):
+            alice.say("prompt-0")
+            self._fails(alice, f"prompt-1 {'x' * 90_000}")
+            server._answers = _Pieces(server, refusal)
+            assert alice.say("prompt-2").outcome.output == "done"
+            assert "xxx" not in _text(server.requests[-1])
+            assert "prompt-2" in _text(server.requests[-1])
+
+    def test_a_compaction_after_them_keeps_the_places(
+        self, paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answers: list[Answer] = [_said("first"), *[Status(500)] * 3, _said("second"), _said("gist"), _said("third")]
+        with _overflowing(paths, monkeypatch, *answers) as (alice, server):
+            alice.say("prompt-0")
+            for number in range(1, 4):
+                self._fails(alice, f"prompt-{number}")
+            alice.say("prompt-4")
+            alice.compact()
+            alice.say("prompt-5")
+            sent = _text(server.requests[-1])
+            assert "gist" in sent
+            assert "prompt-0" not in sent
+            assert "prompt-4" in sent
