@@ -30,6 +30,8 @@ from pydantic_ai_backends import StateBackend
 
 from deepctl.agent import turn_context
 from deepctl.agent.backend import LocalBackend
+from deepctl.agent.checkpoint_stores import InMemoryCheckpointStore
+from deepctl.agent.checkpoints import RewindRequested
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
 from deepctl.agent.sandboxes import Bubblewrap, Docker, NoSandbox
 from deepctl.agent.turn_context import TurnContext
@@ -248,6 +250,20 @@ def test_what_a_summary_or_a_rewind_has_taken_away_is_sent_again(talk: Talk, wor
     assert talk.say("four") == ["four"]
     talk.history = talk.history[2:]
     assert talk.say("five") == [*everything, "five"]
+
+
+def test_after_a_rewind_by_the_agent_the_prompt_comes_again_with_what_has_changed(work: Path) -> None:
+    talk = Talk(LocalBackend(work))
+    talk.deps = DeepAgentDeps(backend=talk.deps.backend, checkpoint_store=InMemoryCheckpointStore())
+    talk.say("one", ("save_checkpoint", {"label": "a"}))
+    _note(work, "- tea\n")
+    with pytest.raises(RewindRequested) as request:
+        talk.say("two", ("rewind_to", {"checkpoint": "a", "reason": "too early"}))
+    assert texts(talk.requests[0][-1]) == ["<memory>\n### MEMORY.md\n\n- tea\n</memory>", "two"]
+    talk.history = request.value.messages
+    memory, *rest = talk.say(request.value.prompt("two"))
+    assert memory == "<memory>\n### MEMORY.md\n\n- tea\n</memory>"
+    assert rest == ["two", "You rewound to checkpoint a; your later work is undone. You noted: too early"]
 
 
 def test_a_plan_is_told_only_where_the_model_does_not_see_it(talk: Talk, work: Path) -> None:
