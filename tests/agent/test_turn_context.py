@@ -269,7 +269,8 @@ def test_after_a_rewind_by_the_agent_the_prompt_comes_again_with_what_has_change
 def test_a_plan_is_told_only_where_the_model_does_not_see_it(talk: Talk, work: Path) -> None:
     items = [{"content": "pack <b>", "status": "in_progress"}, {"content": "go"}]
     talk.say("plan it", ("write_plan", {"items": items}))
-    assert talk.say("on") == ["on"], "its tool has just returned it"
+    assert talk.say("on", ("write_plan", {"items": 3})) == ["on"], "its tool has just returned it"
+    assert talk.say("go on") == ["go on"], "the failed call has changed nothing"
     seen, talk.history = talk.history, []
     reminder = "<plan-reminder>\n1. [~] pack <b>\n2. [ ] go\n(0/2 completed)\n</plan-reminder>"
     assert talk.say("elsewhere") == [ENVIRONMENT, EMPTY, reminder, "elsewhere"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from deepctl.store import log_file
 from tests.support.command import Command, InProcess, Result
 from tests.support.terminal import Terminal
 
@@ -38,12 +39,7 @@ class Alice:
 
     def prompts(self, session: str = "main") -> list[str]:
         shown = self._deepctl("sessions", "show", session, "--user", "alice", "--json").ok().json
-        return [
-            part["content"]
-            for entry in shown["messages"]
-            for part in entry["message"]["parts"]
-            if part["part_kind"] == "user-prompt" and isinstance(part["content"], str)
-        ]
+        return [text for entry in shown["messages"] if (text := log_file.prompt(entry["message"])) is not None]
 
     def files(self) -> dict[str, str]:
         return {
@@ -88,7 +84,7 @@ def test_rewind_takes_back_conversation_files_and_memory_and_undo_brings_them_ag
     assert done["rewound_to"]["turn"] == 1
     assert done["safety"]["kind"] == "rewind"
     assert done["dry_run"] is False
-    assert done["messages_removed"] == 9
+    assert done["messages_removed"] == 8
     assert done["prompt"] == "write a.txt: two\nwrite b.txt: new"
     assert done["files"]["restored"] == ["a.txt"]
     assert {"b.txt", ".deep/memory/main/MEMORY.md"} <= set(done["files"]["deleted"])
@@ -268,7 +264,7 @@ def test_what_a_rewind_did_is_broken_between_words_in_a_narrow_window(alice: Ali
     first, second, removed, rest, *_ = terminal.screen.splitlines()
     assert first == "Rewound session main to"
     assert re.fullmatch(r"[0-9a-f]{16}, turn 1\.", second)
-    assert [removed, rest] == ["2 turns (9 messages) left the", "conversation."]
+    assert [removed, rest] == ["2 turns (8 messages) left the", "conversation."]
 
 
 def test_show_has_the_record_the_files_and_the_conversation(alice: Alice) -> None:
