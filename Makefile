@@ -33,7 +33,7 @@ help:
 	@echo "make coverage   branch coverage of store, domain and files by all tests (takes three times as long)"
 	@echo "make soak    the crash, damage and story tests in full: every call, ten times the examples"
 	@echo "make lint    ruff, mypy and the import rules"
-	@echo "make bench   speed, as ratios measured in one run"
+	@echo "make bench   speed, as ratios measured in one run, and tokens of the first request"
 	@echo "make completions   the scripts in completions/, anew from the commands"
 	@echo "make pictures   the pictures in docs/pictures/, anew from real runs"
 	@echo "make clean   remove what the others made"

@@ -1,4 +1,4 @@
-"""`make bench`: every promise about speed, measured. Ends with exit code 1 if one is broken."""
+"""`make bench`: every promise about speed and size, measured. Ends with exit code 1 if one is broken."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from benchmarks import (
     completion,
     conversation,
+    first_hello,
     library,
     long_session,
     rewind,
@@ -34,6 +35,7 @@ if __name__ == "__main__":
                 wipe.run(),
                 streaming.run(),
                 library.run(),
+                first_hello.run(),
             ]
         )
         else 1

@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise, starmap, takewhile
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,11 @@ def _unmarked(value: Any) -> Any:
     return [_unmarked(item) for item in value] if isinstance(value, list) else value
 
 
+def _common(before: str, text: str) -> int:
+    """The number of characters with which both texts begin."""
+    return sum(takewhile(bool, map(eq, before, text)))
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_a_request_begins_with_the_bytes_of_the_request_before(
     deepctl: InProcess, alice: ProfilePaths, monkeypatch: pytest.MonkeyPatch, model: str
@@ -181,3 +188,6 @@ def test_a_request_begins_with_the_bytes_of_the_request_before(
     assert len(server.requests) == sum(len(answers) for _, answers in turns)
     for told in ("2026-12-31", "2027-01-01", "Fact 28.", "Step 29"):
         assert told in str(server.requests[-1])
+    texts = ["".join(_pieces(request)) for request in server.requests]
+    # docs/models.md has this figure.
+    assert sum(starmap(_common, pairwise(texts))) / sum(map(len, texts)) >= 0.97

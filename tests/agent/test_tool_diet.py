@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import warnings
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +21,7 @@ from deepctl.domain import agent_tools
 from deepctl.errors import BadSetting
 from tests.support.command import InProcess
 from tests.support.loopback import Provider, Text, provider
-
-
-@cache
-def _encoding() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # how it reads its own files
-        import bpe_openai
-    return bpe_openai.get_encoding("o200k_base")
-
-
-def tokens(value: object) -> int:
-    """The o200k tokens of a value as compact JSON, which counts a little more than a provider does."""
-    return len(_encoding().encode(json.dumps(value, ensure_ascii=False, separators=(",", ":"))))
+from tests.support.tokens import request_tokens, tokens
 
 
 def _offered(
@@ -78,7 +64,7 @@ def test_the_first_hello_takes_few_tokens(
     deepctl("chat", "-u", "alice", "--sandbox", "bubblewrap", "--model", "openai-chat:loopback", "hello").ok()
     (request,) = server.requests
     assert len(request["tools"]) == count
-    taken = {key: tokens(request[key]) for key in ("tools", "messages")}
+    taken = request_tokens(request)
     # The limits are 3,000 and 1,500. These are lower, so that an increase is noticed.
     assert sum(taken.values()) <= most, taken
 
