@@ -32,7 +32,7 @@ from deepctl.agent.answer_ends import marked
 from deepctl.agent.mentions import takes
 from deepctl.agent.message_filters import has_typed_text, replaced_in, replaced_value
 from deepctl.agent.model_wrappers import FilterModel
-from deepctl.agent.provider_errors import refused_pictures
+from deepctl.agent.request_failures import refused_pictures
 from deepctl.quantities import size
 
 _T = TypeVar("_T")

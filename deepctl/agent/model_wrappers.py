@@ -43,7 +43,7 @@ from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
 from deepctl.agent.limits import bounded_usage
-from deepctl.agent.provider_errors import SilentModel, is_temporary
+from deepctl.agent.request_failures import SilentModel, is_temporary
 from deepctl.unicode import PieceDecoder, whole_value
 
 _T = TypeVar("_T")

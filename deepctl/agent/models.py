@@ -18,7 +18,8 @@ from pydantic_ai.providers import Provider, infer_provider
 
 from deepctl import distribution
 from deepctl.agent.offline import OFFLINE, offline_model
-from deepctl.agent.provider_errors import MAX_DETAIL, first_sentence, is_clients, shown_text
+from deepctl.agent.provider_errors import MAX_DETAIL, first_sentence, shown_text
+from deepctl.agent.request_failures import is_clients
 from deepctl.agent.response_recorder import LastResponse, watch
 from deepctl.agent.wire import with_chat_shape
 from deepctl.domain import env_variables, provider_keys

@@ -1,7 +1,8 @@
 """The errors for failed requests to a model: the cause of the failure, and a hint for the user.
 
 The error depends on the place of the failure (the connection, a proxy, the server, its answer), not on the type of the
-exception. A server's own text is shown: on one line, bounded, without secrets, and never as HTML.
+exception; `deepctl.agent.request_failures` has the texts of servers. A server's own text is shown: on one line,
+bounded, without secrets, and never as HTML.
 """
 
 from __future__ import annotations
@@ -9,99 +10,41 @@ from __future__ import annotations
 import os
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic_ai import exceptions
 
 from deepctl.agent.limits import LimitReached
-from deepctl.agent.response_recorder import LastResponse, error_text, is_page
+from deepctl.agent.request_failures import (
+    PAGE,
+    PASSING,
+    SilentModel,
+    causes_of,
+    detail_of,
+    is_clients,
+    is_overflow,
+    is_temporary,
+    setup_problem,
+    setup_problem_in,
+    status_of,
+    unreadable,
+    words_of,
+)
+from deepctl.agent.response_recorder import LastResponse
 from deepctl.domain import addresses, env_variables, provider_keys
 from deepctl.errors import CONTEXT_OVERFLOW, DeepctlError, ModelFailed
 from deepctl.redaction import redact
 
-PASSING = (
-    exceptions.ModelRateLimitError,
-    exceptions.ModelUnavailableError,
-    exceptions.ModelServerError,
-    exceptions.ModelConnectionError,
-)
-"""Failures that may not happen again with the same request."""
-_PASSING_STATUS = (408, 409, 425)
 MAX_DETAIL = 300
 _FINAL = (exceptions.ModelQuotaExceededError, exceptions.ModelRequestRejectedError)
-_PAGE = "a web page"
 
 _NO_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 _VERSIONED = re.compile(r"/v[0-9]+[a-z0-9]*(/|$)")
 
-# Error texts of servers, by the hint that helps. Sources: their own source code and API references.
-_NO_TOOL_FLAGS = re.compile(r"--enable-auto-tool-choice|--tool-call-parser", re.IGNORECASE)  # vLLM
-_NO_JINJA = re.compile(r"--jinja", re.IGNORECASE)  # llama.cpp
-_NO_TOOLS = re.compile(
-    r"does not support (tool|function)|tools?[ _-](use|calling|choice)\W* is not supported|support tool use"
-    r"|(tool|function)s? (is|are) not supported|not support (tools|tool use|function calling)",
-    re.IGNORECASE,
-)
-_NOT_LOADED = re.compile(r"no models? (is |are )?(currently )?loaded", re.IGNORECASE)  # LM Studio
-_NO_MODEL = re.compile(
-    r"model\b.{0,200}?\b(not found|not exist|n't exist|no longer available|not a valid model)"
-    r"|not a valid model|(unknown|invalid|no such) model\b|model_not_found|could not find.{0,80}model"
-    r"|^model: \S+$",  # Anthropic
-    re.IGNORECASE | re.DOTALL,
-)
-_NO_PICTURES = re.compile(
-    r"\b(images?|vision|image input|image content block|multi-?modal)\b.{0,40}(\bnot|n't) (be )?(supported|enabled)"
-    r"|(\bnot|n't) (support|accept) (the )?(images?|vision|multi-?modal)|not a multi-?modal model|mmproj"
-    r"|missing data required for image|support image input|only supported by certain models"
-    r"|unsupported content part type|expected `text`|allowed values: \['text'\]",
-    re.IGNORECASE,
-)
-_BAD_PICTURE = re.compile(
-    r"(unsupported|invalid|valid|load|process|parse|decode|identify|provided|input) (input )?image"
-    r"|image_(parse|format)|invalid_image|image_too|image(_url)?\.source|image dimensions|image exceeds"
-    r"|image(_url)?:? (unknown|invalid)|image (data|format|media type|file|type|size|url)|unsupported mime type"
-    r"|only image types|(at most|too many|up to|exceeds?|maximum).{0,40}\bimages?\b",
-    re.IGNORECASE,
-)
-_ANY_ARGUMENT = re.compile(r"^request contains an invalid argument", re.IGNORECASE)  # Gemini, for unknown formats
-_OVERFLOW = re.compile(
-    # OpenAI (Chat Completions), vLLM, OpenRouter: "This model's maximum context length is 8192 tokens. However, you
-    # requested 9100 tokens". vllm-project/vllm issues 965, 20409; refly-ai/refly issue 1177.
-    r"maximum context length|max_model_len|longer than the maximum model length"
-    # OpenAI (Responses): "Your input exceeds the context window of this model." dyad-sh/dyad issue 1672.
-    r"|context_length_exceeded|exceeds? the (model's )?context (window|limit)|context (window|length) exceeded"
-    # Anthropic: "prompt is too long: 208310 tokens > 200000 maximum"; "input length and `max_tokens` exceed context
-    # limit: 178959 + 64000 > 200000". anthropics/claude-code issue 12186, docker/docker-agent issue 569.
-    r"|prompt is too long|exceed context limit|model_context_window_exceeded|request_too_large"
-    # llama.cpp: "the request exceeds the available context size, try increasing it"; in a stream: "Context size has
-    # been exceeded." ggml-org/llama.cpp pull request 15780, issue 17284.
-    r"|exceed_context_size_error|available context size|context size has been exceeded"
-    # llama-cpp-python: "Requested tokens (2285) exceed context window of 2048". abetlen/llama-cpp-python issue 416.
-    r"|exceed context window of"
-    # Ollama: "the input length exceeds the context length"; "prompt too long; exceeded max context length by 4 tokens".
-    # nano-step/nano-brain issue 208; server/prompt.go of ollama/ollama.
-    r"|input length exceeds the context length|prompt too long|exceeded max context length"
-    # LM Studio: "Trying to keep the first 10136 tokens when context the overflows. However, the model is loaded with
-    # context length of only 7866 tokens"; "Cannot truncate prompt with n_keep (15028) >= n_ctx (7424)".
-    # lmstudio-ai/lmstudio-bug-tracker issues 237, 546; anomalyco/opencode issue 11141.
-    r"|tokens when context( the)? overflows|context length of only|greater than the context length"
-    r"|truncate prompt with n_keep"
-    # Gemini: "The input token count (1196265) exceeds the maximum number of tokens allowed (1048575)". pydantic-ai.
-    r"|input token count.{0,40}exceeds|maximum number of tokens allowed"
-    # Bedrock: "Input is too long for requested model." pydantic-ai.
-    r"|input is too long|input tokens exceed"
-    # LiteLLM: "litellm.ContextWindowExceededError: …", before the text of the provider. Its docs/exception_mapping.md.
-    r"|ContextWindowExceededError"
-    # Groq: "Please reduce the length of the messages or completion."; Together, SGLang: "The input (516368 tokens) is
-    # longer than the model's context length (262144 tokens)."; xAI: "This model's maximum prompt length is 131072".
-    r"|reduce the length of the (input )?messages|longer than the model's context length|maximum prompt length is",
-    re.IGNORECASE | re.DOTALL,
-)
 _NOT_FOUND = re.compile(r"not found|unknown (url|path|route)|no route", re.IGNORECASE)
-_MALFORMED = re.compile(r"illegal|malformed|invalid|too many|too large|unsupported", re.IGNORECASE)
 _FIELDS = {
     "max_tokens": ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens"),
     "thinking": ("thinking", "reasoning", "reasoning_effort", "effort", "budget_tokens", "thinkingConfig"),
@@ -112,18 +55,7 @@ _FIELDS = {
     "frequency_penalty": ("frequency_penalty", "frequencyPenalty"),
 }
 """The names of settings in the requests of the providers."""
-_ALERT = r"\x15\x03"
-"""The first bytes of an alert of TLS, in the notation of exceptions."""
 _PLAIN_TO_TLS = re.compile(r"plain HTTP request was sent to HTTPS port|HTTP request to an HTTPS server", re.IGNORECASE)
-
-
-class SilentModel(exceptions.ModelAPIError):
-    """An answer did not begin, or did not continue, within `seconds`."""
-
-    def __init__(self, model_name: str, seconds: float, *, has_begun: bool) -> None:
-        super().__init__(model_name, f"no answer for {seconds:g} s")
-        self.seconds = seconds
-        self.has_begun = has_begun
 
 
 class ModelEndpoint(NamedTuple):
@@ -166,97 +98,23 @@ def model_endpoint(
     )
 
 
-def is_temporary(error: BaseException) -> bool:
-    """Whether the same request may succeed later."""
-    if isinstance(error, exceptions.ModelHTTPError) and error.provider_retry_hint is False:
-        return False
-    if refused_pictures(error) is not None:
-        return False  # llama.cpp and Ollama report it with status 500
-    if _is_overflow(error):
-        return False
-    if _unreadable(error) is not None or (isinstance(error, exceptions.ModelAPIError) and _is_setup(error)):
-        return False
-    return isinstance(error, PASSING) or (
-        isinstance(error, exceptions.ModelHTTPError) and error.status_code in _PASSING_STATUS
-    )
-
-
-def refused_pictures(error: BaseException) -> Literal["all", "some", "size"] | None:
-    """Which pictures of a request a provider refuses, if this is the reason of a failure.
-
-    `all`: the model accepts none. `some`: one of them, or their number. `size`: the request is too large.
-    Sources: the wordings of OpenAI, Anthropic, Gemini, Bedrock, llama.cpp, Ollama, vLLM, LM Studio and OpenRouter, in
-    their references, their source code and reports of users.
-    """
-    if not isinstance(error, exceptions.ModelAPIError) or isinstance(
-        error,
-        (
-            exceptions.ModelConnectionError,
-            exceptions.ModelRateLimitError,
-            exceptions.ModelAuthenticationError,
-            exceptions.ModelContextWindowExceededError,
-        ),
-    ):
-        return None
-    if _status(error) in (401, 402, 403, 429):
-        return None
-    text = _detail(error)
-    if _NO_PICTURES.search(text):
-        return "all"
-    if _BAD_PICTURE.search(text) or _ANY_ARGUMENT.search(text):
-        return "some"
-    return "size" if _status(error) == 413 else None
-
-
-def _is_overflow(error: BaseException, last: LastResponse | None = None) -> bool:
-    """Whether a server refuses a request because it is longer than the context window of the model.
-
-    A limit of tokens per minute (HTTP 429) is none: a shorter request helps only until the next one. `last` is used for
-    answers without a status of an error.
-    """
-    if isinstance(error, exceptions.ModelContextWindowExceededError) or _status(error) == 413:
-        return True
-    if isinstance(error, exceptions.ModelAPIError) and not isinstance(
-        error,
-        (
-            exceptions.ModelConnectionError,
-            exceptions.ModelRateLimitError,
-            exceptions.ModelQuotaExceededError,
-            exceptions.ModelAuthenticationError,
-        ),
-    ):
-        body = getattr(error, "body", None)
-        # OpenRouter has the text of the provider that it asked in there.
-        inner = body.get("metadata") if isinstance(body, dict) else None
-        words = (_detail(error), error.provider_error_code, error.provider_error_type, inner)
-        return any(_OVERFLOW.search(str(word)) for word in words if word)
-    answer = last.error() if last is not None and isinstance(error, exceptions.UnexpectedModelBehavior) else None
-    return answer is not None and _OVERFLOW.search(answer) is not None
-
-
-def _is_setup(error: exceptions.ModelAPIError) -> bool:
-    """Whether a server reports that it, or the model, is not set up for the request."""
-    if isinstance(error, (exceptions.ModelConnectionError, exceptions.ModelRateLimitError)):
-        return False
-    if isinstance(error, exceptions.ModelHTTPError) and error.status_code in (401, 403):
-        return False
-    text = _detail(error)
-    return any(pattern.search(text) for pattern in (_NO_TOOL_FLAGS, _NO_JINJA, _NO_TOOLS, _NOT_LOADED, _NO_MODEL))
-
-
-def _setup_hint(text: str, model: str) -> str:
+def _setup_hint(text: str, model: str) -> str | None:
+    """A hint about what a server, or the model, lacks, if the text of the server names it."""
     provider, _, name = model.rpartition("/")[2].partition(":")
-    if _NO_TOOL_FLAGS.search(text):
-        return "Start the server with --enable-auto-tool-choice and the --tool-call-parser of this model."
-    if _NO_JINJA.search(text):
-        return "Start llama-server with --jinja; otherwise it accepts no tools."
-    if _NO_TOOLS.search(text):
-        return (
-            "The agent needs a model that can call tools: choose one with --model or /model, or set "
-            "model_profile.supports_tools to false."
-        )
-    if _NOT_LOADED.search(text):
-        return "Load the model in the server first; `deepctl models` lists its models."
+    match setup_problem_in(text):
+        case None:
+            return None
+        case "tool flags":
+            return "Start the server with --enable-auto-tool-choice and the --tool-call-parser of this model."
+        case "jinja":
+            return "Start llama-server with --jinja; otherwise it accepts no tools."
+        case "tools":
+            return (
+                "The agent needs a model that can call tools: choose one with --model or /model, or set "
+                "model_profile.supports_tools to false."
+            )
+        case "not loaded":
+            return "Load the model in the server first; `deepctl models` lists its models."
     if provider == "ollama" or "try pulling it" in text:
         return f"`ollama pull {name}` downloads it; `deepctl models` lists the models of the server."
     return "`deepctl models` lists the models of your own servers; --model or /model selects another model."
@@ -274,14 +132,14 @@ def failure(error: BaseException, to: ModelEndpoint) -> DeepctlError | None:
         )
     if isinstance(error, SilentModel):
         return _silent(error, to.model)
-    if _is_overflow(error, to.last):
+    if is_overflow(error, to.last):
         return ModelFailed(
             f"The request is longer than the context window of {to.model} ({reason(error, to)}).",
             "Set context_window to the window of the model, so that conversations are summarised in time, and "
             'tools = "lean" for shorter requests. /compact shortens this conversation; --new starts another one.',
             code=CONTEXT_OVERFLOW,
         )
-    if (problem := _unreadable(error)) is not None:
+    if (problem := unreadable(error)) is not None:
         return ModelFailed(
             f"The server of {to.model} at {to.place} answered with {problem}.",
             f"Check {to.origin}: it may name a server of another kind." if to.origin else None,
@@ -289,20 +147,20 @@ def failure(error: BaseException, to: ModelEndpoint) -> DeepctlError | None:
         )
     if isinstance(error, exceptions.ModelConnectionError):
         return _no_connection(error, to)
-    status = _status(error)
-    if isinstance(error, exceptions.ModelAPIError) and _is_setup(error):
-        return _refused(error, to, _setup_hint(_detail(error), to.model))
+    status = status_of(error)
+    if isinstance(error, exceptions.ModelAPIError) and setup_problem(error) is not None:
+        return _refused(error, to, _setup_hint(detail_of(error), to.model))
     if status == 407:
         return _proxy_refused(to)
     if status is not None and 300 <= status < 400:
         return _redirected(error, to, status)
     if isinstance(error, exceptions.ModelHTTPError) and not error.in_stream and status is not None and status < 500:
-        text = _detail(error)
+        text = detail_of(error)
         if _PLAIN_TO_TLS.search(text):
             return _refused(
                 error, to, f"{_sentence(to.named_origin)} begins with http://, but the server needs https://."
             )
-        if status in (404, 405, 501) or text == _PAGE:
+        if status in (404, 405, 501) or text == PAGE:
             return _refused(error, to, _address_hint(to))
     if isinstance(error, exceptions.ModelAuthenticationError):
         return ModelFailed(
@@ -348,15 +206,6 @@ def _silent(error: SilentModel, model: str) -> ModelFailed:
     )
 
 
-def _status(error: BaseException) -> int | None:
-    """The HTTP status of a failure; the status of a redirection is only in an exception of the client."""
-    for cause in _causes(error):
-        status = getattr(cause, "status_code", None)
-        if isinstance(status, int):
-            return status
-    return None
-
-
 def _refused(error: BaseException, to: ModelEndpoint, hint: str | None) -> ModelFailed:
     return ModelFailed(
         f"The provider of {to.model} refused the request ({reason(error, to)}).", hint, code="model_request_refused"
@@ -365,7 +214,7 @@ def _refused(error: BaseException, to: ModelEndpoint, hint: str | None) -> Model
 
 def _setting_hint(error: BaseException, to: ModelEndpoint) -> str | None:
     """A hint about a setting of `[model_settings]` that the provider names in its error."""
-    text = _detail(error)
+    text = detail_of(error)
     for key, value in to.settings.items():
         body = value if isinstance(value, dict) else ()
         names = [*_FIELDS.get(key, (key,)), *body]
@@ -413,7 +262,7 @@ def _key_hint(to: ModelEndpoint) -> str:
 
 
 def _redirected(error: BaseException, to: ModelEndpoint, status: int) -> ModelFailed:
-    responses = [getattr(response, "response", None) for response in _causes(error)]
+    responses = [getattr(response, "response", None) for response in causes_of(error)]
     location = next((response.headers.get("location", "") for response in responses if response is not None), "")
     where = addresses.without_passwords(shown_text(location, to.environment))
     destination = where or "another address"
@@ -437,7 +286,7 @@ def _proxy_refused(to: ModelEndpoint) -> ModelFailed:
 
 def _no_connection(error: exceptions.ModelConnectionError, to: ModelEndpoint) -> ModelFailed:
     """The error for a failed connection: a proxy, the server's certificate, the wrong protocol, or the network."""
-    chain = list(_causes(error))
+    chain = list(causes_of(error))
     tls = next((cause for cause in chain if isinstance(cause, ssl.SSLError)), None)
     proxy = env_variables.proxy_of(to.address, to.environment)
     if proxy is not None and tls is None and _is_proxys(chain):
@@ -473,23 +322,6 @@ def _no_connection(error: exceptions.ModelConnectionError, to: ModelEndpoint) ->
     )
 
 
-def _unreadable(error: BaseException) -> str | None:
-    """A description of unreadable data from a working connection; `None` if there is none, and for a TLS alert."""
-    if isinstance(error, exceptions.ModelHTTPError) or not (
-        isinstance(error, exceptions.ModelAPIError) or is_clients(error)
-    ):
-        return None
-    for cause in _causes(error):
-        text = _words(cause)
-        if type(cause).__name__ == "DecodingError":
-            return "data that cannot be decompressed"
-        if type(cause).__name__ == "RemoteProtocolError" and _MALFORMED.search(text):
-            if "illegal status line" in text:
-                return None if _ALERT in text else "what is not HTTP"
-            return "invalid HTTP"
-    return None
-
-
 def _is_proxys(chain: list[BaseException]) -> bool:
     """Whether a connection through a proxy failed at the proxy."""
     names = {type(cause).__name__ for cause in chain}
@@ -498,21 +330,19 @@ def _is_proxys(chain: list[BaseException]) -> bool:
 
 def _unusable(error: BaseException, to: ModelEndpoint) -> ModelFailed:
     """An answer that arrived and is not valid."""
-    text = _words(error)
+    text = words_of(error)
     is_end = isinstance(error, exceptions.UnexpectedModelBehavior) or "without a reason to stop" in text
     if is_end or not isinstance(error, exceptions.ModelHTTPError):
         answer = to.last.error()
         if answer is not None:
             answer_text = shown_text(answer, to.environment)
-            hint = _address_hint(to) if _NOT_FOUND.search(answer) else None
-            if _is_setup(exceptions.ModelAPIError(to.model, answer)):
-                hint = _setup_hint(answer, to.model)
+            hint = _setup_hint(answer, to.model) or (_address_hint(to) if _NOT_FOUND.search(answer) else None)
             return ModelFailed(
                 f"The server of {to.model} answered with an error ({answer_text}).", hint, code="model_provider_failed"
             )
         if to.last.is_page:
             return ModelFailed(
-                f"The server of {to.model} at {to.place} answered with {_PAGE} instead of an answer.",
+                f"The server of {to.model} at {to.place} answered with {PAGE} instead of an answer.",
                 _address_hint(to),
                 code="model_failed",
             )
@@ -542,10 +372,10 @@ def reason(error: BaseException, to: ModelEndpoint) -> str:
     For a failed connection: the host and port, and the reason, which is only in the causes of the client's exception.
     """
     if isinstance(error, exceptions.ModelConnectionError):
-        detail = _cause(error) or shown_text(_said_by_proxy(error) or _detail(error), to.environment)
+        detail = _cause(error) or shown_text(_said_by_proxy(error) or detail_of(error), to.environment)
         return f"{to.place}: {detail}" if to.place else detail
-    text = shown_text(_detail(error) or to.last.error() or "", to.environment)
-    status = _status(error)
+    text = shown_text(detail_of(error) or to.last.error() or "", to.environment)
+    status = status_of(error)
     if status is None or (isinstance(error, exceptions.ModelHTTPError) and error.in_stream):
         return text
     return f"HTTP {status}: {text}" if text else f"HTTP {status}"
@@ -574,49 +404,14 @@ def _at_limit(error: LimitReached, model: str) -> ModelFailed:
     return ModelFailed(message, hint, code="usage_limit")
 
 
-def is_clients(error: BaseException) -> bool:
-    """Whether an exception comes from a provider's client: a failed connection that its adapter did not translate."""
-    package = type(error).__module__.partition(".")[0]
-    return package in ("openai", "anthropic", "httpx", "httpx2", "httpcore", "httpcore2", "json", "google", "groq")
-
-
-def _detail(error: BaseException) -> str:
-    """The server's own text, if there is one; the text of the exception only if the server has sent no body."""
-    body = None if isinstance(error, exceptions.UnexpectedModelBehavior) else getattr(error, "body", None)
-    if isinstance(body, str) and is_page(body):
-        return _PAGE
-    if (text := error_text(body)) is not None:
-        return _PAGE if is_page(text) else text
-    if isinstance(error, exceptions.ModelHTTPError):
-        return str(body) if body and body is not True else ""
-    return _words(error) or type(error).__name__
-
-
-def _words(error: BaseException) -> str:
-    if isinstance(error, exceptions.UnexpectedModelBehavior):
-        return error.message  # `str` would add JSON of pydantic-ai
-    try:
-        return str(error)
-    except TypeError:  # the server's message was not a text
-        return ""
-
-
 def _said_by_proxy(error: BaseException) -> str | None:
-    return next((str(cause) for cause in _causes(error) if type(cause).__name__ == "ProxyError"), None)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    causes: list[BaseException] = []
-    while error not in causes:
-        causes.append(error)
-        yield error
-        error = error.__cause__ or error.__context__ or error
+    return next((str(cause) for cause in causes_of(error) if type(cause).__name__ == "ProxyError"), None)
 
 
 def _cause(error: BaseException) -> str | None:
     """The system's error text for a failed connection, if the system reported the failure."""
     text = None
-    for cause in _causes(error):
+    for cause in causes_of(error):
         if isinstance(cause, ssl.SSLError):
             # Its `errno` is a number of OpenSSL, not of the system.
             if isinstance(cause, ssl.SSLCertVerificationError):
@@ -625,7 +420,7 @@ def _cause(error: BaseException) -> str | None:
         if isinstance(cause, OSError) and cause.errno is not None:
             # asyncio replaces the system's text by its own.
             text = os.strerror(cause.errno) if cause.errno > 0 else cause.strerror
-        elif "disconnected without sending a response" in _words(cause):
+        elif "disconnected without sending a response" in words_of(cause):
             text = "it ended the connection without an HTTP answer"
     return text
 

@@ -27,7 +27,7 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.models.test import TestModel
 from pydantic_ai_backends import StateBackend
 
-from deepctl.agent import media_filter, pictures, provider_errors
+from deepctl.agent import media_filter, pictures, request_failures
 from deepctl.agent.chat import Options, TurnRunner
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
 from deepctl.agent.mentions import METADATA
@@ -169,8 +169,8 @@ WORDINGS = [
 def test_the_refusals_of_the_providers_are_known_and_not_retried(status: int, message: str, kind: str) -> None:
     for body in ({"error": {"message": message}}, {"message": message}):
         error = ModelHTTPError(status, "tiny", body)
-        assert provider_errors.refused_pictures(error) == kind
-        assert not provider_errors.is_temporary(error)
+        assert request_failures.refused_pictures(error) == kind
+        assert not request_failures.is_temporary(error)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_the_refusals_of_the_providers_are_known_and_not_retried(status: int, me
 )
 def test_other_failures_are_no_refusals_of_pictures(status: int, message: str) -> None:
     error = ModelHTTPError(status, "tiny", {"error": {"message": message}})
-    assert provider_errors.refused_pictures(error) is None
+    assert request_failures.refused_pictures(error) is None
 
 
 @pytest.mark.parametrize(("kind", "urls"), SENT, ids=lambda value: str(value)[:12])

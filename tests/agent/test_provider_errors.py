@@ -24,7 +24,8 @@ from pydantic_ai.exceptions import (
 
 from deepctl.agent.model_wrappers import Retries, RetryingModel
 from deepctl.agent.models import resolve
-from deepctl.agent.provider_errors import ModelEndpoint, failure, is_temporary, model_endpoint
+from deepctl.agent.provider_errors import ModelEndpoint, failure, model_endpoint
+from deepctl.agent.request_failures import is_temporary
 from deepctl.agent.response_recorder import LastResponse, is_page
 from deepctl.domain import addresses, env_variables
 from tests.support.command import InProcess
