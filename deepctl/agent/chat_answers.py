@@ -209,10 +209,12 @@ class _Calls:
     def _is_new(self, call: Any, name: str | None, arguments: str) -> bool:
         if call.index not in self._indexes:
             return True
+        if not name:
+            return False  # a new id in each piece of a call is a known deviation
         identity, _, before = self._calls[self._indexes[call.index]]
         if call.id and identity and call.id != identity:
             return True
-        return bool(name and _is_whole(before) and (arguments or not call.id))
+        return _is_whole(before) and bool(arguments or not call.id)
 
     def _own(self, identity: str) -> str:
         names = (identity, *(f"{identity}-{number}" for number in range(2, len(self._calls) + 2)))

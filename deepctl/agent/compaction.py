@@ -449,9 +449,12 @@ def _history_of(
     begins = places.begin_of(messages, boundary) if boundary < len(messages) else None
     if begins is None or begins <= places.begins:
         return None
+    prompt = places.prompt_before(begins)
+    if all(any(message is kept for kept in prompt) for message in messages[:boundary]):
+        return None
     tail = [without_usage(message) for message in messages[boundary:]]
     summary = _summary(result[: len(result) - len(tail)]) or _left_out(messages[:boundary])
-    return ShortenedHistory(summary, [summary, *places.prompt_before(begins), *tail], begins, tail)
+    return ShortenedHistory(summary, [summary, *prompt, *tail], begins, tail)
 
 
 def _summary(messages: Sequence[ModelMessage]) -> ModelRequest | None:

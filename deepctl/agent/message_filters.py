@@ -30,6 +30,8 @@ from pydantic_ai.messages import (
     DocumentUrl,
     FileUrl,
     ImageUrl,
+    InstructionBaselinePart,
+    InstructionDeltaPart,
     ModelMessage,
     ModelMessagesTypeAdapter,
     ModelRequestPart,
@@ -280,7 +282,10 @@ def _is_unanswered(message: ModelMessage) -> bool:
     """Whether a message is a prompt, or stands for a failed request: a response without parts."""
     if isinstance(message, ModelResponse):
         return not message.parts
-    return all(isinstance(part, UserPromptPart) for part in message.parts)
+    # pydantic-ai puts its record of the instructions into the first request, and adds it again if that is left out.
+    return all(
+        isinstance(part, UserPromptPart | InstructionBaselinePart | InstructionDeltaPart) for part in message.parts
+    )
 
 
 def without_usage(message: ModelMessage) -> ModelMessage:

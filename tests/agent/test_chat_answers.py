@@ -162,6 +162,12 @@ CALLS = {
     "empty ids": [[_call(0, "write_file", WRITE[0], ""), _call(1, "write_file", WRITE[1], "")]],
     "one id": [[_call(0, "write_file", WRITE[0], "x")], [_call(1, "write_file", WRITE[1], "x")]],
     "one id and one index": [[_call(0, "write_file", WRITE[0], "x")], [_call(0, "write_file", WRITE[1], "x")]],
+    "another id in each piece": [
+        [_call(0, "write_file", WRITE[0][:9], "a")],
+        [_call(0, None, WRITE[0][9:], "b")],
+        [_call(1, "write_file", WRITE[1][:9], "c")],
+        [_call(1, None, WRITE[1][9:], "d")],
+    ],
     "name and id in each piece": [
         [_call(0, "write_file", WRITE[0][:9], "a")],
         [_call(0, "write_file", WRITE[0][9:], "a")],

@@ -369,6 +369,18 @@ class TestOverflow:
         assert len(alice.conversation().compactions) == 1
         assert len(list(Path(paths.workspace).glob("f*.txt"))) == 3
 
+    def test_no_summary_is_paid_for_if_only_the_prompt_of_the_turn_could_be_summarised(
+        self, paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The prompt stays, so a summary would only be sent besides it."""
+        answers: list[Answer] = [ToolCalls([("ls", {"path": "."})]), _overflow(WORDINGS[0]), _said("no gist")]
+        with _overflowing(paths, monkeypatch, *answers) as (alice, server):
+            with pytest.raises(ModelFailed) as raised:
+                alice.say("one")
+            assert raised.value.code == "context_overflow"
+            assert not any(map(_is_summary, server.requests))
+        assert alice.compactions() == []
+
     def test_it_is_tried_once_more_only(self, paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch) -> None:
         refusal = _overflow(WORDINGS[0])
         answers: list[Answer] = [_said("first"), _said("second"), refusal, _said("gist"), refusal, _said("never")]
@@ -619,6 +631,19 @@ class TestFailedPrompts:
         assert [text for one in conversation.messages if (text := log_file.prompt(one.message))] == [
             f"prompt-{number}" for number in range(8)
         ]
+
+    def test_the_first_prompt_of_a_session_is_no_exception(
+        self, paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its request also has the record of the instructions, and the context, which the next request has instead."""
+        with _overflowing(paths, monkeypatch, *[Status(500)] * 3, _said("done")) as (alice, server):
+            for number in range(3):
+                self._fails(alice, f"prompt-{number}")
+            alice.say("prompt-3")
+            sent = _text(server.requests[-1])
+            assert [number for number in range(4) if f"prompt-{number}" in sent] == [2, 3]
+            assert sent.count("Date: ") == 1
+            assert server.requests[-1]["messages"][0] == server.requests[0]["messages"][0]
 
     def test_one_that_is_too_long_does_not_stop_the_next(
         self, paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch
