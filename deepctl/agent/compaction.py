@@ -2,8 +2,8 @@
 
 The strategies are the harness'. The oldest messages become a summary that the model itself writes; the latest messages
 stay, and so does the prompt of the turn. A request for a summary must fit into the window too, so a long text is
-summarised in pieces. If the summary cannot be written, the turn continues with all messages, and the oldest ones are
-left out only when the window would overflow.
+summarised in pieces. Context blocks are left out of it, because they are sent again. If the summary cannot be written,
+the turn continues with all messages, and the oldest ones are left out only when the window would overflow.
 
 The estimate of a request can be too low, and the window can be unknown. So if the model's server refuses a request
 because it is too long, the conversation is compacted, and the request is sent once more.
@@ -52,6 +52,7 @@ from deepctl.agent.limits import CompactionPolicy, context_tokens, sent_tokens
 from deepctl.agent.message_filters import Places, SentHistory, is_prompt, without_usage
 from deepctl.agent.model_wrappers import UnicodeFilter
 from deepctl.agent.offline import SUMMARISE
+from deepctl.agent.turn_context import without_blocks
 from deepctl.errors import CONTEXT_OVERFLOW, DeepctlError, NotFound
 
 if TYPE_CHECKING:
@@ -188,9 +189,6 @@ class Compactor:
         short_history = await self._compact(ctx, list(ctx.messages), tokens, window, is_refused=refused is not None)
         if short_history is None and refused is not None and self._overflow is not None:
             raise self._overflow
-        if refused is not None:
-            # The request that was refused is recorded. Its context, if the compaction has dropped it, gets a new one.
-            ctx.messages.append(ModelRequest(parts=[]))
         return replace(request_context, messages=list(ctx.messages))
 
     def may_repeat(self, request: ModelRequest, error: Exception) -> bool:
@@ -357,6 +355,7 @@ class _PiecewiseSummary(SummarizingCompaction[Any]):
     async def _summarize(
         self, messages: list[ModelMessage], ctx: RunContext[Any], *, previous_summary: str | None = None
     ) -> WrittenSummary:
+        messages = [without_blocks(message) for message in messages]  # they are sent again, as they are then
         if _transcript_bytes(messages) > self.piece * _BYTES:
             # What a tool returned or received is the least important part, and can be read again.
             cleared = ClearToolResults[Any](max_messages=1, keep_pairs=0, clear_tool_inputs=True)

@@ -267,9 +267,6 @@ class _TurnRecorder:
         """Record the messages since the last call, and then a compaction of the messages before them."""
         if self.run is None:
             return
-        history = self.run.ctx.state.message_history
-        if len(history) > 1 and isinstance(history[-1], ModelRequest) and not history[-1].parts:
-            history.pop()  # made by `Compactor` for the context, of which nothing was missing
         self._messages(self.run.all_messages())
         if self._compaction is not None:
             short_history, event = self._compaction

@@ -20,10 +20,13 @@ from pydantic_ai import RunContext
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import ToolFailed
 from pydantic_ai.messages import (
+    CompactionPart,
     ModelMessage,
     ModelRequest,
+    ModelRequestPart,
     TextContent,
     ToolReturnPart,
+    UserContent,
     UserPromptPart,
     post_compaction_window,
 )
@@ -140,8 +143,8 @@ class _Shown(NamedTuple):
 class TurnContext(AbstractCapability[Any]):
     """Puts the blocks with the facts that can change before the prompt of a run.
 
-    A run that continues without a prompt gets none. After a compaction in the middle of a run, the request after it
-    also gets the blocks that the model saw before, behind its tool results.
+    A run that continues without a prompt gets none. If a compaction in the middle of a run drops blocks, the new
+    summary is followed by these blocks as they are now. Without a summary, they are behind the tool results.
     """
 
     environment: Mapping[str, str]
@@ -157,6 +160,8 @@ class TurnContext(AbstractCapability[Any]):
     plan: Callable[[RunContext[Any]], Awaitable[list[PlanItem]]] | None = None
     _names: frozenset[str] | None = field(default=None, init=False, repr=False)
     """The blocks that the model saw in the last request of the run."""
+    _summary: ModelRequest | None = field(default=None, init=False, repr=False)
+    """The summary in the last request of the run."""
 
     async def for_run(self, ctx: RunContext[Any]) -> TurnContext:
         return replace(self)
@@ -164,14 +169,17 @@ class TurnContext(AbstractCapability[Any]):
     async def before_model_request(
         self, ctx: RunContext[Any], request_context: ModelRequestContext
     ) -> ModelRequestContext:
-        """Add the missing blocks to the last message, which is new: it is neither recorded nor sent yet."""
+        """Add the missing blocks to a message that is new: it is neither recorded nor sent yet."""
         request = ctx.messages[-1]
         if not isinstance(request, ModelRequest):
             return request_context
         shown = _shown(post_compaction_window(list(ctx.messages)))
         before, self._names = self._names, frozenset(shown)
+        old_summary, self._summary = self._summary, _last_summary(ctx.messages)
         if before is not None:
-            await self._add_dropped(ctx, request, before - shown.keys())
+            # The last message is recorded already if it was in a request that the server refused as too long.
+            place = self._summary if self._summary is not None and self._summary is not old_summary else request
+            await self._add_dropped(ctx, place, before - shown.keys())
         elif request.run_id == ctx.run_id:
             await self._add_before_prompt(ctx, request, shown)
         return request_context
@@ -308,8 +316,36 @@ def _printable(name: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
 
 
+def _last_summary(messages: Sequence[ModelMessage]) -> ModelRequest | None:
+    """The request with the summary of the last compaction."""
+    for message in reversed(messages):
+        if isinstance(message, ModelRequest) and any(isinstance(part, CompactionPart) for part in message.parts):
+            return message
+    return None
+
+
 def _is_new(block: _Block, shown: _Shown | None) -> bool:
     return bool(block.body) if shown is None else not shown.tells(block)
+
+
+def without_blocks(message: ModelMessage) -> ModelMessage:
+    """A message without its blocks."""
+    if not isinstance(message, ModelRequest) or not _shown([message]):
+        return message
+    parts: list[ModelRequestPart] = []
+    for part in message.parts:
+        if not isinstance(part, UserPromptPart) or isinstance(part.content, str):
+            parts.append(part)
+        elif items := [item for item in part.content if _block_name(item) is None]:
+            parts.append(replace(part, content=items))
+    return replace(message, parts=parts)
+
+
+def _block_name(item: UserContent) -> str | None:
+    match item:
+        case TextContent(metadata={"deepctl": "context", "block": str(name)}):
+            return name
+    return None
 
 
 def _shown(messages: Sequence[ModelMessage]) -> dict[str, _Shown]:
@@ -319,9 +355,8 @@ def _shown(messages: Sequence[ModelMessage]) -> dict[str, _Shown]:
         for part in message.parts if isinstance(message, ModelRequest) else ():
             if isinstance(part, UserPromptPart) and not isinstance(part.content, str):
                 for item in part.content:
-                    match item:
-                        case TextContent(content=text, metadata={"deepctl": "context", "block": str(name)}):
-                            shown[name] = _Shown(text)
+                    if isinstance(item, TextContent) and (name := _block_name(item)) is not None:
+                        shown[name] = _Shown(item.content)
             elif isinstance(part, ToolReturnPart) and part.tool_name == _WRITE_PLAN and part.outcome == "success":
                 shown[_PLAN] = _Shown(part.model_response_str(), is_result=True)
     return shown

@@ -189,6 +189,26 @@ def test_a_conversation_is_summarised_before_a_turn_that_would_pass_the_share(
     assert [text[:5] for text in said] == ["first", "secon", "third", "fourt"]
 
 
+def test_a_summary_is_made_without_the_context_which_is_sent_again(
+    paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _provided(paths, monkeypatch) as (alice, server):
+        calls = [ToolCalls([("write_memory", {"content": f"- note {number} {LONG}"})]) for number in range(3)]
+        server._answers = _Honest(server, [Text(["first answer"]), *calls, Text(["done"]), Text(["all"])])
+        alice.say("first question")
+        alice.say("note it")
+        alice.say("and now?")
+        summaries = [request for request in server.requests if _is_summary(request)]
+        assert summaries
+        assert "first question" in _text(summaries[0])
+        for request in summaries:
+            assert "<context" not in _text(request)
+            assert "<memory>" not in _text(request)
+        sent = [_text(request) for request in server.requests if not _is_summary(request)]
+        assert "<memory>" in sent[-1]
+        assert all(text.count('<context kind=\\"environment\\">') == 1 for text in sent)
+
+
 def test_a_turn_of_many_tools_is_compacted_in_the_middle(paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch) -> None:
     """The prompt stays, calls stay with their results, and nothing that was recorded is lost or there twice."""
     names = [f"f{number}.txt" for number in range(12)]

@@ -27,6 +27,7 @@ from pydantic_ai.messages import (
 from pydantic_ai.models import ModelRequestContext
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai_backends import StateBackend
+from pydantic_ai_harness.compaction._summary import summary_request
 
 from deepctl.agent import turn_context
 from deepctl.agent.backend import LocalBackend
@@ -205,7 +206,9 @@ def test_items_and_attachments_of_a_prompt_stay_behind_the_blocks(talk: Talk) ->
 
 @dataclass
 class _Forget(AbstractCapability[Any]):
-    """As a compaction does: from the third request of a run on, the model sees its end only."""
+    """As a compaction does: from the third request of a run on, the model sees its end only, and a summary."""
+
+    summary: str | None = None
 
     def get_ordering(self) -> CapabilityOrdering:
         return CapabilityOrdering(wraps=[TurnContext])
@@ -213,8 +216,9 @@ class _Forget(AbstractCapability[Any]):
     async def before_model_request(
         self, ctx: RunContext[Any], request_context: ModelRequestContext
     ) -> ModelRequestContext:
-        if len(ctx.messages) == 5:
-            ctx.messages[:] = ctx.messages[3:]
+        if ctx.run_step == 3:
+            summary = [] if self.summary is None else [summary_request(self.summary)]
+            ctx.messages[:] = [*summary, *ctx.messages[3:]]
             request_context.messages = list(ctx.messages)
         return request_context
 
@@ -234,6 +238,16 @@ def test_after_a_compaction_within_a_turn_the_request_with_the_results_has_the_b
     assert [part.part_kind for part in talk.requests[2][-1].parts] == ["tool-return", "user-prompt"]
     assert texts(talk.requests[3][-1]) == []
     assert talk.say("two") == ["two"]
+
+
+def test_after_a_summary_within_a_turn_the_blocks_are_behind_the_summary(work: Path) -> None:
+    talk = Talk(LocalBackend(work), capabilities=[_Forget("the gist")])
+    talk.say("hello", ("ls", {}), ("ls", {}), ("ls", {}))
+    summary, *rest = talk.requests[2]
+    assert [part.part_kind for part in summary.parts] == ["compaction", "user-prompt"]
+    assert texts(summary) == [ENVIRONMENT, EMPTY]
+    assert all(texts(message) == [] for message in rest), "the results are the end of the request"
+    assert talk.requests[3][0].parts == summary.parts
 
 
 def test_what_a_summary_or_a_rewind_has_taken_away_is_sent_again(talk: Talk, work: Path) -> None:

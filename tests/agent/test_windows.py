@@ -336,6 +336,10 @@ class TestOverflow:
             assert "xxx" not in _text(again)
             assert _text(again).count("three") == 1
             assert "the gist" in _text(again)
+            (asked,) = [message for message in again["messages"] if "three" in json.dumps(message)]
+            assert asked is again["messages"][-1]
+            assert asked["content"].endswith("\n\nthree"), "the prompt is the last text of the user"
+            assert asked["content"].count('<context kind="environment">') == 1, "its context is sent again"
             alice.say("four")
             before, after = _flat(again), _flat(server.requests[-1])
             assert after[: len(before)] == before, "another process goes on with what was sent the second time"
