@@ -235,7 +235,8 @@ class TurnRunner:
         summarise.
         """
         model = MediaFilterModel(RetryingModel(self._model, self._retries(emit)), reason=self._reason)
-        result, short_history = self._guarded(compaction.by_hand(model, history, self._policy, focus))
+        with warnings_told(lambda message: emit({"type": "notice", "message": message})):
+            result, short_history = self._guarded(compaction.by_hand(model, history, self._policy, focus))
         return result._replace(cost=cost(result.usage, self._model)), short_history
 
     def _retries(self, emit: Emit) -> Retries:
@@ -245,7 +246,8 @@ class TurnRunner:
     def check(self) -> ModelCheck:
         """Send a test request to the model, without retries. Raises like `run`."""
         model = RetryingModel(self._model, self._retries(lambda event: None)._replace(most=0))
-        return self._guarded(model_check.check(model, self._policy))
+        with warnings_told(lambda message: None):
+            return self._guarded(model_check.check(model, self._policy))
 
     @property
     def _policy(self) -> CompactionPolicy:

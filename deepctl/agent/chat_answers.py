@@ -8,6 +8,7 @@ The chunks of a streamed answer are corrected before pydantic-ai reads them:
 - The tags around thinking are found in any division into chunks. A closing tag without an opening tag ends thinking
   that began with the answer, because some chat templates write the opening tag themselves.
 - Tool calls that have the same index, or the same id, are told apart.
+- A content that is a list of parts becomes text and thinking, and a chunk with a message is read as one with a delta.
 """
 
 from __future__ import annotations
@@ -57,9 +58,10 @@ def tolerant(response: Any, last: LastResponse | None) -> Any:
         try:
             async for chunk in chunks():
                 choice = chunk.choices[0] if chunk.choices else None
-                if choice is None or choice.delta is None:
+                if choice is None:
                     yield chunk
                     continue
+                _correct_types(choice)
                 last_chunk = chunk
                 for call in choice.delta.tool_calls or ():
                     calls.correct(call)
@@ -86,6 +88,36 @@ def tolerant(response: Any, last: LastResponse | None) -> Any:
     response._model_settings = {**(response._model_settings or {}), "openai_continuous_usage_stats": True}
     response.get = lambda: _without_thinking(get(), text.unopened)
     return response
+
+
+def _correct_types(choice: Any) -> None:
+    """Correct a choice in place that has no delta, a list of texts as its content, or no text as its reason to stop.
+
+    A server that does not know streams of deltas sends a whole message.
+    """
+    if choice.delta is None:
+        from openai.types.chat.chat_completion_chunk import ChoiceDelta
+
+        message = getattr(choice, "message", None)
+        choice.delta = ChoiceDelta.construct(**message if isinstance(message, dict) else {})
+    content = choice.delta.content
+    if content is not None and not isinstance(content, str):
+        # The types of parts are Mistral's: text, and thinking, whose value is a list of texts.
+        parts = content if isinstance(content, list) else [content]
+        thinking = "".join(_text_of(part.get("thinking")) for part in parts if isinstance(part, dict))
+        choice.delta.content = "".join(map(_text_of, parts)) or None
+        if thinking and not getattr(choice.delta, "reasoning_content", None):
+            choice.delta.reasoning_content = thinking
+    if choice.finish_reason is not None and not isinstance(choice.finish_reason, str):
+        choice.finish_reason = str(choice.finish_reason)
+
+
+def _text_of(part: Any) -> str:
+    if isinstance(part, list):
+        return "".join(map(_text_of, part))
+    if isinstance(part, dict):
+        part = part.get("text")
+    return "" if part is None else str(part)
 
 
 def _text_chunk(chunk: Any, text: str) -> Any:

@@ -371,13 +371,24 @@ async def _first_event(response: StreamedResponse, limit: _SilenceLimit) -> None
 
     A provider may accept a request and only then fail. Raises the errors of the stream.
     """
-    events = _bounded_events(response, limit.limited(aiter(response)))
+    events = _bounded_events(response, limit.limited(_well_formed(aiter(response))))
     try:
         first = await anext(events)
     except StopAsyncIteration:
         return
     # `StreamedResponse` returns the iterator in this field to its caller.
     response._event_iterator = _replayed(first, events)
+
+
+async def _well_formed(events: AsyncIterator[ModelResponseStreamEvent]) -> AsyncIterator[ModelResponseStreamEvent]:
+    """The events of an answer. The clients do not check types, so a field of another type fails where it is used."""
+    try:
+        async for event in events:
+            yield event
+    except (AttributeError, LookupError, TypeError) as error:
+        raise exceptions.UnexpectedModelBehavior(
+            f"it is not in the form of its protocol, {type(error).__name__}: {error}"
+        ) from error
 
 
 async def _bounded_events(

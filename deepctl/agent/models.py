@@ -236,6 +236,8 @@ def warnings_told(tell: Callable[[str], None]) -> Iterator[None]:
     """Pass on pydantic-ai's warnings about settings that a request leaves out, which would be printed on stderr."""
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
+        # A server that reports its usage in another form has an unknown cost, which is shown as such.
+        warnings.filterwarnings("ignore", "Failed to extract usage|Pydantic serializer warnings")
         show = warnings.showwarning
 
         def told(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

@@ -69,6 +69,62 @@ def test_an_answer_without_usage_has_none_and_no_known_cost(
     assert (last["output"], last["cost"]) == ("Hi.", None)
 
 
+USAGES: list[Any] = [
+    {"prompt_tokens": None, "completion_tokens": None, "total_tokens": None},
+    {"prompt_tokens": "5", "completion_tokens": "x", "total_tokens": 1},
+    {"prompt_tokens": -5, "completion_tokens": -1, "total_tokens": -6},
+]
+
+
+@pytest.mark.parametrize("usage", USAGES)
+def test_usage_in_another_form_is_unknown_and_causes_no_warning(
+    deepctl: InProcess, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder, usage: Any
+) -> None:
+    result, _ = _ask(deepctl, monkeypatch, _stream(_chunk(content="Hi."), {**_chunk("stop"), "usage": usage}))
+    last = result.ok().events[-1]
+    assert (last["output"], last["usage"]["input_tokens"], last["cost"]) == ("Hi.", 0, None)
+    assert (result.stderr, _of(result, "notice", "message")) == ("", "")
+    assert [str(warning.message) for warning in recwarn.list] == []
+
+
+def _choice(**choice: Any) -> dict[str, Any]:
+    return {**_chunk(), "choices": [{"index": 0, **choice}]}
+
+
+PARTS = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}, {"type": "text", "text": "Hi."}]
+OTHER_TYPES = {
+    "a list of texts": [
+        _chunk(content=[{"type": "text", "text": "Hi"}, {"type": "text", "text": "."}]),
+        _chunk("stop"),
+    ],
+    "a list with thinking": [_chunk(content=PARTS), _chunk("stop")],
+    "no delta at the end": [_chunk(content="Hi."), _choice(delta=None, finish_reason="stop")],
+    "no delta, only a message": [_choice(message={"role": "assistant", "content": "Hi."}, finish_reason="stop")],
+    "a number as its end": [
+        _chunk(content="Hi."),
+        _choice(delta={}, finish_reason=0),
+        _choice(delta={}, finish_reason=1),
+    ],
+}
+
+
+@pytest.mark.parametrize("form", OTHER_TYPES)
+def test_an_answer_with_fields_of_other_types_is_read(
+    deepctl: InProcess, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    result, requests = _ask(deepctl, monkeypatch, _stream(*OTHER_TYPES[form]))
+    assert (result.ok().events[-1]["output"], len(requests)) == ("Hi.", 1)
+    assert _of(result, "thinking", "delta") == ("Hm" if "thinking" in form else "")
+
+
+def test_an_answer_that_cannot_be_read_is_a_failure_of_the_server(
+    deepctl: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, _ = _ask(deepctl, monkeypatch, _stream(_chunk(content="Hi."), {**_chunk("stop"), "usage": [1]}))
+    assert (result.code, result.events[-1]["code"]) == (7, "model_failed")
+    assert "not in the form of its protocol" in result.events[-1]["message"]
+
+
 @pytest.mark.parametrize("finish", [None, "", "eos", "end_turn", "STOP"])
 def test_an_answer_with_any_end_is_whole(deepctl: InProcess, monkeypatch: pytest.MonkeyPatch, finish: str) -> None:
     result, _ = _ask(deepctl, monkeypatch, _stream(_chunk(content="Hi."), _chunk(finish)))
