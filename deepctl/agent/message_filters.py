@@ -20,7 +20,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -211,6 +211,10 @@ def has_typed_text(part: ModelRequestPart) -> bool:
     )
 
 
+MAX_UNANSWERED = 4_000
+"""The characters of prompts without an answer that are sent again, besides the last one of several in a row."""
+
+
 class SentHistory(NamedTuple):
     """The messages for a model. `places` has the places of unchanged messages of the conversation, by their `id`.
 
@@ -261,21 +265,29 @@ def history_of(conversation: log_file.MessageList, model: Model | None = None) -
 def _without_failed_prompts(
     placed_messages: list[tuple[int, ModelMessage]], conversation: log_file.MessageList
 ) -> tuple[list[tuple[int, ModelMessage]], int]:
-    """The messages without those of failed turns, but for the last of several failed turns in a row; and the number of
-    failed turns at the end that are left out.
+    """The messages without those of some failed turns, and the number of failed turns at the end that are left out.
 
-    A prompt whose turn failed before any answer is sent once more, with the next prompt, which may refer to it. If that
-    turn fails too, it is not sent again: prompts that are too long, or that a provider refuses, would otherwise make
-    every later turn fail. What is sent follows from the log alone, so it is the same in every later request.
+    A prompt whose turn failed before any answer is sent with the next prompt, which may refer to it. Of several failed
+    turns in a row, the last one is sent, and earlier ones if their prompts are short and differ from later ones: a
+    prompt that is too long would otherwise make every later turn fail. What is sent follows from the log alone.
     """
     turns = [list(group) for _, group in groupby(placed_messages, lambda entry: conversation.messages[entry[0]].turn)]
-    failed = [all(_is_unanswered(message) for _, message in turn) for turn in turns]
-    is_last_failure = [now and not later for now, later in pairwise([*failed, False])]
-    kept = [turn for turn, now, last in zip(turns, failed, is_last_failure, strict=True) if last or not now]
-    count = 0
-    while count < len(failed) and failed[-1 - count]:
-        count += 1
-    return [entry for turn in kept for entry in turn], max(count - 1, 0)
+    kept: list[list[tuple[int, ModelMessage]]] = []
+    later_prompts: list[str] = []
+    count, is_at_end = 0, True
+    for turn in reversed(turns):
+        if not all(_is_unanswered(message) for _, message in turn):
+            later_prompts, is_at_end = [], False
+            kept.append(turn)
+            continue
+        text = "\n".join(log_file.prompt(conversation.messages[place].message) or "" for place, _ in turn)
+        is_short = len("".join(later_prompts[1:])) + len(text) <= MAX_UNANSWERED
+        if not later_prompts or (is_short and text not in later_prompts):
+            later_prompts.append(text)
+            kept.append(turn)
+        else:
+            count += is_at_end
+    return [entry for turn in reversed(kept) for entry in turn], count
 
 
 def _is_unanswered(message: ModelMessage) -> bool:

@@ -597,8 +597,12 @@ def test_the_error_of_an_overflow_is_one_for_scripts(deepctl: InProcess, monkeyp
     assert result.events[-1]["code"] == "context_overflow"
 
 
+LONG = "x" * 4001
+"""Text that makes a prompt too long to be sent again with other prompts without an answer."""
+
+
 class TestFailedPrompts:
-    """A prompt whose turn failed before any answer is sent once more, and stays in the log."""
+    """A prompt whose turn failed before any answer is sent with the next one, and stays in the log."""
 
     def _fails(self, alice: Alice, prompt: str) -> None:
         with pytest.raises(ModelFailed):
@@ -610,7 +614,7 @@ class TestFailedPrompts:
         with _overflowing(paths, monkeypatch, *answers) as (alice, server):
             alice.say("prompt-0")
             for number in range(1, 4):
-                self._fails(alice, f"prompt-{number}")
+                self._fails(alice, f"prompt-{number} {LONG}")
             done = alice.say("prompt-4")
             assert any("2 earlier prompts" in notice for notice in done.notices)
             assert alice.say("prompt-5").notices == []
@@ -633,8 +637,19 @@ class TestFailedPrompts:
             assert after[: len(before)] == before
         conversation = alice.conversation()
         assert [text for one in conversation.messages if (text := log_file.prompt(one.message))] == [
-            f"prompt-{number}" for number in range(8)
+            f"prompt-{number}{f' {LONG}' if number in (1, 2, 3) else ''}" for number in range(8)
         ]
+
+    def test_short_ones_are_all_sent_and_a_repeated_one_once(
+        self, paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with _overflowing(paths, monkeypatch, *[Status(500)] * 4, _said("done")) as (alice, server):
+            for prompt in ("use the blue one", "are you there?", "are you there?", f"{LONG} at last"):
+                self._fails(alice, prompt)
+            done = alice.say("go on")
+            sent = _text(server.requests[-1])
+            assert [sent.count(text) for text in ("the blue one", "are you there?", "at last", "go on")] == [1, 1, 1, 1]
+            assert any("1 earlier prompt " in notice for notice in done.notices)
 
     def test_the_first_prompt_of_a_session_is_no_exception(
         self, paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch
@@ -642,7 +657,7 @@ class TestFailedPrompts:
         """Its request also has the record of the instructions, and the context, which the next request has instead."""
         with _overflowing(paths, monkeypatch, *[Status(500)] * 3, _said("done")) as (alice, server):
             for number in range(3):
-                self._fails(alice, f"prompt-{number}")
+                self._fails(alice, f"prompt-{number} {LONG}")
             alice.say("prompt-3")
             sent = _text(server.requests[-1])
             assert [number for number in range(4) if f"prompt-{number}" in sent] == [2, 3]
