@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
+from anyio import to_thread
 from pydantic_ai.exceptions import ModelAPIError
 from pydantic_ai.messages import (
     BinaryContent,
@@ -31,7 +32,6 @@ from deepctl.agent import pictures
 from deepctl.agent.answer_ends import marked
 from deepctl.agent.mentions import takes
 from deepctl.agent.message_filters import has_typed_text, replaced_in, replaced_value
-from deepctl.agent.model_wrappers import FilterModel
 from deepctl.agent.request_failures import refused_pictures
 from deepctl.quantities import size
 
@@ -47,11 +47,6 @@ class Selection(NamedTuple):
     messages: list[ModelMessage]
     files: list[tuple[BinaryContent, bool]]
     notices: list[str]
-
-
-def sendable(messages: Sequence[ModelMessage], model: Model) -> list[ModelMessage]:
-    """A conversation in a form that the model accepts; its last prompt is the one to answer."""
-    return selected(messages, model).messages
 
 
 def selected(messages: Sequence[ModelMessage], model: Model, refused: Collection[str] = ()) -> Selection:
@@ -155,8 +150,13 @@ def fitted(
     return BinaryContent(result.data, media_type=result.media_type, vendor_metadata=item.vendor_metadata)
 
 
-def recordable(result: _T, model: Model) -> _T:
+async def recordable(result: _T, model: Model) -> _T:
     """The result of a tool, with its pictures in the form in which a model receives them."""
+    # Scaling a picture can take seconds.
+    return await to_thread.run_sync(_recordable, result, model)
+
+
+def _recordable(result: _T, model: Model) -> _T:
     limits = pictures.limits_of(model)
 
     def form(item: object) -> object:
@@ -198,7 +198,7 @@ def _refused_before(messages: Sequence[ModelMessage], model: Model) -> frozenset
     return frozenset(digests)
 
 
-class MediaFilterModel(FilterModel):
+class MediaFilterModel(WrapperModel):
     """A model that is sent of a conversation what it can take.
 
     If the provider refuses a picture, the same request is sent again without it: first without the pictures that have
@@ -218,16 +218,6 @@ class MediaFilterModel(FilterModel):
         self._notices: set[str] = set()
         self._refused: set[str] = set()
 
-    def sent(self, messages: list[ModelMessage]) -> list[ModelMessage]:
-        return self._selected(messages).messages
-
-    def received(self, response: ModelResponse) -> ModelResponse:
-        return replace(response, metadata=self._metadata(response.metadata)) if self._refused else response
-
-    def streamed(self, response: StreamedResponse) -> None:
-        if self._refused:
-            response.metadata = self._metadata(response.metadata)
-
     async def request(
         self,
         messages: list[ModelMessage],
@@ -235,14 +225,14 @@ class MediaFilterModel(FilterModel):
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         while True:
-            selection = self._selected(messages)
+            selection = await self._selected(messages)
             try:
-                return self.received(
-                    await self.wrapped.request(selection.messages, model_settings, model_request_parameters)
-                )
+                response = await self.wrapped.request(selection.messages, model_settings, model_request_parameters)
             except ModelAPIError as error:
                 if not self._leaves_out(selection, error):
                     raise
+            else:
+                return replace(response, metadata=self._metadata(response.metadata)) if self._refused else response
 
     @asynccontextmanager
     async def request_stream(
@@ -253,7 +243,7 @@ class MediaFilterModel(FilterModel):
         run_context: Any = None,
     ) -> AsyncIterator[StreamedResponse]:
         while True:
-            selection = self._selected(messages)
+            selection = await self._selected(messages)
             async with AsyncExitStack() as stack:
                 try:
                     response = await stack.enter_async_context(
@@ -265,12 +255,14 @@ class MediaFilterModel(FilterModel):
                     if not self._leaves_out(selection, error):
                         raise
                 else:
-                    self.streamed(response)
+                    if self._refused:
+                        response.metadata = self._metadata(response.metadata)
                     yield response
                     return
 
-    def _selected(self, messages: Sequence[ModelMessage]) -> Selection:
-        selection = selected(marked(messages), self.wrapped, self._refused)
+    async def _selected(self, messages: Sequence[ModelMessage]) -> Selection:
+        # Scaling a picture can take seconds.
+        selection = await to_thread.run_sync(selected, marked(messages), self.wrapped, frozenset(self._refused))
         for notice in selection.notices:
             if notice not in self._notices:
                 self._notices.add(notice)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -307,6 +308,9 @@ _TOO_MANY_PIXELS = Unfit(
 )
 
 
+_DECODING = threading.Lock()
+
+
 @lru_cache(maxsize=16)
 def _decoded(data: bytes, picture: Picture, most: int, side: int | None) -> Fitted | Unfit:
     """The same with Pillow. The result is the same each time, so that a cached prompt stays cached."""
@@ -315,7 +319,8 @@ def _decoded(data: bytes, picture: Picture, most: int, side: int | None) -> Fitt
     if picture.width * picture.height > MAX_PIXELS:
         return _TOO_MANY_PIXELS
     try:
-        with warnings.catch_warnings():
+        # The filters of warnings belong to the process, not to a thread.
+        with _DECODING, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd metadata
             with Image.open(io.BytesIO(data), formats=[_PILLOW[picture.media_type]]) as image:
                 if image.width * image.height > MAX_PIXELS:

@@ -115,7 +115,7 @@ class GuardedTools(WrapperToolset[Any]):
         if isinstance(result, str):
             return redact(whole(result), self.environment)
         model = ctx.model
-        return recordable(whole_value(result), model) if isinstance(model, Model) else whole_value(result)
+        return await recordable(whole_value(result), model) if isinstance(model, Model) else whole_value(result)
 
 
 def _in_order(tool: ToolsetTool[Any]) -> ToolsetTool[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pydantic_ai.messages import (
     ToolCallPart,
     ToolReturn,
     ToolReturnPart,
+    UserContent,
     UserPromptPart,
 )
 from pydantic_ai.models.function import AgentInfo, FunctionModel
@@ -338,6 +340,41 @@ def test_pictures_of_tools_are_recorded_as_they_are_sent(limits: Callable[..., N
         if isinstance(item, BinaryContent)
     ]
     assert [pictures.picture_of(item.data) for item in added] == [pictures.Picture(PNG, 100, 1)]
+
+
+@pytest.mark.parametrize("is_result", [False, True], ids=["prompt", "result"])
+def test_scaling_holds_up_nothing_else_in_the_process(monkeypatch: pytest.MonkeyPatch, is_result: bool) -> None:
+    has_begun, went_on = threading.Event(), threading.Event()
+    waits: list[bool] = []
+    fitted = pictures.fitted
+
+    def slow(*arguments: Any) -> pictures.Fitted | pictures.Unfit:
+        has_begun.set()
+        waits.append(went_on.wait(5))
+        return fitted(*arguments)
+
+    def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        return ModelResponse([ToolCallPart("shoot", {}, "1")]) if is_result and len(messages) == 1 else ANSWER
+
+    async def another_user() -> None:
+        while not has_begun.is_set():
+            await asyncio.sleep(0.01)
+        went_on.set()
+
+    async def run() -> None:
+        agent = create_deep_agent(FunctionModel(answer))
+
+        @agent.tool_plain
+        def shoot() -> Any:
+            return [_picture(1)]
+
+        prompt: list[UserContent] = ["go"] if is_result else ["see", _picture(1)]
+        await asyncio.gather(agent.run(prompt, deps=DeepAgentDeps(backend=StateBackend())), another_user())
+
+    monkeypatch.setattr(pictures, "fitted", slow)
+    asyncio.run(run())
+    assert waits
+    assert all(waits)
 
 
 def test_every_agent_is_sent_only_files_that_its_model_accepts() -> None:

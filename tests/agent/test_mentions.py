@@ -340,7 +340,7 @@ def _kept(messages: list[ModelMessage], model: FunctionModel | None = None) -> l
     """The places, from 0, of those prompts whose picture is sent."""
     prompts = [
         part.content
-        for message in media_filter.sendable(messages, model or _model())
+        for message in media_filter.selected(messages, model or _model()).messages
         if isinstance(message, ModelRequest)
         for part in message.parts
         if isinstance(part, UserPromptPart)
@@ -365,7 +365,7 @@ def test_what_is_left_out_is_left_out_of_requests_only() -> None:
     picture = BinaryContent(PNG, media_type="image/png")
     messages: list[ModelMessage] = [_asked("one", picture), _asked("two")]
     before = to_json(messages)
-    sent = media_filter.sendable(messages, _model())
+    sent = media_filter.selected(messages, _model()).messages
     assert to_json(messages) == before
     assert sent[1] is messages[1]
     assert "image/png is left out" in str(sent[0].parts)

@@ -135,7 +135,7 @@ def test_files_are_left_out_however_deep_they_are_and_all_else_stays_the_very_sa
 def test_a_file_in_a_tool_result_that_a_model_cannot_be_sent_is_left_out_like_one_of_a_prompt() -> None:
     video = BinaryContent(b"x", media_type="video/mp4")
     message = ModelRequest([ToolReturnPart("t", ["text", video], "1"), UserPromptPart("and now?")])
-    (sent,) = media_filter.sendable([message], TestModel())
+    (sent,) = media_filter.selected([message], TestModel()).messages
     returned: Any = sent.parts[0]
     assert returned.content[0] == "text"
     assert "video/mp4 is left out" in returned.content[1]
