@@ -16,7 +16,7 @@ from deepctl.cancellation import interruptible
 from deepctl.cli import options
 from deepctl.cli.confirm import Yes, check_can_ask, confirm
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import profiles, setting_kinds, settings
+from deepctl.domain import profiles, setting_table, settings
 from deepctl.errors import DeepctlError, NotFound, ProfileNotFound, StorageError, UsageError
 from deepctl.layout import UNTRUSTED, ProfilePaths
 from deepctl.output import profiles as views
@@ -331,7 +331,7 @@ def bytes_of(size: str | None) -> int | None:
     if size is None:
         return None
     try:
-        return setting_kinds.size(size)
+        return setting_table.size(size)
     except ValueError:
         raise UsageError(
             f"--max-size cannot be {size!r}.", "It must be a number of bytes, optionally followed by K, M or G."

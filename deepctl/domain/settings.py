@@ -11,12 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl import layout
-from deepctl.domain import setting_kinds
+from deepctl.domain import setting_table
 from deepctl.domain.addresses import without_passwords
 from deepctl.domain.permissions import Permissions, parse
-from deepctl.domain.setting_kinds import patterns, size
 from deepctl.domain.setting_table import SETTINGS as SETTINGS
-from deepctl.domain.setting_table import Setting
+from deepctl.domain.setting_table import Setting, patterns, size
 from deepctl.errors import BadSetting, Damaged, DeepctlError, NotFound, Refused, StorageError
 from deepctl.files import atomic
 from deepctl.sandbox.policy import Limits
@@ -68,13 +67,13 @@ def validate(key: str, value: object, where: str | None = None) -> str:
     place = f" in {where}" if where else ""
     if isinstance(value, str) and not value.isprintable() and any("\ud800" <= c <= "\udfff" for c in value):
         raise BadSetting(f"Setting {key!r}{place} is not UTF-8 text.")
-    if setting.kind in setting_kinds.TYPED and not isinstance(value, str):
+    if setting.kind in setting_table.TYPED and not isinstance(value, str):
         value = repr(value)
     if not isinstance(value, str):
         raise BadSetting(f"Setting {key!r}{place} must be text, not {without_passwords(value)!r}.")
     if not value:
         raise BadSetting(f"Setting {key!r}{place} must not be empty.")
-    return setting_kinds.check(key, setting, value, place)
+    return setting_table.check(key, setting, value, place)
 
 
 def read_document(path: str) -> bytes:
@@ -151,7 +150,7 @@ def flat(tables: dict[str, Any], path: str) -> dict[str, Any]:
         else:
             values[key] = value
     for key in values.keys() & SETTINGS.keys():
-        values[key] = setting_kinds.to_text(SETTINGS[key], values[key])
+        values[key] = setting_table.to_text(SETTINGS[key], values[key])
     return values
 
 
@@ -238,7 +237,7 @@ class Settings(NamedTuple):
             _check_table(file.checked(), table, file.path)
         values = {key: self.get(key) for key in SETTINGS if key.startswith(f"{table}.")}
         return {
-            key.removeprefix(f"{table}."): setting_kinds.to_value(SETTINGS[key], value)
+            key.removeprefix(f"{table}."): setting_table.to_value(SETTINGS[key], value)
             for key, value in values.items()
             if value is not None
         }
@@ -396,9 +395,9 @@ def change(path: str, key: str, value: str | None) -> None:
         place[name] = (
             tomlkit.value(valid_value)
             if kind == "cost"
-            else _inline(setting_kinds.to_value(SETTINGS[key], valid_value))
+            else _inline(setting_table.to_value(SETTINGS[key], valid_value))
             if kind == "table"
-            else setting_kinds.to_value(SETTINGS[key], valid_value)
+            else setting_table.to_value(SETTINGS[key], valid_value)
         )
     else:
         if name not in place:

@@ -11,8 +11,7 @@ import pytest
 from pydantic_ai.profiles.openai import OpenAIModelProfile
 from pydantic_ai.settings import ModelSettings, ThinkingEffort
 
-from deepctl.domain.setting_kinds import to_value
-from deepctl.domain.setting_table import SETTINGS, THINKING, Setting
+from deepctl.domain.setting_table import SETTINGS, THINKING, Setting, to_value
 from tests.support.command import InProcess
 
 _VALUES = {
