@@ -310,7 +310,9 @@ def _bounded(message: ModelMessage) -> ModelMessage:
     # continued in this one.
     if not isinstance(message, ModelResponse):
         return message
-    return replace(message, usage=bounded_usage(message.usage), workspace_ref=None)
+    # pydantic-ai refuses a prompt after a suspended answer, which an imported conversation can end with.
+    state = "interrupted" if message.state == "suspended" else message.state
+    return replace(message, usage=bounded_usage(message.usage), workspace_ref=None, state=state)
 
 
 def is_prompt(message: ModelMessage) -> bool:

@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart
 
+from deepctl.agent.message_filters import history_of
+from deepctl.agent.turn import to_json
+from deepctl.store.log_file import Message, MessageList
 from tests.support.command import InProcess, Result
 from tests.support.loopback import Raw, Text, provider
 
@@ -347,3 +351,12 @@ def test_an_error_after_the_beginning_of_an_answer_is_shown(
     assert "out of credits" in event["message"]
     assert len(requests) == 1
     assert "Half" in deepctl("sessions", "show").ok().stdout
+
+
+def test_a_session_goes_on_whose_last_answer_was_stored_as_suspended() -> None:
+    messages: list[ModelMessage] = [
+        ModelRequest.user_text_prompt("hello"),
+        ModelResponse([TextPart("Half")], state="suspended"),
+    ]
+    conversation = MessageList([Message(1, "", value) for value in to_json(messages)], [], 1, [])
+    assert history_of(conversation).messages[-1].state == "interrupted"
