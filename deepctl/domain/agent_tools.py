@@ -36,9 +36,11 @@ def hint(name: str) -> str:
 def disabled(tools: str, names: Iterable[str]) -> frozenset[str]:
     """The tools that an agent does not have, with the settings `tools` and `disabled_tools`.
 
-    Raises `BadSetting` for an unknown name, with the most similar ones.
+    Raises `BadSetting` for an unknown name, with the most similar ones, and for another value of `tools`.
     """
-    names = tuple(names)
+    if tools not in ("full", "lean"):
+        raise BadSetting(f"tools cannot be {tools!r}.", "It must be full or lean.")
+    names = (names,) if isinstance(names, str) else tuple(names)
     if (name := unknown(names)) is not None:
         raise BadSetting(f"There is no tool {name!r}.", hint(name))
     return frozenset(names) | (frozenset(ALL) - frozenset(LEAN) if tools == "lean" else frozenset())

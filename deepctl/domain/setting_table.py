@@ -218,6 +218,7 @@ _SMALLEST = {
 _PERCENT = range(10, 96)
 _COST = re.compile(r"(0|[1-9][0-9]{0,5})(\.[0-9]{1,6})?")
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
+_DECIMAL = re.compile(r"-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 TYPED = ("flag", "integer", "decimal", "texts", "table")
 """Kinds whose values are usually no text in a settings file."""
@@ -290,10 +291,8 @@ def _bounds_problem(setting: Setting, value: str) -> str | None:
     if setting.kind == "integer":
         number: float = int(value) if _INTEGER.fullmatch(value) else math.nan
     else:
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
+        # `float` also takes digits of other scripts, and underscores.
+        number = float(value) if _DECIMAL.fullmatch(value) else math.nan
     kind = "whole number" if setting.kind == "integer" else "number"
     return None if least <= number <= largest else f"It must be a {kind} from {least} to {largest}."
 

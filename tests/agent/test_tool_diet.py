@@ -159,6 +159,12 @@ def test_an_unknown_tool_is_exit_2_with_near_names(deepctl: InProcess, home: Pat
         create_deep_agent(disabled_tools=[name])
 
 
+def test_an_application_gets_an_error_for_another_set_of_tools_and_may_disable_a_single_one() -> None:
+    with pytest.raises(BadSetting, match="tools cannot be 'none'"):
+        create_deep_agent(tools="none")  # type: ignore[arg-type]
+    assert agent_tools.disabled("full", "execute") == {"execute"}
+
+
 def test_tools_of_mcp_servers_can_be_disabled_by_name(deepctl: InProcess) -> None:
     deepctl("config", "set", "disabled_tools", "tracker__delete_issue,execute").ok()
     assert deepctl("config", "get", "disabled_tools").ok().stdout == "tracker__delete_issue,execute\n"

@@ -73,6 +73,8 @@ def test_a_profile_overrides_single_keys_of_a_table(deepctl: InProcess) -> None:
         ("model_settings.zzz", "1", "Keys of [model_settings] are: temperature, top_p, "),
         ("model_settings.temperature", "hot", "a number from 0 to 10"),
         ("model_settings.temperature", "nan", "a number from 0 to 10"),
+        ("model_settings.temperature", "\u0661", "a number from 0 to 10"),
+        ("model_settings.temperature", "1_0", "a number from 0 to 10"),
         ("model_settings.top_p", "1.1", "a number from 0 to 1"),
         ("model_settings.seed", "1.5", "a whole number from"),
         ("model_settings.max_tokens", "0", "a whole number from 1"),
