@@ -9,6 +9,8 @@ The chunks of a streamed answer are corrected before pydantic-ai reads them:
   that began with the answer, because some chat templates write the opening tag themselves.
 - Tool calls that have the same index, or the same id, are told apart.
 - A content that is a list of parts becomes text and thinking, and a chunk with a message is read as one with a delta.
+
+A tool call that comes as text is not corrected: the user gets a hint (`tool_call_hint`).
 """
 
 from __future__ import annotations

@@ -29,7 +29,6 @@ from pydantic_ai.messages import (
     ToolCallPart,
     ToolReturnPart,
     UserContent,
-    UserPromptPart,
     repair_messages,
 )
 from pydantic_ai.run import AgentRunResult
@@ -45,6 +44,7 @@ from deepctl.agent.checkpoint_stores import (
 )
 from deepctl.agent.file_checkpoint_store import FileCheckpointStore
 from deepctl.agent.interruption import STOPPED, Emit, storing
+from deepctl.agent.message_filters import has_typed_text
 from deepctl.errors import DeepctlError, Refused
 from deepctl.quantities import counted
 from deepctl.store import lookup, rewind, session_log
@@ -186,15 +186,7 @@ def directory_of(backend: object) -> str | None:
 
 def _turns(conversation: list[ModelMessage]) -> int:
     """The number of prompts; text that capabilities add in the user's role carries metadata."""
-    return sum(
-        any(
-            isinstance(part, UserPromptPart)
-            and (isinstance(part.content, str) or any(isinstance(item, str) for item in part.content))
-            for part in message.parts
-        )
-        for message in conversation
-        if isinstance(message, ModelRequest)
-    )
+    return sum(any(map(has_typed_text, message.parts)) for message in conversation if isinstance(message, ModelRequest))
 
 
 class StoreCheckpoints:

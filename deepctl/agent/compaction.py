@@ -6,7 +6,8 @@ summarised in pieces. Context blocks are left out of it, because they are sent a
 the turn continues with all messages, and the oldest ones are left out only when the window would overflow.
 
 The estimate of a request can be too low, and the window can be unknown. So if the model's server refuses a request
-because it is too long, the conversation is compacted, and the request is sent once more.
+because it is too long, the conversation is compacted, and the request is sent once more. A server can also cut off the
+beginning of a request without an error. Then the number of tokens that it reports is too low, and the user is told.
 
 Nothing is removed from the stored conversation: see `deepctl.store.session_log`.
 """

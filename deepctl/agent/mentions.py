@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from html import escape
 from typing import Any, NamedTuple, NoReturn, Protocol
-from urllib.parse import urlsplit
 
 from pydantic_ai.messages import BinaryContent, TextContent, UserContent
 from pydantic_ai.models import Model
@@ -28,6 +27,7 @@ from pydantic_ai_backends import StateBackend
 from deepctl.agent import pictures
 from deepctl.domain import attachments
 from deepctl.domain.permissions import Permissions, about_file
+from deepctl.domain.providers import is_openais
 from deepctl.files.paths_beneath import DirectoryEntry, DirectoryTree, OutsideTree
 from deepctl.quantities import size
 from deepctl.redaction import redact
@@ -35,7 +35,7 @@ from deepctl.sandbox.policy import MOUNT
 from deepctl.store import log_file
 
 METADATA = "attached"
-"""The value of `deepctl` in the metadata of a part that belongs to a file, or replaces one."""
+"""The value of `deepctl` in the metadata of a text that belongs to a file, replaces one, or is a note for the model."""
 PDF = "application/pdf"
 _READ_PDF = ("anthropic", "bedrock", "google", "google-cloud")
 _NAMES_OF_PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif")
@@ -59,7 +59,7 @@ def takes(model: Model, kind: str) -> bool:
     types = profile.get("supported_document_media_types")
     if types is not None and PDF not in types:
         return False
-    return model.system in _READ_PDF or urlsplit(model.base_url or "").hostname == pictures.OPENAI
+    return model.system in _READ_PDF or is_openais(model.base_url or "")
 
 
 class DirectoryListing(NamedTuple):

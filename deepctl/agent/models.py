@@ -1,4 +1,4 @@
-"""Models by name."""
+"""Models by name, with the settings and the profile that the user has chosen, and what servers of open models need."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast, get_args
-from urllib.parse import urlsplit
 
 from pydantic_ai import exceptions
 from pydantic_ai.models import KnownModelName, Model, infer_model
@@ -24,13 +23,13 @@ from deepctl.agent.response_recorder import LastResponse, watch
 from deepctl.agent.wire import with_chat_shape
 from deepctl.domain import env_variables, provider_keys
 from deepctl.domain.env_variables import ollama_address
+from deepctl.domain.providers import is_openais
 from deepctl.errors import BadSetting, ModelFailed, UsageError
 
 _FIRST = ("openai", "anthropic", "google")
 """The providers that come first if several have a model of the same name."""
 _ALIKE = 0.8
 _OPENAI = ("openai", "openai-chat", "openai-responses")
-_OPENAI_HOST = "api.openai.com"
 _THINKING = {"on": True, "off": False}
 _EXTRA = re.compile(r"pydantic-ai-slim\[([a-z-]+)\]")
 
@@ -206,7 +205,7 @@ def _chat_defaults(model: Model) -> dict[str, Any]:
     if not isinstance(model, OpenAIChatModel):
         return {}
     defaults: dict[str, Any] = {"openai_chat_streaming_requires_finish_reason": True}
-    if model.system in ("openai", "ollama") and urlsplit(model.base_url or "").hostname != _OPENAI_HOST:
+    if model.system in ("openai", "ollama") and not is_openais(model.base_url or ""):
         defaults["openai_chat_supports_max_completion_tokens"] = False
         defaults["json_schema_transformer"] = _plain_schemas()
     return defaults

@@ -15,11 +15,11 @@ import zlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit
 
 from pydantic_ai.models import Model
 
 from deepctl import distribution
+from deepctl.domain.providers import is_openais
 from deepctl.quantities import size
 
 if TYPE_CHECKING:
@@ -221,7 +221,6 @@ stb_image, which has no WebP, and Ollama with Go's decoders for PNG, JPEG and We
 are limits of deepctl, for all providers: pictures are sent again with each request.
 """
 _ANYTHING = PictureLimits("this model", frozenset((*_PILLOW, HEIC, HEIF)))
-OPENAI = "api.openai.com"
 
 
 def limits_of(model: Model) -> PictureLimits:
@@ -230,7 +229,7 @@ def limits_of(model: Model) -> PictureLimits:
     if system in ("function", "test"):
         return _ANYTHING
     if system == "openai":
-        return _LIMITS["openai"] if urlsplit(model.base_url or "").hostname == OPENAI else _OTHERS
+        return _LIMITS["openai"] if is_openais(model.base_url or "") else _OTHERS
     return _LIMITS.get(system, _OTHERS)
 
 

@@ -24,7 +24,7 @@ from pydantic_ai.models import Model
 from pydantic_ai.models.wrapper import WrapperModel
 
 from deepctl.domain.addresses import without_passwords
-from deepctl.domain.providers import is_hosted
+from deepctl.domain.providers import is_openais
 from deepctl.errors import DeepctlError
 from deepctl.files import atomic
 
@@ -121,7 +121,7 @@ def _key(model: Model) -> _Key | None:
     """The address and the name of a model at a server of your own; `None` for the model of a provider."""
     model = _unwrapped(model)
     address = (model.base_url or "").rstrip("/")
-    if model.system not in _OWN or not address or is_hosted(address):
+    if model.system not in _OWN or not address or is_openais(address):
         return None
     return without_passwords(address), model.model_name
 

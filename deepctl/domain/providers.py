@@ -21,8 +21,6 @@ from deepctl.domain.settings import Settings
 if TYPE_CHECKING:
     from http.client import HTTPResponse
 
-_HOSTED = ("api.openai.com",)
-"""Addresses of providers, which are not your own servers."""
 _MODULES = {
     "anthropic": "anthropic",
     "bedrock": "boto3",
@@ -112,7 +110,7 @@ def own_servers(environment: Mapping[str, str], settings: Settings) -> list[Addr
     """The possible servers of your own."""
     addresses = []
     base_url = _base_url(environment, settings)
-    if base_url is not None and not is_hosted(base_url):
+    if base_url is not None and not is_openais(base_url):
         addresses.append(Address(base_url, "openai", env_variables.value(environment, "OPENAI_API_KEY")))
     return [*addresses, Address(env_variables.ollama_address(environment), "ollama")]
 
@@ -121,10 +119,10 @@ def _base_url(environment: Mapping[str, str], settings: Settings) -> str | None:
     return settings.get("base_url") or env_variables.value(environment, "OPENAI_BASE_URL")
 
 
-def is_hosted(url: str) -> bool:
-    """Whether an address is that of a provider, and not of a server of your own."""
+def is_openais(url: str) -> bool:
+    """Whether an address is that of OpenAI, and not of a server of your own that speaks OpenAI's protocol."""
     try:
-        return urlsplit(url).hostname in _HOSTED
+        return urlsplit(url).hostname == "api.openai.com"
     except ValueError:
         return False
 
