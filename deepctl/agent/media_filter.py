@@ -20,6 +20,7 @@ from pydantic_ai.messages import (
     ModelMessage,
     ModelRequestPart,
     ModelResponse,
+    ModelResponsePart,
     ToolReturn,
     ToolReturnPart,
     UserPromptPart,
@@ -133,6 +134,12 @@ class _FileChoice:
                 f"a request to {self.limits.provider} can include up to {size(self.limits.request_bytes)} of pictures"
             )
         return None
+
+
+def _has_files(part: ModelRequestPart | ModelResponsePart) -> bool:
+    if isinstance(part, UserPromptPart):
+        return not isinstance(part.content, str) and any(isinstance(item, BinaryContent) for item in part.content)
+    return isinstance(part, ToolReturnPart) and not isinstance(part.content, str)
 
 
 def fitted(
@@ -261,8 +268,10 @@ class MediaFilterModel(WrapperModel):
                     return
 
     async def _selected(self, messages: Sequence[ModelMessage]) -> Selection:
-        # Scaling a picture can take seconds.
-        selection = await to_thread.run_sync(selected, marked(messages), self.wrapped, frozenset(self._refused))
+        arguments = marked(messages), self.wrapped, frozenset(self._refused)
+        # Scaling a picture can take seconds. Without files, a thread would only cost time.
+        has_files = any(_has_files(part) for message in messages for part in message.parts)
+        selection = await to_thread.run_sync(selected, *arguments) if has_files else selected(*arguments)
         for notice in selection.notices:
             if notice not in self._notices:
                 self._notices.add(notice)
