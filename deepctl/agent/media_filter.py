@@ -20,7 +20,6 @@ from pydantic_ai.messages import (
     ModelMessage,
     ModelRequestPart,
     ModelResponse,
-    ModelResponsePart,
     ToolReturn,
     ToolReturnPart,
     UserPromptPart,
@@ -136,10 +135,13 @@ class _FileChoice:
         return None
 
 
-def _has_files(part: ModelRequestPart | ModelResponsePart) -> bool:
-    if isinstance(part, UserPromptPart):
-        return not isinstance(part.content, str) and any(isinstance(item, BinaryContent) for item in part.content)
-    return isinstance(part, ToolReturnPart) and not isinstance(part.content, str)
+def _has_files(value: object) -> bool:
+    """Whether a value, or a value in it, is a file."""
+    if isinstance(value, Mapping):
+        return any(map(_has_files, value.values()))
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
+        return any(map(_has_files, value))
+    return isinstance(value, BinaryContent)
 
 
 def fitted(
@@ -159,6 +161,8 @@ def fitted(
 
 async def recordable(result: _T, model: Model) -> _T:
     """The result of a tool, with its pictures in the form in which a model receives them."""
+    if not isinstance(result, ToolReturn) and not _has_files(result):
+        return result
     # Scaling a picture can take seconds.
     return await to_thread.run_sync(_recordable, result, model)
 
@@ -268,10 +272,12 @@ class MediaFilterModel(WrapperModel):
                     return
 
     async def _selected(self, messages: Sequence[ModelMessage]) -> Selection:
-        arguments = marked(messages), self.wrapped, frozenset(self._refused)
-        # Scaling a picture can take seconds. Without files, a thread would only cost time.
-        has_files = any(_has_files(part) for message in messages for part in message.parts)
-        selection = await to_thread.run_sync(selected, *arguments) if has_files else selected(*arguments)
+        whole = marked(messages)
+        parts = [part for message in whole for part in message.parts]
+        if not any(_has_files(part.content) for part in parts if isinstance(part, (UserPromptPart, ToolReturnPart))):
+            return Selection(whole, [], [])
+        # Scaling a picture can take seconds.
+        selection = await to_thread.run_sync(selected, whole, self.wrapped, frozenset(self._refused))
         for notice in selection.notices:
             if notice not in self._notices:
                 self._notices.add(notice)
