@@ -70,7 +70,7 @@ def create(
     show(views.ProfileCreationView(paths.name, paths.directory), as_json)
 
 
-@app.command(epilog='Example: cd "$(deepctl profiles path alice)"')
+@app.command(epilog='Example: cd "$(deepctl profiles path alice)/workspace"')
 def path(name: Name = None, user: options.User = None, as_json: options.Json = False) -> None:
     """Print the directory of a profile."""
     paths = options.named_profile(name, user)

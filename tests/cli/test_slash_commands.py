@@ -326,7 +326,14 @@ def test_model_approval_and_sandbox_change_for_this_conversation(
         assert "The model of this chat is offline (chosen for this conversation)" in chat(command)
     deepctl("config", "set", "compact_at", "50", "--user", "alice").ok()
     status = chat("/status")
-    for text in ("Profile", "main, 4 turns", "offline (chosen for this conversation)", "auto (chosen", "your rights"):
+    for text in (
+        "Profile",
+        "profiles/alice/workspace",
+        "main, 4 turns",
+        "offline (chosen for this conversation)",
+        "auto (chosen",
+        "your rights",
+    ):
         assert text in status
     assert "compacted" in chat("/compact the seat")
     assert "1 earlier turn " in chat("how many")

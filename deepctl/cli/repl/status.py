@@ -178,7 +178,7 @@ def show_status(state: ReplState, arguments: str) -> None:
 
 def _profile_rows(state: ReplState) -> list[tuple[str, str]]:
     paths = state.profile()
-    rows = [("Profile", f"{paths.name}, {home(paths.directory)}")]
+    rows = [("Profile", f"{paths.name}, {home(paths.directory)}"), ("Workspace", home(paths.workspace))]
     if state.new is not None:
         name = "a new one" if state.new == UNNAMED else state.new
         rows.append(("Session", f"{name}; your next prompt starts it"))
