@@ -412,13 +412,14 @@ def test_a_file_goes_with_the_first_prompt_only(opened: Open, home: Path, tmp_pa
 
 
 def test_a_file_that_is_named_and_not_there_is_told_about(opened: Open, home: Path) -> None:
-    terminal = opened(*NO_SANDBOX, columns=100, rows=40)
+    terminal = opened(*NO_SANDBOX, columns=250, rows=40)
     terminal.prompt()
     terminal.type("write here.txt: x\r")
     terminal.expect("here.txt")
     terminal.prompt()
     terminal.type('look at @here.txt, me@there.org, @nothere and @"not here.txt".\r')
-    terminal.expect('Not in the workspace, so sent unchanged: @nothere, @"not here.txt"\n')
+    terminal.expect('Not in the workspace, so sent unchanged: @nothere, @"not here.txt" (the workspace is ')
+    terminal.expect("profiles/alice/workspace; `deepctl chat --file PATH` copies a file into it)\n")
     terminal.expect("earlier turn")
     terminal.prompt()
     _ends_in_order(terminal)

@@ -29,7 +29,7 @@ from deepctl.files.atomic import storage_error
 from deepctl.files.paths_beneath import DirectoryTree, OutsideTree
 from deepctl.output import render
 from deepctl.output.stream.live_region import LiveRegion
-from deepctl.output.text import has_colour, is_dumb, printable_lines, terminal_size
+from deepctl.output.text import has_colour, home, is_dumb, printable_lines, terminal_size
 from deepctl.quantities import counted
 from deepctl.redaction import redact
 from deepctl.sandbox.policy import MOUNT
@@ -264,7 +264,10 @@ def missing_mentions(prompt: str, workspace: str) -> str | None:
         attachments.mention(word if len(word) <= _MAX_PATH else f"{word[:_MAX_PATH]}…") for word in dict.fromkeys(words)
     ]
     suffix = ", …" if len(mentions) > _MAX_MISSING else ""
-    return f"Not in the workspace, so sent unchanged: {', '.join(mentions[:_MAX_MISSING])}{suffix}"
+    return (
+        f"Not in the workspace, so sent unchanged: {', '.join(mentions[:_MAX_MISSING])}{suffix} "
+        f"(the workspace is {home(workspace)}; `deepctl chat --file PATH` copies a file into it)"
+    )
 
 
 def _exists(tree: DirectoryTree, path: str) -> bool:
