@@ -61,7 +61,7 @@ def resolve(
     and `ModelFailed` if the provider's key is missing.
     """
     if name == OFFLINE:
-        return ResolvedModel(offline_model(), None)
+        return ResolvedModel(offline_model(), None, _not_sent(name, list(settings)))
     providers: list[Provider[Any]] = []
 
     def provider_of(provider: str) -> Provider[Any]:

@@ -128,6 +128,16 @@ def test_thinking_has_the_form_of_the_provider(
     assert ({key: sent.get(key) for key in value} if isinstance(value, dict) else sent) == value
 
 
+def test_the_offline_model_says_which_settings_it_ignores(deepctl: InProcess) -> None:
+    assert "Not sent" not in _notices(deepctl("chat", "--json", "--model", "offline", "hello").ok())
+    deepctl("config", "set", "model_settings.seed", "7").ok()
+    result = deepctl("chat", "--json", "--model", "offline", "--thinking", "high", "hello").ok()
+    (notice,) = (event["message"] for event in result.events if event["type"] == "notice" and "Not sent" in str(event))
+    start, _, names = notice.partition(": ")
+    assert start == "Not sent to offline, which does not support it"
+    assert sorted(names.removesuffix(".").split(", ")) == ["model_settings.seed", "model_settings.thinking"]
+
+
 def test_thinking_is_sent_to_an_unknown_model_if_its_profile_says_so(deepctl: InProcess, ask: Ask) -> None:
     result, body = ask("openai-chat:loopback", "--thinking", "low")
     assert "reasoning_effort" not in body

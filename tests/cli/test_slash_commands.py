@@ -309,7 +309,7 @@ def test_model_approval_and_sandbox_change_for_this_conversation(
     assert "config set model_settings.thinking high --user alice" in " ".join(chat("/thinking HIGH").split())
     assert "Thinking is high (chosen for this conversation)." in chat("/thinking")
     assert "off, minimal, low, medium, high, xhigh, max, on" in " ".join(chat("/thinking huge").split())
-    chat("run touch never.txt")
+    assert "Not sent to offline" in " ".join(chat("run touch never.txt").split())
     assert "run at once" in chat("/approve AUTO")
     chat("run touch auto.txt")
     workspace = home / "profiles/alice/workspace"
