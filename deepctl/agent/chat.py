@@ -137,6 +137,7 @@ class TurnRunner:
             environment=environment,
             tools=options.tools,
             disabled_tools=options.disabled_tools,
+            context_window=options.context_window,
             capabilities=[self._servers.capability()] if self._servers is not None else [],
         )
         self._runner = asyncio.Runner()

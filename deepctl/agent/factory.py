@@ -12,7 +12,7 @@ import os
 import posixpath
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic_ai import Agent, FunctionToolset, RunContext
@@ -48,6 +48,7 @@ from deepctl.agent.checkpoints import (
     checkpoints_toolset,
     directory_of,
 )
+from deepctl.agent.limits import window_of
 from deepctl.agent.media_filter import with_media_filter
 from deepctl.agent.model_wrappers import CollectingModel, UnicodeFilterModel
 from deepctl.agent.offline import OFFLINE, offline_model
@@ -64,6 +65,8 @@ from deepctl.agent.tools import (
 from deepctl.agent.turn_context import (
     EVICT_FILE_OVER,
     EVICT_OVER,
+    TOKEN_CHARACTERS,
+    WINDOW_SHARE,
     TurnContext,
     fixed_instructions,
     workspace_instructions,
@@ -194,6 +197,7 @@ def create_deep_agent(
     agent_name: str = layout.AGENT,
     tools: Literal["full", "lean"] = "full",
     disabled_tools: Collection[str] = (),
+    context_window: int | None = None,
     capabilities: Sequence[AbstractCapability[DeepAgentDeps]] = (),
 ) -> Agent[DeepAgentDeps, str]:
     """An agent with files, memory, plans, a to-do list, eviction of large results and context files.
@@ -220,13 +224,15 @@ def create_deep_agent(
         tools: `full`, or `lean` for the tools for files, commands and memory only, whose descriptions take fewer
             tokens.
         disabled_tools: Names of more tools that the agent does not have. Raises `BadSetting` for an unknown one.
+        context_window: The context window of the model in tokens, if the model's own value must not be used. A result
+            of a tool that would take more than about a quarter of the window goes to a file.
         capabilities: More capabilities of pydantic-ai.
     """
     disabled = agent_tools.disabled(tools, disabled_tools)
     rules = permissions or {}
     secrets = os.environ if environment is None else environment
     parts: list[AbstractCapability[Any]] = [
-        _eviction(),
+        _eviction(context_window),
         Approvals(approve=approve, ask=ask, permissions=rules),
     ]
     toolsets = [console_toolset(include_execute, rules)]
@@ -289,15 +295,16 @@ def _listed(instructions: Instruction | Sequence[Instruction] | None) -> list[In
     return [whole(entry) if isinstance(entry, str) else entry for entry in entries]
 
 
-def _eviction() -> ToolOutputLimits[Any]:
+def _eviction(window: int | None) -> ToolOutputLimits[Any]:
     """Results of more than 20,000 characters are stored in a file; those of `read_file`, which can read in pages, above
-    100,000.
+    100,000. No result takes more than about a quarter of the context window.
     """
     action = Spill(then=Truncate())
     return _Eviction(
         bands=[Band(over=EVICT_OVER, action=action)],
         per_tool={"read_file": [Band(over=EVICT_FILE_OVER, action=action)]},
         store=EvictedResults(),
+        window=window,
     )
 
 
@@ -442,12 +449,39 @@ def _todo_store(ctx: RunContext[DeepAgentDeps]) -> TodoStore:
 
 @dataclass
 class _Eviction(ToolOutputLimits[Any]):
-    """Names no tool for reading a large result if the agent has no tool `read_tool_result`."""
+    """Lowers the sizes to the context window in force, as far as it is known.
+
+    Names no tool for reading a large result if the agent has no tool `read_tool_result`.
+    """
+
+    window: int | None = None
+    """The context window in tokens, if the model's own value must not be used."""
+
+    async def after_tool_execute(
+        self, ctx: RunContext[Any], *, call: ToolCallPart, tool_def: ToolDefinition, args: dict[str, Any], result: Any
+    ) -> Any:
+        # At each call, because the window of your own server becomes known during a run.
+        window = window_of(ctx.model, self.window) if isinstance(ctx.model, Model) else self.window
+        limits = self
+        if window is not None:
+            most = window * TOKEN_CHARACTERS // WINDOW_SHARE
+            if tool_def.tool_kind == READ_TOOL_RESULT_KIND.id and isinstance(result, str) and len(result) > most:
+                # The harness does not limit this result by `bands`.
+                return f"{result[:most]}\n[cut; read fewer lines at once]"
+            per_tool = {name: _lowered(bands, most) for name, bands in self.per_tool.items()}
+            limits = replace(self, bands=_lowered(self.bands, most), per_tool=per_tool)
+        return await super(_Eviction, limits).after_tool_execute(
+            ctx, call=call, tool_def=tool_def, args=args, result=result
+        )
 
     def _read_hint(self, ctx: RunContext[Any], handle: str) -> str:
         if ctx.tool_name_for_kind(READ_TOOL_RESULT_KIND) is None:
             return f" It is a file: {handle}"
         return super()._read_hint(ctx, handle)
+
+
+def _lowered(bands: Sequence[Band], most: int) -> list[Band]:
+    return [replace(band, over=min(band.over, most)) for band in bands]
 
 
 if "_read_hint" not in vars(ToolOutputLimits):

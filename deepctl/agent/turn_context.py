@@ -57,6 +57,8 @@ MAX_LISTED = 30
 EVICT_OVER = 20_000
 EVICT_FILE_OVER = 100_000
 """Characters of a result, and of a result of `read_file`, beyond which it goes to a file."""
+WINDOW_SHARE, TOKEN_CHARACTERS = 4, 3
+"""A result takes at most a quarter of the context window, at a low estimate of the characters of a token."""
 
 _PLAN, _WRITE_PLAN = "plan", "write_plan"
 _NONE = "(none)"
@@ -75,7 +77,8 @@ _APPROVALS: Mapping[Questions, str] = {
 }
 _TOOLS = (
     f"Tools run one after another, in the order of your calls. Results over {EVICT_OVER:,} characters (files: "
-    f"{EVICT_FILE_OVER:,}) are cut; the whole result is then a file in {layout.EVICTED_DIRECTORY}/."
+    f"{EVICT_FILE_OVER:,}), or about a quarter of your context window, are cut; the whole result is then a file in "
+    f"{layout.EVICTED_DIRECTORY}/."
 )
 _PLANS = f" Plans of `save_plan` are in {layout.PLANS_DIRECTORY}/."
 _BLOCKS = (

@@ -90,6 +90,31 @@ def test_an_evicted_result_does_not_replace_an_earlier_one_of_the_same_id(work: 
     assert "first" in (work / "large_tool_results" / "c0-0").read_text()
 
 
+@pytest.mark.parametrize("tool", ["read_file", "execute"])
+@pytest.mark.parametrize(("window", "is_evicted"), [(6_000, True), (200_000, False), (None, False)])
+def test_a_result_takes_at_most_a_quarter_of_a_small_window(
+    work: Path, tool: str, window: int | None, *, is_evicted: bool
+) -> None:
+    backend = LocalBackend(work, sandbox=NoSandbox())
+    (work / "notes.txt").write_text("a line of a file\n" * 700)
+    arguments = {"path": "notes.txt"} if tool == "read_file" else {"command": "cat notes.txt"}
+    calls: list[list[Call]] = [[(tool, arguments)]]
+    if is_evicted:
+        calls.append([("read_tool_result", {"handle": "large_tool_results/c1-0", "limit": 1000})])
+    results, _ = _run(
+        backend,
+        *calls,
+        include_execute=True,
+        approve="auto",
+        context_window=window,
+    )
+    assert (work / "large_tool_results").exists() == is_evicted
+    assert all((len(str(result.content)) < 6_000 / 4 * 3 + 100) == is_evicted for result in results)
+    if is_evicted:
+        assert "a line of a file" in (work / "large_tool_results/c1-0").read_text()
+        assert str(results[1].content).endswith("[cut; read fewer lines at once]")
+
+
 @pytest.mark.parametrize("handle", ["../secret", "large_tool_results/../../secret", "/etc/passwd", "plans/x", ""])
 def test_a_handle_reads_evicted_results_only(work: Path, tmp_path: Path, handle: str) -> None:
     (tmp_path / "secret").write_text("secret")

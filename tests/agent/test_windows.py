@@ -564,6 +564,29 @@ def test_tools_count_where_the_server_reports_no_usage(paths: ProfilePaths, monk
         assert tokens > len(json.dumps(server.requests[0]["tools"])) / 4 * 0.7
 
 
+@pytest.mark.parametrize("setting", [6000, None])
+def test_one_large_file_does_not_fill_a_small_window(
+    paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch, setting: int | None
+) -> None:
+    async def asked(model: Any, key: Any) -> int | None:
+        return 6000
+
+    monkeypatch.setattr(windows, "_asked", asked)
+    (Path(paths.workspace) / "notes.txt").write_text("a line of a file\n" * 700)
+    reading = ToolCalls([("read_file", {"path": "notes.txt"})], used=(3000, 20))
+    with _provided(paths, monkeypatch, reading, _said("done"), context_window=setting, compact_at=80) as (
+        alice,
+        server,
+    ):
+        assert alice.say("read notes.txt").outcome.output == "done"
+        (result,) = [message["content"] for message in server.requests[-1]["messages"] if message["role"] == "tool"]
+        assert "large_tool_results/" in result
+        assert len(result) < 4500
+        system = [message for message in server.requests[-1]["messages"] if message["role"] == "system"]
+        assert system == [message for message in server.requests[0]["messages"] if message["role"] == "system"]
+        assert "a quarter of your context window" in json.dumps(system)
+
+
 def test_an_ephemeral_chat_writes_no_cache_and_a_profile_does(
     deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
