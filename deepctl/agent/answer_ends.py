@@ -108,8 +108,8 @@ def failure_of(cut: AnswerCut, name: str, context: ContextUsage, limit: int | No
         )
     else:
         action = "Give a smaller task" if calls or not cut.response.text else "Tell the agent to continue"
-        reached = max(cut.response.usage.output_tokens, limit or 0)
-        hint = f"{action}, or set max_tokens of [model_settings] {f'above {reached}' if reached else 'to more'}."
+        length = max(cut.response.usage.output_tokens, limit or 0)
+        hint = f"{action}, or set max_tokens of [model_settings] {f'above {length}' if length else 'to more'}."
     place = "" if cut.response.text else " before its text began"
     if calls:
         place = f" in a call of {calls[-1].tool_name}, so no tool of this answer was run"

@@ -67,12 +67,14 @@ def tolerant(response: Any, last: LastResponse | None) -> Any:
                 last_chunk = chunk
                 for call in choice.delta.tool_calls or ():
                     calls.correct(call)
-                first, *more = text.feed(choice.delta.content) if choice.delta.content else [choice.delta.content]
+                first, *more_pieces = (
+                    text.feed(choice.delta.content) if choice.delta.content else [choice.delta.content]
+                )
                 if choice.finish_reason or choice.delta.tool_calls:
-                    more += text.finish()
+                    more_pieces += text.finish()
                 choice.delta.content = first
                 yield chunk
-                for piece in more:
+                for piece in more_pieces:
                     yield _text_chunk(chunk, piece)
         except Exception:
             # The connection was lost within a tag, or the server reports an error.
@@ -163,20 +165,20 @@ class _Thinking:
                 yield match[0]
                 self._is_open = not self._is_open
             text = text[match.end() :]
-        kept = 0 if final else max(_overlap(text, tag) for tag in self._tags)
-        self._rest = text[len(text) - kept :]
-        yield from self._plain(text[: len(text) - kept])
+        kept_length = 0 if final else max(_overlap(text, tag) for tag in self._tags)
+        self._rest = text[len(text) - kept_length :]
+        yield from self._plain(text[: len(text) - kept_length])
 
     def _next_tag(self, text: str) -> re.Match[str] | None:
         """The first tag that counts."""
-        opening, closing = self._tags
+        opening_tag, closing_tag = self._tags
         if self._is_open:
-            return re.search(re.escape(closing), text)
-        for match in re.finditer(f"{re.escape(opening)}|{re.escape(closing)}", text):
+            return re.search(re.escape(closing_tag), text)
+        for match in re.finditer(f"{re.escape(opening_tag)}|{re.escape(closing_tag)}", text):
             before = "".join(self._before) + text[: match.start()]
-            if match[0] == opening and before.rstrip(" \t")[-1:] in ("", "\n"):
+            if match[0] == opening_tag and before.rstrip(" \t")[-1:] in ("", "\n"):
                 return match
-            if match[0] == closing and not self.unopened and before.strip() and before[-1] not in _QUOTES:
+            if match[0] == closing_tag and not self.unopened and before.strip() and before[-1] not in _QUOTES:
                 return match
         return None
 
@@ -234,10 +236,10 @@ class _Calls:
                 call.id = self._own(call.id)
             return
         index = self._indexes[call.index]
-        identity, known, before = self._calls[index]
-        self._calls[index] = (identity or call.id, known or name, before + arguments)
+        identity, known_name, before = self._calls[index]
+        self._calls[index] = (identity or call.id, known_name or name, before + arguments)
         call.index, call.id = index, None if identity else call.id
-        if known and name == known:
+        if known_name and name == known_name:
             call.function.name = None  # it is repeated, and would be appended
 
     def _is_new(self, call: Any, name: str | None, arguments: str) -> bool:

@@ -176,19 +176,21 @@ class Compactor:
         """Shorten the history, in the request and in the run, if the request would exceed the policy's share."""
         if self.policy.share is None:
             return request_context
-        refused, self._refused = self._refused, None
-        if refused is not None:
+        refused_request, self._refused = self._refused, None
+        if refused_request is not None:
             # The node has appended its request to the history a second time.
-            del ctx.messages[max(index for index, message in enumerate(ctx.messages) if message is refused)]
+            del ctx.messages[max(index for index, message in enumerate(ctx.messages) if message is refused_request)]
         tokens = context_tokens(ctx.messages, request_context.model_request_parameters)
         window = await self.policy.window_of(self.model, tokens) or DEFAULT_CONTEXT_WINDOW
-        if refused is not None:
+        if refused_request is not None:
             self._limit = tokens
         window = min(window, self._limit or window)
-        if refused is None and tokens <= max(window * self.policy.share / 100, self.least):
+        if refused_request is None and tokens <= max(window * self.policy.share / 100, self.least):
             return request_context
-        short_history = await self._compact(ctx, list(ctx.messages), tokens, window, is_refused=refused is not None)
-        if short_history is None and refused is not None and self._overflow is not None:
+        short_history = await self._compact(
+            ctx, list(ctx.messages), tokens, window, is_refused=refused_request is not None
+        )
+        if short_history is None and refused_request is not None and self._overflow is not None:
             raise self._overflow
         return replace(request_context, messages=list(ctx.messages))
 
@@ -206,18 +208,18 @@ class Compactor:
 
     async def check_report(self, request_context: ModelRequestContext, response: ModelResponse) -> None:
         """Notify the user, once in a turn, if the server has not counted the whole prompt."""
-        counted = response.usage.input_tokens
-        if self._is_cut or counted < _REPORTED or not windows.is_own(self.model):
+        counted_tokens = response.usage.input_tokens
+        if self._is_cut or counted_tokens < _REPORTED or not windows.is_own(self.model):
             return
-        sent = sent_tokens(request_context.messages, request_context.model_request_parameters)
+        estimate = sent_tokens(request_context.messages, request_context.model_request_parameters)
         window = await self.policy.window_of(self.model)
-        share = _FEWEST if window is not None and sent * _FEWEST > window else _CUT_SHARE
-        self._is_cut = counted < sent * share and sent - counted > _CUT_TOKENS
+        share = _FEWEST if window is not None and estimate * _FEWEST > window else _CUT_SHARE
+        self._is_cut = counted_tokens < estimate * share and estimate - counted_tokens > _CUT_TOKENS
         if self._is_cut:
             of_window = f", and its context window has {window:,}" if window is not None else ""
             self.notify(
-                f"The model did not see the whole prompt: of about {sent:,} tokens, its server has counted "
-                f"{counted:,}{of_window}. Give the server a larger context (Ollama: num_ctx, or "
+                f"The model did not see the whole prompt: of about {estimate:,} tokens, its server has counted "
+                f"{counted_tokens:,}{of_window}. Give the server a larger context (Ollama: num_ctx, or "
                 "$OLLAMA_CONTEXT_LENGTH), or set context_window to its window."
             )
 
@@ -359,8 +361,8 @@ class _PiecewiseSummary(SummarizingCompaction[Any]):
         messages = [without_blocks(message) for message in messages]  # they are sent again, as they are then
         if _transcript_bytes(messages) > self.piece * _BYTES:
             # What a tool returned or received is the least important part, and can be read again.
-            cleared = ClearToolResults[Any](max_messages=1, keep_pairs=0, clear_tool_inputs=True)
-            messages = await cleared.compact(messages, ctx)
+            strategy = ClearToolResults[Any](max_messages=1, keep_pairs=0, clear_tool_inputs=True)
+            messages = await strategy.compact(messages, ctx)
         summary = previous_summary or ""
         for piece in _pieces(messages, self.piece * _BYTES):
             summary = await write_summary(self, piece, ctx, previous_summary=summary or None)
@@ -383,8 +385,8 @@ def _pieces(messages: Sequence[ModelMessage], most: int) -> Iterator[list[ModelM
     piece: list[ModelMessage] = []
     size = 0
     for message in messages:
-        divided = [message] if _transcript_bytes([message]) <= most else list(_divided(message, most // 2))
-        for part in divided:
+        message_parts = [message] if _transcript_bytes([message]) <= most else list(_divided(message, most // 2))
+        for part in message_parts:
             part_size = _transcript_bytes([part]) + 1
             if piece and size + part_size > most:
                 yield piece

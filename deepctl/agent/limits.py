@@ -250,7 +250,7 @@ def context_tokens(messages: Sequence[ModelMessage], parameters: ModelRequestPar
     tokens = estimate_context_tokens(messages, model_request_parameters=parameters)
     # A reported number includes the tools of its request.
     if parameters is not None and not any(
-        isinstance(one, ModelResponse) and one.usage.input_tokens for one in messages
+        isinstance(message, ModelResponse) and message.usage.input_tokens for message in messages
     ):
         tokens += _tool_tokens(parameters)
     return max(0, min(tokens, MOST))
@@ -261,10 +261,10 @@ def sent_tokens(messages: Sequence[ModelMessage], parameters: ModelRequestParame
     without repeated marks, of which a token can contain many.
     """
     texts: list[ModelMessage] = [
-        replace(one, parts=[part for part in one.parts if not isinstance(part, ThinkingPart)])
-        if isinstance(one, ModelResponse)
-        else one
-        for one in messages
+        replace(message, parts=[part for part in message.parts if not isinstance(part, ThinkingPart)])
+        if isinstance(message, ModelResponse)
+        else message
+        for message in messages
     ]
     return estimate_token_count(texts, lambda text: len(_REPEATED.sub(r"\1", text)) // 4) + _tool_tokens(parameters)
 

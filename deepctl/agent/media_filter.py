@@ -49,8 +49,8 @@ class Selection(NamedTuple):
     notices: list[str]
 
 
-def selected(messages: Sequence[ModelMessage], model: Model, refused: Collection[str] = ()) -> Selection:
-    """The messages for a model, with the files that it can use; `refused` are digests of files that it refused.
+def selected(messages: Sequence[ModelMessage], model: Model, refused_digests: Collection[str] = ()) -> Selection:
+    """The messages for a model, with the files that it can use; `refused_digests` are those of files that it refused.
 
     A file that is not sent is replaced by a text with the reason. The reasons are:
 
@@ -60,7 +60,7 @@ def selected(messages: Sequence[ModelMessage], model: Model, refused: Collection
     - It is not a picture, or exceeds a limit of the provider and cannot be scaled down.
     - The request already has as many pictures, or bytes, as the provider accepts. The oldest ones are left out.
     """
-    every_refused = frozenset(refused) | _refused_before(messages, model)
+    every_refused = frozenset(refused_digests) | _refused_before(messages, model)
     choice = _FileChoice(model, every_refused)
     selection = choice.of(messages)
     many = choice.limits.many
@@ -72,10 +72,10 @@ def selected(messages: Sequence[ModelMessage], model: Model, refused: Collection
 class _FileChoice:
     """Decides for each file of a conversation, the newest first, whether and in which form it is sent."""
 
-    def __init__(self, model: Model, refused: Collection[str], side: int | None = None) -> None:
+    def __init__(self, model: Model, refused_digests: Collection[str], side: int | None = None) -> None:
         self.limits = pictures.limits_of(model)
         self._model = model
-        self._refused = refused
+        self._refused = refused_digests
         self._side = side
         self._bytes = self.limits.request_bytes
         self._with_files = True
@@ -173,10 +173,10 @@ def _recordable(result: _T, model: Model) -> _T:
     def form(item: object) -> object:
         if not isinstance(item, BinaryContent) or not takes(model, item.media_type):
             return None
-        changed = fitted(item, limits)
-        if isinstance(changed, pictures.Unfit):
-            return _left_out(item, changed.reason)
-        return changed if changed is not item else None
+        new_item = fitted(item, limits)
+        if isinstance(new_item, pictures.Unfit):
+            return _left_out(item, new_item.reason)
+        return new_item if new_item is not item else None
 
     return replaced_in(result, form) if isinstance(result, ToolReturn) else replaced_value(result, form)
 

@@ -272,22 +272,22 @@ def _without_failed_prompts(
     prompt that is too long would otherwise make every later turn fail. What is sent follows from the log alone.
     """
     turns = [list(group) for _, group in groupby(placed_messages, lambda entry: conversation.messages[entry[0]].turn)]
-    kept: list[list[tuple[int, ModelMessage]]] = []
+    kept_turns: list[list[tuple[int, ModelMessage]]] = []
     later_prompts: list[str] = []
     count, is_at_end = 0, True
     for turn in reversed(turns):
         if not all(_is_unanswered(message) for _, message in turn):
             later_prompts, is_at_end = [], False
-            kept.append(turn)
+            kept_turns.append(turn)
             continue
         text = "\n".join(log_file.prompt(conversation.messages[place].message) or "" for place, _ in turn)
         is_short = len("".join(later_prompts[1:])) + len(text) <= MAX_UNANSWERED
         if not later_prompts or (is_short and text not in later_prompts):
             later_prompts.append(text)
-            kept.append(turn)
+            kept_turns.append(turn)
         else:
             count += is_at_end
-    return [entry for turn in reversed(kept) for entry in turn], count
+    return [entry for turn in reversed(kept_turns) for entry in turn], count
 
 
 def _is_unanswered(message: ModelMessage) -> bool:

@@ -160,17 +160,17 @@ def _configured(
     values = {**_chat_defaults(model), **profile}
     if "thinking_tags" in values:
         values["thinking_tags"] = tuple(values["thinking_tags"])
-    merged: dict[str, Any] = {**model.profile, **values}
-    unsupported = {*model.unsupported_settings, *merged.get("openai_unsupported_model_settings", ())}
-    if not (merged.get("supports_thinking") or merged.get("thinking_always_enabled")):
+    whole_profile: dict[str, Any] = {**model.profile, **values}
+    unsupported = {*model.unsupported_settings, *whole_profile.get("openai_unsupported_model_settings", ())}
+    if not (whole_profile.get("supports_thinking") or whole_profile.get("thinking_always_enabled")):
         unsupported.add("thinking")
-    sent = {key: value for key, value in settings.items() if key not in unsupported}
-    if (level := sent.get("thinking")) in _THINKING:
-        sent["thinking"] = _THINKING[level]
-    if values or sent:
+    sent_settings = {key: value for key, value in settings.items() if key not in unsupported}
+    if (level := sent_settings.get("thinking")) in _THINKING:
+        sent_settings["thinking"] = _THINKING[level]
+    if values or sent_settings:
         make = cast("Callable[..., Model]", type(model))
         try:
-            model = make(model.model_name, provider=provider, profile=values, settings=sent or None)
+            model = make(model.model_name, provider=provider, profile=values, settings=sent_settings or None)
         except exceptions.UserError as error:
             raise BadSetting(f"[model_profile] cannot be used: {first_sentence(str(error))}.") from None
     return model, _not_sent(name, [key for key in settings if key in unsupported])
@@ -239,11 +239,11 @@ def warnings_told(tell: Callable[[str], None]) -> Iterator[None]:
         warnings.filterwarnings("ignore", "Failed to extract usage|Pydantic serializer warnings")
         show = warnings.showwarning
 
-        def told(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        def tell_warning(message: Warning | str, category: type[Warning], *place: Any, **details: Any) -> None:
             if issubclass(category, UserWarning):
                 tell(str(message))
             else:
-                show(message, category, *place, **more)
+                show(message, category, *place, **details)
 
-        warnings.showwarning = told
+        warnings.showwarning = tell_warning
         yield

@@ -106,5 +106,5 @@ def described(definition: ToolDefinition) -> ToolDefinition:
 
 
 def _described(schema: dict[str, Any], text: str | None) -> dict[str, Any]:
-    same = {key: value for key, value in schema.items() if key != "description"}
-    return same if text is None else {**same, "description": text}
+    fields = {key: value for key, value in schema.items() if key != "description"}
+    return fields if text is None else {**fields, "description": text}

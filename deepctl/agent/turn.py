@@ -184,15 +184,15 @@ async def run_turn(
         cut = error
     context = ContextUsage(context_tokens(run.all_messages(), fits.parameters), await policy.window_of(model))
     usage = TokenUsage.of(run_usage)
-    spent = cost(run_usage, model)
+    turn_cost = cost(run_usage, model)
     if cut is not None:
-        told = explain_cut(cut, context)
-        failure, notice = (None, told) if isinstance(told, str) else (told, None)
-        return Outcome(cut.response.text or "", usage, spent, context, cut.finish, failure, notice)
+        explanation = explain_cut(cut, context)
+        failure, notice = (None, explanation) if isinstance(explanation, str) else (explanation, None)
+        return Outcome(cut.response.text or "", usage, turn_cost, context, cut.finish, failure, notice)
     assert run.result is not None
     if (hint := tool_call_hint(run.result.output)) is not None:
         emit({"type": "notice", "message": hint})
-    return Outcome(run.result.output, usage, spent, context)
+    return Outcome(run.result.output, usage, turn_cost, context)
 
 
 async def _answer(

@@ -109,8 +109,8 @@ async def workspace_instructions(ctx: RunContext[Any], *, has_shell: bool) -> st
     """The instructions about a run's workspace: its path, its shell and the limit of commands."""
     workspace = ctx.workspace
     place = f"Your workspace is {await workspace.working_dir()}."
-    kept = f" {_KEPT}" if isinstance(workspace, LocalBackend) else ""
-    return f"{place}{kept} {_shell(workspace) if has_shell else 'There is no shell.'}"
+    ownership = f" {_KEPT}" if isinstance(workspace, LocalBackend) else ""
+    return f"{place}{ownership} {_shell(workspace) if has_shell else 'There is no shell.'}"
 
 
 def _shell(workspace: Workspace) -> str:
@@ -176,25 +176,25 @@ class TurnContext(AbstractCapability[Any]):
         request = ctx.messages[-1]
         if not isinstance(request, ModelRequest):
             return request_context
-        shown = _shown(post_compaction_window(list(ctx.messages)))
-        before, self._names = self._names, frozenset(shown)
+        shown_blocks = _shown(post_compaction_window(list(ctx.messages)))
+        before, self._names = self._names, frozenset(shown_blocks)
         old_summary, self._summary = self._summary, _last_summary(ctx.messages)
         if before is not None:
             # The last message is recorded already if it was in a request that the server refused as too long.
             place = self._summary if self._summary is not None and self._summary is not old_summary else request
-            await self._add_dropped(ctx, place, before - shown.keys())
+            await self._add_dropped(ctx, place, before - shown_blocks.keys())
         elif request.run_id == ctx.run_id:
-            await self._add_before_prompt(ctx, request, shown)
+            await self._add_before_prompt(ctx, request, shown_blocks)
         return request_context
 
     async def _add_before_prompt(
-        self, ctx: RunContext[Any], request: ModelRequest, shown: Mapping[str, _Shown]
+        self, ctx: RunContext[Any], request: ModelRequest, shown_blocks: Mapping[str, _Shown]
     ) -> None:
         prompt = next((part for part in request.parts if isinstance(part, UserPromptPart)), None)
         if prompt is None:
             return
         blocks = await self._blocks(ctx, self._sources().keys())
-        due = {name: block for name, block in blocks.items() if _is_new(block, shown.get(name))}
+        due = {name: block for name, block in blocks.items() if _is_new(block, shown_blocks.get(name))}
         if due:
             typed = [prompt.content] if isinstance(prompt.content, str) else prompt.content
             new = replace(prompt, content=[*self._items(due), *typed])
@@ -244,8 +244,8 @@ class TurnContext(AbstractCapability[Any]):
     def _block(self, tag: str, body: str, **attributes: str) -> _Block:
         """A block that its body cannot end."""
         body = redact(whole(body), self.environment)
-        opening = "".join([tag, *(f' {name}="{escape(value)}"' for name, value in attributes.items())])
-        return _Block(f"<{opening}>\n{log_file.escaped_tags(body) or _NONE}\n</{tag}>", body)
+        opening_tag = "".join([tag, *(f' {name}="{escape(value)}"' for name, value in attributes.items())])
+        return _Block(f"<{opening_tag}>\n{log_file.escaped_tags(body) or _NONE}\n</{tag}>", body)
 
     async def _environment_block(self, ctx: RunContext[Any]) -> _Block:
         time = now()
@@ -260,8 +260,8 @@ class TurnContext(AbstractCapability[Any]):
         policy = CommandPolicy(name, self.approve, self.can_ask, network, self.permissions)
         clauses = [policy.statement()] if sandbox is not None and "execute" in self.tools else []
         clauses.append(_APPROVALS[policy.questions])
-        limited = [operation for operation in ("read", "write", "edit") if operation in self.permissions]
-        clauses += [f"rules say which files you may {', '.join(limited)}"] if limited else []
+        limited_operations = [operation for operation in ("read", "write", "edit") if operation in self.permissions]
+        clauses += [f"rules say which files you may {', '.join(limited_operations)}"] if limited_operations else []
         sentence = "; ".join(clauses).replace("your rights", "the user's rights")
         return f"{sentence[:1].upper()}{sentence[1:]}."
 
@@ -270,9 +270,9 @@ class TurnContext(AbstractCapability[Any]):
         place = await files.working_dir()
         entries = sorted(await files.list_dir(place), key=lambda entry: entry.name)
         names = [f"{_printable(entry.name)}{'/' * entry.is_dir}" for entry in entries if entry.name != layout.OWN]
-        more = [f"... and {len(names) - MAX_LISTED:,} more"] if len(names) > MAX_LISTED else []
+        rest_line = [f"... and {len(names) - MAX_LISTED:,} more"] if len(names) > MAX_LISTED else []
         heading = f"{place} has:" if names else f"{place} is empty."
-        return self._block("context", "\n".join([heading, *names[:MAX_LISTED], *more]), kind="files")
+        return self._block("context", "\n".join([heading, *names[:MAX_LISTED], *rest_line]), kind="files")
 
     async def _context_file(self, ctx: RunContext[Any], name: str) -> _Block | None:
         files = files_of(ctx.workspace)
@@ -327,8 +327,8 @@ def _last_summary(messages: Sequence[ModelMessage]) -> ModelRequest | None:
     return None
 
 
-def _is_new(block: _Block, shown: _Shown | None) -> bool:
-    return bool(block.body) if shown is None else not shown.tells(block)
+def _is_new(block: _Block, shown_text: _Shown | None) -> bool:
+    return bool(block.body) if shown_text is None else not shown_text.tells(block)
 
 
 def without_blocks(message: ModelMessage) -> ModelMessage:
@@ -353,13 +353,13 @@ def _block_name(item: UserContent) -> str | None:
 
 def _shown(messages: Sequence[ModelMessage]) -> dict[str, _Shown]:
     """The last blocks that the model sees, by name. What it last wrote as its plan counts as the block about that."""
-    shown: dict[str, _Shown] = {}
+    shown_blocks: dict[str, _Shown] = {}
     for message in messages:
         for part in message.parts if isinstance(message, ModelRequest) else ():
             if isinstance(part, UserPromptPart) and not isinstance(part.content, str):
                 for item in part.content:
                     if isinstance(item, TextContent) and (name := _block_name(item)) is not None:
-                        shown[name] = _Shown(item.content)
+                        shown_blocks[name] = _Shown(item.content)
             elif isinstance(part, ToolReturnPart) and part.tool_name == _WRITE_PLAN and part.outcome == "success":
-                shown[_PLAN] = _Shown(part.model_response_str(), is_result=True)
-    return shown
+                shown_blocks[_PLAN] = _Shown(part.model_response_str(), is_result=True)
+    return shown_blocks

@@ -57,7 +57,7 @@ class _Entry(NamedTuple):
         return 0 <= time.time() - self.at < FRESH
 
 
-_known: dict[_Key, _Entry] = {}
+_known_windows: dict[_Key, _Entry] = {}
 _silent: dict[_Key, list[float]] = {}
 """The times of questions without an answer."""
 
@@ -70,7 +70,7 @@ def is_own(model: Model) -> bool:
 def known(model: Model) -> int | None:
     """The window of a model at a server of your own, as far as it is cached; nothing is asked."""
     key = _key(model)
-    entry = _known.get(key) if key is not None else None
+    entry = _known_windows.get(key) if key is not None else None
     return entry.window if entry is not None else None
 
 
@@ -83,9 +83,9 @@ async def ask(model: Model, cache: str | None = None, *, is_urgent: bool = True)
     key = _key(model)
     if key is None:
         return None
-    if key not in _known and cache is not None:
-        _known.update({**_stored(cache), **_known})
-    entry = _known.get(key)
+    if key not in _known_windows and cache is not None:
+        _known_windows.update({**_stored(cache), **_known_windows})
+    entry = _known_windows.get(key)
     if not is_urgent or (entry is not None and entry.is_fresh):
         return entry.window if entry is not None else None
     now = time.time()
@@ -93,7 +93,7 @@ async def ask(model: Model, cache: str | None = None, *, is_urgent: bool = True)
     if len(attempts) < _ATTEMPTS:
         window = await _asked(_unwrapped(model), key)
         if window is not None:
-            _known[key] = entry = _Entry(window, now)
+            _known_windows[key] = entry = _Entry(window, now)
             _silent.pop(key)
             if cache is not None:
                 _store(cache, key, entry)
@@ -107,8 +107,8 @@ def forget(model: Model) -> None:
     key = _key(model)
     if key is not None:
         _silent.pop(key, None)
-        if key in _known:
-            _known[key] = _known[key]._replace(at=0)
+        if key in _known_windows:
+            _known_windows[key] = _known_windows[key]._replace(at=0)
 
 
 def _unwrapped(model: Model) -> Model:

@@ -56,9 +56,9 @@ def with_chat_shape(model: Model, last: LastResponse | None = None) -> Model:
     """
     changes: dict[str, Any] = {}
     if isinstance(model, WrapperModel):
-        wrapped = with_chat_shape(model.wrapped)
-        if wrapped is not model.wrapped:
-            changes = {"wrapped": wrapped}
+        wrapped_model = with_chat_shape(model.wrapped)
+        if wrapped_model is not model.wrapped:
+            changes = {"wrapped": wrapped_model}
     elif isinstance(model, FallbackModel):
         models = [with_chat_shape(choice) for choice in model.models]
         if any(new is not old for new, old in zip(models, model.models, strict=True)):
@@ -67,9 +67,9 @@ def with_chat_shape(model: Model, last: LastResponse | None = None) -> Model:
         changes = {_MAPPING: _shaped_mapping(model), _READING: _tolerant_reading(model, last)}
     if not changes:
         return model
-    same = copy.copy(model)
-    vars(same).update(changes)
-    return same
+    shaped_model = copy.copy(model)
+    vars(shaped_model).update(changes)
+    return shaped_model
 
 
 def _speaks_chat(model: Model) -> bool:
@@ -101,19 +101,19 @@ def without_system(messages: Sequence[Message]) -> list[Message]:
     """
     if not messages or messages[0]["role"] not in _SYSTEM_ROLES:
         return list(messages)
-    parts, others = _parts(messages[0]), list(messages[1:])
-    if others and others[0]["role"] == "user":
-        parts += _parts(others.pop(0))
-    return [{"role": "user", "content": _content(parts)}, *others]
+    parts, other_messages = _parts(messages[0]), list(messages[1:])
+    if other_messages and other_messages[0]["role"] == "user":
+        parts += _parts(other_messages.pop(0))
+    return [{"role": "user", "content": _content(parts)}, *other_messages]
 
 
 def _tolerant_reading(model: Model, last: LastResponse | None) -> Any:
-    reading = getattr(model, _READING, None)
-    if reading is None:
+    original = getattr(model, _READING, None)
+    if original is None:
         raise ImportError("deepctl does not support how this version of pydantic-ai reads streams of chat completions")
 
     async def read(*args: Any, **options: Any) -> Any:
-        return tolerant(await reading(*args, **options), last)
+        return tolerant(await original(*args, **options), last)
 
     return read
 
@@ -161,16 +161,16 @@ def _with_typed_text_last(part: ModelRequestPart) -> ModelRequestPart:
 def _with_text_in_results(parts: Sequence[ModelRequestPart]) -> list[ModelRequestPart]:
     """Tool results and added parts, with the texts of the latter at the end of the last result if that has no files."""
     results = [part for part in parts if isinstance(part, ToolReturnPart)]
-    last, others, texts = results[-1], [], []
+    last, other_parts, texts = results[-1], [], []
     for part in parts[len(results) :]:
         if isinstance(part, UserPromptPart) and all(isinstance(item, TextContent) for item in part.content):
             texts += [item.content for item in part.content if isinstance(item, TextContent)]
         else:
-            others.append(part)
+            other_parts.append(part)
     if not texts or last.files:
         return list(parts)
     whole = "\n\n".join([text for text in (last.model_response_str(), *texts) if text])
-    return [*results[:-1], replace(last, content=whole), *others]  # type: ignore[arg-type]
+    return [*results[:-1], replace(last, content=whole), *other_parts]  # type: ignore[arg-type]
 
 
 def chat_shape(messages: Iterable[Mapping[str, Any]]) -> list[Message]:
@@ -240,7 +240,7 @@ def _is_awaited(assistant: Message, results: Sequence[Message], result: Message)
     """Whether a call of an assistant message has the id of a result, and fewer results than calls have this id."""
     identity = result.get("tool_call_id")
     calls = sum(call.get("id") == identity for call in assistant.get("tool_calls") or ())
-    return bool(sum(other.get("tool_call_id") == identity for other in results) < calls)
+    return bool(sum(entry.get("tool_call_id") == identity for entry in results) < calls)
 
 
 def _answers(assistant: Message, results: Sequence[Message]) -> list[Message]:
@@ -272,16 +272,20 @@ def _content(parts: Sequence[Message]) -> str | list[Message]:
 
     A text with a cache marker ends there, so the next text is another part.
     """
-    joined: list[Message] = []
+    joined_parts: list[Message] = []
     for part in parts:
-        last = joined[-1] if joined else None
+        last = joined_parts[-1] if joined_parts else None
         if part.get("type") == "text" and last is not None and last.keys() == {"type", "text"}:
-            joined[-1] = {**part, "text": f"{last['text']}\n\n{part['text']}"}
+            joined_parts[-1] = {**part, "text": f"{last['text']}\n\n{part['text']}"}
         else:
-            joined.append(part)
-    if not joined:
+            joined_parts.append(part)
+    if not joined_parts:
         return ""
-    return joined[0]["text"] if len(joined) == 1 and joined[0].keys() == {"type", "text"} else joined
+    return (
+        joined_parts[0]["text"]
+        if len(joined_parts) == 1 and joined_parts[0].keys() == {"type", "text"}
+        else joined_parts
+    )
 
 
 def _text(message: Mapping[str, Any]) -> str:

@@ -160,7 +160,7 @@ class TestAsking:
             assert [_ask(model, cache) for _ in range(3)] == [8192] * 3
             assert len(server.asked) == 2
             assert os.stat(cache).st_mode & 0o777 == 0o600
-            monkeypatch.setattr(windows, "_known", {})  # another process
+            monkeypatch.setattr(windows, "_known_windows", {})  # another process
             assert _ask(model, cache) == 8192
             assert len(server.asked) == 2
             now = time.time()
@@ -602,7 +602,7 @@ def test_an_ephemeral_chat_writes_no_cache_and_a_profile_does(
         monkeypatch.setattr(windows, "_asked", asked)
         deepctl("chat", "--ephemeral", "--model", "openai-chat:m", "hello").ok()
         assert not list(home.rglob("windows"))
-        monkeypatch.setattr(windows, "_known", {})
+        monkeypatch.setattr(windows, "_known_windows", {})
         events = deepctl("chat", "--json", "--user", "alice", "--model", "openai-chat:m", "hello").ok().events
         assert events[-1]["context"]["window"] == 8192
         (cache,) = home.rglob("windows")
