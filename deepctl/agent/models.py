@@ -104,6 +104,8 @@ def resolve(
             variable = re.search(r"`([A-Z][A-Z0-9_]+)`", text)
             missing = f"${variable[1]} is not set" if variable else first_sentence(text)
             addition = ", or for your own server the setting base_url," if name.startswith("openai") else ""
+            if variable and variable[1].endswith("_BASE_URL"):
+                addition = " to the address of the server, such as http://127.0.0.1:8000/v1,"
             raise ModelFailed(
                 f"Model {name!r} cannot be used: {missing}.",
                 f"Set it{addition} and try again; `--model offline` needs neither network nor key.",
@@ -139,14 +141,18 @@ def _unknown(name: str, error: Exception, environment: Mapping[str, str]) -> Usa
 
 
 def _nearest(name: str) -> str | None:
-    """A model that pydantic-ai knows with a similar name; the provider is compared only if `name` has one."""
+    """A model that pydantic-ai knows with a similar name, or the same name with a similar provider.
+
+    The provider is compared only if `name` has one.
+    """
     names = [
         model for model in get_args(KnownModelName.__value__) if ":" in model and "/" not in model.partition(":")[0]
     ]
     names.sort(key=lambda model: model.partition(":")[0] not in _FIRST)
     query = name[:MAX_DETAIL].lower()
     if ":" in query:
-        return next(iter(get_close_matches(query, names, 1, _ALIKE)), None)
+        near = provider_keys.near(name[:MAX_DETAIL])
+        return near or next(iter(get_close_matches(query, names, 1, _ALIKE)), None)
     bare: dict[str, str] = {}
     for model in names:
         bare.setdefault(model.partition(":")[2], model)

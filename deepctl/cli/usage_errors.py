@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ def error(complaint: Any, root: Any, arguments: Sequence[str]) -> UsageError:
     """
     context = getattr(complaint, "ctx", None)
     command = context.command_path if context is not None else _typed(root, arguments)
-    message, hint = _error_and_correction(complaint, command)
+    message, hint = _error_and_correction(complaint, command, arguments)
     is_unknown_command = message.startswith(f"`{command}` has no command ")
     see = f"`{command} --help` {'lists the commands' if is_unknown_command else 'shows how it is used'}."
     for phrase, replacement in _OURS.items():
@@ -36,19 +37,25 @@ def error(complaint: Any, root: Any, arguments: Sequence[str]) -> UsageError:
     return UsageError(f"{message}.", f"{hint} {see}" if hint else see)
 
 
-def _error_and_correction(complaint: Any, command: str) -> tuple[str, str]:
-    """The error without its full stop, and the correction if there is one."""
+def _error_and_correction(complaint: Any, command: str, arguments: Sequence[str]) -> tuple[str, str]:
+    """The error without its full stop, and the correction if there is one. `arguments` is the command line."""
     message = complaint.format_message().rstrip(".")
     option, missing = getattr(complaint, "option_name", None), getattr(complaint, "param", None)
     if message.startswith("No such option"):
         near = near_to(option or "", getattr(complaint, "possibilities", None) or ())
         if option == "--json" and command == "deepctl":
             return "--json is before the command", "Write --json after the command: `deepctl profiles list --json`."
+        number = next((word for word in arguments if re.fullmatch(r"-\.?[0-9].*", word)), None)
+        if number is not None and number.startswith(option or number):
+            return f"`{command}` has no option {number}", f"A value that begins with - needs -- before it: -- {number}."
         return f"`{command}` has no option {option}", f"Did you mean {' or '.join(near)}?" if near else ""
     if message.startswith("No such command"):
         name = message.removeprefix("No such command ").partition(". Did you mean ")[0]
         commands = getattr(getattr(complaint.ctx, "command", None), "commands", ()) if complaint.ctx is not None else ()
-        near = [repr(near_name) for near_name in near_to(name.strip("'"), commands)]
+        word = name.strip("'")
+        near = [repr(near_name) for near_name in near_to(word, commands)]
+        groups = [group for group in commands if word in getattr(commands[group], "commands", ())]
+        near = near or [repr(f"{group} {word}") for group in groups]
         return f"`{command}` has no command {name}", f"Did you mean {' or '.join(near)}?" if near else ""
     if message.startswith("Missing ") and missing is not None:
         missing_name = (

@@ -63,6 +63,10 @@ ELSEWHERE = ("bedrock", "google-cloud")
 OPENAI = ("openai", "openai-chat", "openai-responses")
 
 
+_LONGEST = 100
+"""Characters of a provider's name that are compared with others."""
+
+
 class KeyVariables(NamedTuple):
     """The variables of a provider's key, and those that have a value."""
 
@@ -74,6 +78,18 @@ def provider(model: str) -> str:
     """The provider of a model: the part before the colon; `openai` for all forms of it."""
     prefix = model.partition(":")[0].partition("/")[0]
     return "openai" if prefix in OPENAI else prefix
+
+
+def near(model: str) -> str | None:
+    """`model` with the provider that is probably meant; `None` if its provider exists, or is similar to none."""
+    from difflib import get_close_matches
+
+    prefix, colon, name = model.partition(":")
+    names = (*OPENAI, *VARIABLES)
+    if not colon or "/" in prefix or prefix in names or len(prefix) > _LONGEST:
+        return None
+    matches = get_close_matches(prefix.lower().replace("_", "-"), names, 1, 0.85)
+    return f"{matches[0]}:{name}" if matches else None
 
 
 def look(provider: str, environment: Mapping[str, str]) -> KeyVariables | None:

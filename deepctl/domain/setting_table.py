@@ -281,9 +281,9 @@ def _number_problem(key: str, kind: str, value: str) -> str | None:
             return "It must be a number of bytes, optionally followed by K, M or G."
         return "It must be a whole number."
     least = _SMALLEST.get(key, 1)
-    if least <= number < _LARGEST:
-        return None
-    return f"It must be at least {_shortest_number(least, kind)} and less than {_shortest_number(_LARGEST, kind)}."
+    if number < least:
+        return f"It must be at least {_shortest_number(least, kind)}."
+    return None if number < _LARGEST else f"It must be less than {_shortest_number(_LARGEST, kind)}."
 
 
 def _bounds_problem(setting: Setting, value: str) -> str | None:

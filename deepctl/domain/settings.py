@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl import layout
-from deepctl.domain import setting_table
+from deepctl.domain import provider_keys, setting_table
 from deepctl.domain.addresses import without_passwords
 from deepctl.domain.permissions import Permissions, parse
 from deepctl.domain.setting_table import SETTINGS as SETTINGS
@@ -53,7 +53,11 @@ def describe(key: str, where: str | None = None) -> Setting:
         table, _, name = key.partition(".")
         names = [known.removeprefix(f"{table}.") for known in SETTINGS if known.startswith(f"{table}.")]
         near = [f"{table}.{found}" for found in get_close_matches(name, names, 1, 0.6)]
-        near = near or ([] if names else get_close_matches(key, SETTINGS, 1, 0.7))
+        if not names:
+            # `temperature` may be meant for `model_settings.temperature`. A key outside of a table comes first.
+            last_parts = {known.rpartition(".")[2]: known for known in reversed(SETTINGS)}
+            near = get_close_matches(key, SETTINGS, 1, 0.7)
+            near = near or [last_parts[part] for part in get_close_matches(key, last_parts, 1, 0.8)]
         others = [known for known in SETTINGS if known.partition(".")[0] not in MODEL_TABLES]
         keys = f"Keys of [{table}] are: {', '.join(names)}." if names else f"Settings are: {', '.join(others)}."
         hint = f"Did you mean {near[0]!r}?" if near else keys
@@ -119,7 +123,7 @@ def parse_tables(raw: bytes, path: str) -> dict[str, Any]:
         tables = tomllib.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise Damaged(
-            f"{path} is not valid TOML: {error}.",
+            f"{path} is not valid TOML: {_without_tuples(str(error))}.",
             "Correct the file with an editor. Commands that need no settings still work.",
             code="bad_toml",
         ) from None
@@ -131,6 +135,14 @@ def parse_tables(raw: bytes, path: str) -> dict[str, Any]:
             f"It must be {layout.SETTINGS_FORMAT.current}, or missing. Correct the file with an editor.",
         ) from None
     return tables
+
+
+def _without_tuples(text: str) -> str:
+    """`text` of tomllib with the names of tables as in TOML: `a.b` instead of `('a', 'b')`."""
+    import re
+
+    names = re.compile(r"\(('[^']+'(, |,)?)+\)")
+    return names.sub(lambda match: ".".join(re.findall(r"'([^']+)'", match[0])), text)
 
 
 def flat(tables: dict[str, Any], path: str) -> dict[str, Any]:
@@ -336,7 +348,13 @@ def _checked(key: str, value: str) -> str:
         layout.check_name(value)
     if key == "model" and value != "offline" and ":" not in value:
         raise BadSetting(
-            f"Setting 'model' cannot be {without_passwords(value)!r}.", "It must be `offline` or provider:name."
+            f"Setting 'model' cannot be {without_passwords(value)!r}.",
+            "It must be `offline` or provider:name. A model of the server at base_url is openai-chat:NAME.",
+        )
+    if key == "model" and (near := provider_keys.near(value)) is not None:
+        raise BadSetting(
+            f"Setting 'model' cannot be {without_passwords(value)!r}: there is no such provider.",
+            f"Did you mean {without_passwords(near)!r}?",
         )
     return value
 

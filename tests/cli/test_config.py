@@ -182,3 +182,17 @@ def test_set_says_that_a_variable_overrides_the_setting(deepctl: InProcess, monk
     assert deepctl("config", "set", "model", "a:b", "--json").ok().stderr == ""
     assert deepctl("config", "set", "approve", "ask").ok().stderr == ""
     assert deepctl("config", "unset", "model").ok().stderr == ""
+
+
+def test_a_table_of_a_settings_file_is_named_as_in_toml(deepctl: InProcess, tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "config.toml").write_text("[model_settings]\nseed = 1\n[model_settings]\nseed = 2\n")
+    assert "Cannot declare model_settings twice (at line 3" in deepctl("config", "show").stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("temperature", "model_settings.temperature"), ("processes", "limits.processes"), ("max_token", "max_tokens")],
+)
+def test_a_setting_without_its_table_is_recognised(deepctl: InProcess, typed: str, meant: str) -> None:
+    assert f"Did you mean '{meant}'?" in deepctl("config", "set", typed, "1").stderr

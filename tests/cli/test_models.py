@@ -282,6 +282,7 @@ def test_at_a_terminal_it_says_who_answers_and_how_to_choose(monkeypatch: pytest
         ("GPT-4o", "openai:gpt-4o"),
         ("claude-sonnet-4-6", "anthropic:claude-sonnet-4-6"),
         ("opnai:gpt-4o", "openai:gpt-4o"),
+        ("openai_chat:tiny", "openai-chat:tiny"),
         ("nonsense", None),
         ("x" * 100_000, None),
     ],

@@ -19,6 +19,16 @@ def _(s: Situation) -> list[str]:
     return ["config", "get", "modle"]
 
 
+@case("config get", "the setting is in a table, and the table is missing")
+def _(s: Situation) -> list[str]:
+    return ["config", "get", "temperature"]
+
+
+@case("config set", "the provider in `model` is misspelled")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "model", "openai_chat:tiny"]
+
+
 @case("config get", "the setting has no value and no default")
 def _(s: Situation) -> list[str]:
     return ["config", "get", "base_url"]
@@ -64,9 +74,14 @@ def _(s: Situation) -> list[str]:
     return ["config", "set", "limits.memory", "2GB"]
 
 
-@case("config set", "the number is too small or too large")
+@case("config set", "the number is too small")
 def _(s: Situation) -> list[str]:
     return ["config", "set", "limits.memory", "1K"]
+
+
+@case("config set", "the number is too large")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "limits.memory", "2000000G"]
 
 
 @case("config set", "the number is not within its bounds")
@@ -186,7 +201,7 @@ def _(s: Situation) -> list[str]:
     return ["config", "get", "limits.seconds"]
 
 
-@case(ANY, "a number in a settings file is too small or too large")
+@case(ANY, "a number in a settings file is too small")
 def _(s: Situation) -> list[str]:
     s.configure("[limits]\nseconds = 0\n")
     return ["config", "get", "limits.seconds"]

@@ -22,6 +22,16 @@ def _(s: Situation) -> list[str]:
     return ["checkpoint", "list"]
 
 
+@case(ANY, "the command is in a group")
+def _(s: Situation) -> list[str]:
+    return ["undo"]
+
+
+@case(ANY, "a value begins with a dash")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "model_settings.presence_penalty", "-0.5"]
+
+
 @case(ANY, "the option does not exist")
 def _(s: Situation) -> list[str]:
     return ["profiles", "list", "--nonsense"]
