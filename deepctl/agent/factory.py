@@ -65,10 +65,9 @@ from deepctl.agent.tools import (
 from deepctl.agent.turn_context import (
     EVICT_FILE_OVER,
     EVICT_OVER,
-    TOKEN_CHARACTERS,
-    WINDOW_SHARE,
     TurnContext,
     fixed_instructions,
+    large_size,
     workspace_instructions,
 )
 from deepctl.agent.wire import with_chat_shape
@@ -464,7 +463,7 @@ class _Eviction(ToolOutputLimits[Any]):
         window = window_of(ctx.model, self.window) if isinstance(ctx.model, Model) else self.window
         limits = self
         if window is not None:
-            most = window * TOKEN_CHARACTERS // WINDOW_SHARE
+            most = large_size(window)
             if tool_def.tool_kind == READ_TOOL_RESULT_KIND.id and isinstance(result, str) and len(result) > most:
                 # The harness does not limit this result by `bands`.
                 return f"{result[:most]}\n[cut; read fewer lines at once]"

@@ -238,7 +238,7 @@ def _plain_schemas() -> type[JsonSchemaTransformer]:
 
 @contextmanager
 def warnings_told(tell: Callable[[str], None]) -> Iterator[None]:
-    """Pass on pydantic-ai's warnings about settings that a request leaves out, which would be printed on stderr."""
+    """Pass on warnings, such as those about settings that a request leaves out, which would be printed on stderr."""
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         # A server that reports its usage in another form has an unknown cost, which is shown as such.

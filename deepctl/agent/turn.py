@@ -40,13 +40,13 @@ from deepctl.agent.chat_answers import tool_call_hint
 from deepctl.agent.compaction import Compactor, ShortenedHistory
 from deepctl.agent.factory import DeepAgentDeps
 from deepctl.agent.interruption import Emit, Event, storing
-from deepctl.agent.limits import CompactionPolicy, ContextUsage, context_tokens, cost
+from deepctl.agent.limits import CompactionPolicy, ContextUsage, context_tokens, cost, window_of
 from deepctl.agent.media_filter import MediaFilterModel
 from deepctl.agent.message_filters import Places, SentHistory
 from deepctl.agent.model_wrappers import FilterModel, Retries, RetryingModel
 from deepctl.agent.tools import has_succeeded
-from deepctl.agent.turn_context import TurnContext
-from deepctl.errors import DeepctlError
+from deepctl.agent.turn_context import TurnContext, large_context_files
+from deepctl.errors import CONTEXT_OVERFLOW, DeepctlError
 from deepctl.unicode import whole_value
 
 if TYPE_CHECKING:
@@ -178,6 +178,17 @@ async def run_turn(
                 if (results := not_run(error.response, error.finish)) is not None:
                     run.ctx.state.message_history.append(results)
                 raise
+            except Exception as error:  # every client has its own exceptions
+                failure = explain(error)
+                if failure is None or failure.code != CONTEXT_OVERFLOW:
+                    raise
+                tokens = context_tokens(run.all_messages(), fits.parameters)
+                names = large_context_files(run.all_messages(), min(window_of(model, policy.window) or tokens, tokens))
+                if not names:
+                    raise
+                files = (f"{name} takes more than a quarter of the window: shorten it." for name in names)
+                failure.hint = " ".join([*files, failure.hint or ""])
+                raise failure from error
             finally:
                 recorder.catch_up()
     except AnswerCut as error:

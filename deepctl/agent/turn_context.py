@@ -9,6 +9,7 @@ Items of blocks carry metadata, so no other code takes them for typed text.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -42,6 +43,7 @@ from deepctl.agent.sandboxes import system_of
 from deepctl.agent.tools import FAILURES
 from deepctl.domain.memory.directory import as_text
 from deepctl.domain.permissions import CommandPolicy, Permissions, Questions
+from deepctl.quantities import size as byte_size
 from deepctl.redaction import redact
 from deepctl.sandbox.policy import MOUNT
 from deepctl.store import log_file
@@ -57,13 +59,12 @@ MAX_LISTED = 30
 EVICT_OVER = 20_000
 EVICT_FILE_OVER = 100_000
 """Characters of a result, and of a result of `read_file`, beyond which it goes to a file."""
-WINDOW_SHARE, TOKEN_CHARACTERS = 4, 3
-"""A result takes at most a quarter of the context window, at a low estimate of the characters of a token."""
 
 _PLAN, _WRITE_PLAN = "plan", "write_plan"
 _NONE = "(none)"
 _NO_PLAN = render_plan([])
 _MAX_CONTEXT_BYTES = 256 * 1024
+_WINDOW_SHARE, _TOKEN_CHARACTERS = 4, 3
 _MAX_NOTEBOOK, _MEMORY_LINES, _MEMORY_TOKENS, _MEMORY_FILES = 65_536, 200, 1_800, 100
 
 _KEPT = (
@@ -96,6 +97,20 @@ _PLANNING = (
     "For work of several steps, call `write_plan` first, and again whenever a step starts or is done; exactly one step "
     "is in_progress."
 )
+
+
+def large_size(window: int) -> int:
+    """The characters of a quarter of a context window of so many tokens, at three characters a token, which is few.
+
+    A result of a tool has at most this size.
+    """
+    return window * _TOKEN_CHARACTERS // _WINDOW_SHARE
+
+
+def large_context_files(messages: Sequence[ModelMessage], window: int) -> list[str]:
+    """The names of the context files that take more than a quarter of a context window of so many tokens."""
+    shown = _shown(post_compaction_window(list(messages)))
+    return [name for name in layout.CONTEXT_FILES if name in shown and len(shown[name].text) > large_size(window)]
 
 
 def fixed_instructions(tools: frozenset[str]) -> list[str]:
@@ -280,6 +295,12 @@ class TurnContext(AbstractCapability[Any]):
             size = (await files.stat(name)).size
             # A FIFO or a directory has no size.
             text = as_text(await files.read_bytes(name)) if size is not None and size <= _MAX_CONTEXT_BYTES else ""
+            if size is not None and size > _MAX_CONTEXT_BYTES:
+                # A chat shows warnings as notices.
+                warnings.warn(
+                    f"{name} is not sent, because it has more than {byte_size(_MAX_CONTEXT_BYTES)}. Shorten it.",
+                    stacklevel=2,
+                )
         except (FileNotFoundError, NotADirectoryError):
             text = ""
         return self._block("context-file", text.strip("\r\n"), path=name)

@@ -194,6 +194,20 @@ def test_a_long_run_of_spaces_takes_no_time(talk: Talk, work: Path) -> None:
     assert "context-file" in talk.say("hello")[2]
 
 
+def test_a_notice_names_a_context_file_that_is_too_large(deepctl: InProcess, home: Path) -> None:
+    deepctl("profiles", "create", "alice").ok()
+    work = home / "profiles/alice/workspace"
+    (work / "AGENTS.md").write_text("x" * (256 * 1024))
+    (work / "DEEP.md").mkdir()
+    events = deepctl("chat", "-u", "alice", "--json", "hello").ok().events
+    assert not [event for event in events if event["type"] == "notice"]
+    with (work / "AGENTS.md").open("a") as file:
+        file.write("x")
+    events = deepctl("chat", "-u", "alice", "--json", "read a.txt").ok().events
+    (notice,) = [event["message"] for event in events if event["type"] == "notice"]
+    assert notice == "AGENTS.md is not sent, because it has more than 256.0 KiB. Shorten it."
+
+
 def test_items_and_attachments_of_a_prompt_stay_behind_the_blocks(talk: Talk) -> None:
     picture = BinaryContent(png(), media_type="image/png")
     note = TextContent("note", metadata={"deepctl": "attached"})

@@ -406,6 +406,22 @@ class TestOverflow:
             assert len(server.requests) == 1
         assert alice.compactions() == []
 
+    @pytest.mark.parametrize(("length", "window"), [(9000, 4000), (9000, 100_000), (500, 4000), (500, None)])
+    def test_a_large_context_file_is_named(
+        self, paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch, length: int, window: int | None
+    ) -> None:
+        """A refused request is longer than the window, even if the setting is larger."""
+        (Path(paths.workspace) / "DEEP.md").write_text("word " * (length // 5))
+        options = {"context_window": window, "compact_at": None}
+        with (
+            _overflowing(paths, monkeypatch, _overflow(WORDINGS[0]), **options) as (alice, _),
+            pytest.raises(ModelFailed) as raised,
+        ):
+            alice.say("hello")
+        assert raised.value.code == "context_overflow"
+        assert str(raised.value.hint).startswith("DEEP.md takes more than a quarter") == (length == 9000)
+        assert "Set context_window" in str(raised.value.hint)
+
     def test_without_compaction_nothing_is_tried(self, paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch) -> None:
         answers: list[Answer] = [_said("first"), _said("second"), _overflow(WORDINGS[0]), _said("never")]
         with _overflowing(paths, monkeypatch, *answers, compact_at=None) as (alice, server):
