@@ -94,14 +94,8 @@ class ChatSetup(NamedTuple):
         return Engine(runner, EphemeralChat(runner), self._commands(None, approve, {}))
 
     def summarizer(self, profile: ProfilePaths) -> TurnRunner:
-        """What writes summaries of the profile's conversations: no tools, and so no sandbox."""
-        _prepare(self.model, ())
-        _load()
-        from deepctl.agent.chat import Options
-
-        base_url = self.settings.get("base_url")
-        agent_options = Options(self.model, base_url, timeout=self.timeout, window_cache=profile.windows)
-        return self._running(self._bounded(agent_options, self.name), note="The conversation has not changed.")
+        """What writes summaries of the profile's conversations."""
+        return self._without_commands(profile.windows, "The conversation has not changed.")
 
     def profile(self, root: Root) -> Engine[Chat]:
         """A chat of a profile. Raises `Refused` if its sandbox cannot be used."""
@@ -153,15 +147,18 @@ class ChatSetup(NamedTuple):
 
     def check(self) -> ModelCheck:
         """Send a test request to the model."""
+        with closing(self._without_commands(None, None)) as runner:
+            return runner.check()
+
+    def _without_commands(self, window_cache: str | None, note: str | None) -> TurnRunner:
+        """What sends requests that run no commands, so it needs no sandbox."""
         _prepare(self.model, ())
         _load()
         from deepctl.agent.chat import Options
 
-        agent_options = self._bounded(
-            Options(self.model, self.settings.get("base_url"), timeout=self.timeout), self.name
-        )
-        with closing(self._running(agent_options, note=None)) as runner:
-            return runner.check()
+        base_url = self.settings.get("base_url")
+        agent_options = Options(self.model, base_url, timeout=self.timeout, window_cache=window_cache)
+        return self._running(self._bounded(agent_options, self.name), note=note)
 
     def _bounded(self, agent_options: Options, profile: str | None) -> Options:
         """The same setup, with the limits of a turn and a conversation, and with the settings of requests and tools."""
