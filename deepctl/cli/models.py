@@ -29,7 +29,8 @@ def models(
         typer.Option(
             "--check",
             help="Send one small request with a tool to the model in force. Says whether the model answers and calls "
-            "tools, whether the server reports tokens, how large the context window is, and what to set.",
+            "tools, whether the server reports tokens and lists the model, how large the context window is, and "
+            "what to set.",
         ),
     ] = False,
     as_json: options.Json = False,
@@ -42,7 +43,9 @@ def models(
     profile, in_force = options.profile_of_chat(user, {"model": model})
     if check:
         setup = ChatSetup(profile.name if profile is not None else options.user(None, in_force), in_force)
-        show(ModelCheckView(setup.model, setup.check()), as_json)
+        result = setup.check()
+        hints = (*result.hints, *providers.hints(os.environ, in_force, setup.model))
+        show(ModelCheckView(setup.model, result._replace(hints=hints)), as_json)
         return
     show(
         ModelsView(

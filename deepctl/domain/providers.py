@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import SplitResult, urlsplit
@@ -38,6 +38,7 @@ _SECONDS = 1.0
 _BYTES = 1 << 20
 _MODELS = 1000
 _NAME = 200
+_LISTED = 5
 
 
 class KeyVariable(NamedTuple):
@@ -117,6 +118,32 @@ def own_servers(environment: Mapping[str, str], settings: Settings) -> list[Addr
 
 def _base_url(environment: Mapping[str, str], settings: Settings) -> str | None:
     return settings.get("base_url") or env_variables.value(environment, "OPENAI_BASE_URL")
+
+
+def is_variable_ignored(environment: Mapping[str, str], settings: Settings) -> bool:
+    """Whether `$OPENAI_BASE_URL` is ignored because of a different base_url, which takes precedence."""
+    address, variable = settings.get("base_url"), env_variables.value(environment, "OPENAI_BASE_URL")
+    return address is not None and variable is not None and address.rstrip("/") != variable.rstrip("/")
+
+
+def hints(environment: Mapping[str, str], settings: Settings, model: str) -> Iterator[str]:
+    """What may be wrong with the address or the name of `model`. Asks its server for its models, if that is yours."""
+    provider = provider_keys.provider(model)
+    base_url = settings.resolve("base_url")
+    if model == provider_keys.OFFLINE and base_url.value is not None:
+        yield "The offline model does not use base_url: `deepctl config set model openai-chat:NAME` selects the server."
+    if provider not in ("openai", "ollama"):
+        return
+    if provider == "openai" and is_variable_ignored(environment, settings):
+        address = without_passwords(base_url.value)
+        yield f"$OPENAI_BASE_URL is ignored, because base_url is set: {address} (from {base_url.source})."
+    name = model.partition(":")[2]
+    for server in ask([address for address in own_servers(environment, settings) if address.kind == provider]):
+        # Ollama adds the tag.
+        if server.models and not {name, f"{name}:latest"} & {*server.models}:
+            names = ", ".join(model_name(server, listed) for listed in server.models[:_LISTED])
+            more = ", …" if len(server.models) > _LISTED else ""
+            yield f"The server at {server.url} does not list the model {name!r}. Its models are: {names}{more}."
 
 
 def is_openais(url: str) -> bool:

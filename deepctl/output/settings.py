@@ -174,12 +174,12 @@ class ModelsView(NamedTuple):
             (model_name(server, name), "server", server.url) for server in self.servers for name in server.models
         ]
         rows += [
-            (server.kind, "server", Cell(f"{server.url}: {server.reason}", "faint"))
+            (model_name(server, "…"), "server", Cell(f"{server.url}: {server.reason}", "faint"))
             for server in self.servers
             if not server.reachable
         ]
         rows += [
-            (server.kind, "server", Cell(f"{server.url}: it has no models", "warning"))
+            (model_name(server, "…"), "server", Cell(f"{server.url}: it has no models", "warning"))
             for server in self.servers
             if server.reachable and not server.models
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 import time
@@ -371,6 +372,55 @@ def test_a_check_warns_of_a_small_window(deepctl: InProcess, monkeypatch: pytest
         (hint,) = found["hints"]
     assert "--ctx-size" in hint
     assert "deepctl config set tools lean" in hint
+
+
+def _hints(deepctl: InProcess, *options: str) -> list[str]:
+    hints: list[str] = deepctl("models", "--check", "--json", *options).ok().json["hints"]
+    return hints
+
+
+def test_a_check_says_that_the_server_does_not_list_the_model(
+    deepctl: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served({"data": [{"id": "tiny"}]}) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+        settings = without_files({})
+        asked = [[*providers.hints(os.environ, settings, f"openai-chat:{name}")] for name in ("tiny", "wrong", "")]
+    assert asked[0] == []
+    assert asked[1] == [
+        f"The server at {server.url}/v1 does not list the model 'wrong'. Its models are: openai-chat:tiny."
+    ]
+    assert "does not list the model ''" in asked[2][0]
+
+
+def test_ollamas_tag_may_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with served({"models": [{"name": "llama3:latest"}]}) as server:
+        environment = {"OLLAMA_HOST": server.url}
+        assert [*providers.hints(environment, without_files({}), "ollama:llama3")] == []
+        assert [*providers.hints(environment, without_files({}), "ollama:llama")] != []
+
+
+def test_an_address_that_is_not_used_is_told(deepctl: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    with provider(LS) as server:
+        address = f"{server.address}/v1"
+        deepctl("config", "set", "base_url", address).ok()
+        assert "The offline model does not use base_url" in _hints(deepctl)[0]
+        monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "none")
+        ignored = f"$OPENAI_BASE_URL is ignored, because base_url is set: {address} (from config)."
+        assert ignored in _hints(deepctl, "--model", "openai-chat:tiny")
+    monkeypatch.setenv("DEEPCTL_MODEL", "openai-chat:tiny")
+    told = f"at {address} (base_url; $OPENAI_BASE_URL is ignored)"
+    assert told in deepctl("doctor").stdout
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{address}/")
+    assert "is ignored" not in deepctl("doctor").stdout
+
+
+def test_a_server_without_models_is_named_as_its_models_are(
+    deepctl: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    assert "openai-chat:…\tserver\thttp://127.0.0.1:9/v1: Connection refused" in deepctl("models").ok().stdout
 
 
 def test_a_check_of_a_model_without_tools_sends_none(deepctl: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from deepctl.domain.doctor.machine import Sandboxes, settings_file, untrusted
 from deepctl.domain.doctor.stored_state import DiskUsage, rights
 from deepctl.domain.env_variables import ollama_address, problems, value
 from deepctl.domain.profiles import checkpoint_bytes
+from deepctl.domain.providers import is_variable_ignored
 from deepctl.domain.settings import Settings
 from deepctl.errors import DeepctlError, ProfileNotFound
 from deepctl.files import atomic
@@ -186,6 +187,8 @@ def model(environment: Mapping[str, str], in_force: Settings) -> Iterator[Check]
         address = address or value(environment, "OPENAI_BASE_URL")
         if address:
             where += f" at {addresses.without_passwords(address)}"
+        if is_variable_ignored(environment, in_force):
+            where += " (base_url; $OPENAI_BASE_URL is ignored)"
     if (client := provider_keys.CLIENTS.get(provider)) is not None and not _is_installed(client):
         yield Check(
             "model",
