@@ -80,6 +80,9 @@ is enough. A cut prompt still fills most of a window, so a number below `_REPORT
 servers report only what they had not cached.
 """
 
+_LITTLE = 100
+"""Tokens after a summary that are too few for another summary, which has a paragraph for them."""
+
 _LEFT_OUT = "[The beginning of this conversation was left out here, because no summary could be written.]"
 
 
@@ -97,6 +100,8 @@ class CompactionResult(NamedTuple):
     usage: RunUsage
     checkpoint: str | None = None
     cost: float | None = None
+    share: float = 1.0
+    """The share of the context that remains, with the tools and the instructions."""
 
     def event(self) -> dict[str, Any]:
         """In the form of events."""
@@ -299,21 +304,35 @@ async def by_hand(
             keep_tokens=strategy.keep_tokens,
             preserve_first_user_message=False,
         )
-        if await _shortened(sliding, messages, places, ctx) is None:
+        shorter = await _shortened(sliding, messages, places, ctx)
+        if shorter is None or _saves_little(messages[: len(messages) - len(shorter.tail)]):
             continue
         result = await compact_now(strategy, messages, model=model, focus=focus, usage=usage)
         short_history = _history_of(result, messages, places)
         if short_history is not None:
-            before = context_tokens(messages)
-            after = _tokens_after(before, messages, short_history)
+            # A reported number includes tools and instructions, and the shorter history has no such number. So the
+            # tokens of the result are estimates for the messages alone, and the next compaction begins with them.
+            before, after = (sum(estimate_message_tokens(history)) for history in (messages, short_history.messages))
+            context = context_tokens(messages)
+            share = _tokens_after(context, messages, short_history) / context if context else 1.0
             report = CompactionResult(
-                len(messages), len(short_history.messages), before, after, short_history.text, usage
+                len(messages), len(short_history.messages), before, after, short_history.text, usage, share=share
             )
             return report, short_history
     raise NotFound(
-        "There is nothing to compact: the model already sees only a summary and the last answer.",
+        "There is nothing to compact: the model already sees little more than a summary and the last answer.",
         code="nothing_to_compact",
     )
+
+
+def _saves_little(removed: Sequence[ModelMessage]) -> bool:
+    """Whether the messages are a summary and so little else that a new summary would not be shorter."""
+    others = [
+        replace(message, parts=[part for part in message.parts if not is_summary_part(part)])  # type: ignore[arg-type]
+        for message in removed
+    ]
+    has_summary = any(is_summary_part(part) for message in removed for part in message.parts)
+    return has_summary and sum(estimate_message_tokens([without_blocks(message) for message in others])) < _LITTLE
 
 
 def _tokens_after(tokens: int, messages: list[ModelMessage], short_history: ShortenedHistory) -> int:

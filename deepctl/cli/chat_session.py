@@ -104,8 +104,7 @@ class UsageCounter:
 
         before = self.of(session).context
         self._add(session, TokenUsage.of(result.usage), result.cost)
-        shorter = before * result.tokens_after / result.tokens_before if before and result.tokens_before else None
-        self.takes(session, shorter)
+        self.takes(session, before * result.share if before else None)
 
     def takes(self, session: str | None, context: float | None) -> None:
         """The conversation takes this share of the window from now on; `None` after a rewind, when it is unknown."""

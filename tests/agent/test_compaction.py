@@ -464,6 +464,23 @@ def _log(alice: Alice) -> tuple[str, str]:
     return session.directory, session.log
 
 
+def test_by_hand_the_messages_alone_are_counted_and_a_useless_summary_is_not_paid_for(
+    paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [Text(["word " * 400], used=(9000, 400)), Text(["Short."], used=(9500, 4)), Text(["A summary."])]
+    with _provided(paths, monkeypatch, *answers) as (alice, server):
+        alice.options = alice.options._replace(compact_at=None, context_window=100_000)
+        alice.say("hello")
+        alice.say("Short, please.")
+        done = alice.compact()
+        assert 400 < done.tokens_before < 1500, "without tools and instructions"
+        assert done.tokens_after < 100
+        assert 0.9 < done.share < 1, "tools and instructions stay"
+        with pytest.raises(NotFound, match="nothing to compact"):
+            alice.compact()
+        assert len(server.requests) == 3
+
+
 def test_by_hand_a_failing_model_changes_nothing(paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch) -> None:
     answers: list[Answer] = [Text(["first"]), Text(["second"]), Status(500), Text(["gist"])]
     with _provided(paths, monkeypatch, *answers) as (alice, _):

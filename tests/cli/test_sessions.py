@@ -557,8 +557,7 @@ class TestCompact:
         deepctl(*command, "--dry-run").ok()
 
     def test_without_anything_to_do_it_is_3_and_nothing_changes(self, deepctl: InProcess) -> None:
-        for _ in range(2):
-            deepctl("sessions", "compact", "-u", "alice").ok()
+        deepctl("sessions", "compact", "-u", "alice").ok()
         before = deepctl("sessions", "export", "-u", "alice").ok().stdout
         refused = deepctl("sessions", "compact", "-u", "alice", "--json")
         assert (refused.code, refused.error["code"]) == (3, "nothing_to_compact")
