@@ -23,7 +23,7 @@ from pydantic_ai.workspaces import WorkspaceError
 from pydantic_ai_backends import StateBackend
 
 from deepctl import layout
-from deepctl.agent import answer_ends, compaction, interruption, model_check, provider_errors
+from deepctl.agent import answer_ends, compaction, interruption, model_check, provider_errors, windows
 from deepctl.agent.answer_ends import AnswerCut
 from deepctl.agent.approvals import Approve, Ask
 from deepctl.agent.backend import LocalBackend
@@ -124,6 +124,7 @@ class TurnRunner:
             profile=options.model_profile,
         )
         self._told: set[str] = set()
+        self._has_history = False
         self._servers = McpServers(options.mcp_servers, environment) if options.mcp_servers else None
         self._limits = limits_of(options.limits, self._model, options.model)
         self._used = RunUsage()
@@ -185,6 +186,7 @@ class TurnRunner:
 
         run_usage, self._used = self._used, RunUsage()
         self._spent = run_usage
+        self._has_history = bool(history.messages)
         if self._not_sent is not None:
             tell(self._not_sent)
         turn = run_turn(
@@ -273,7 +275,14 @@ class TurnRunner:
             self._model.base_url or "",
             self._environment,
             self._last_response,
-        )._replace(settings={**(self._model.settings or {})})
+        )._replace(
+            settings={**(self._model.settings or {})},
+            is_own=windows.is_own(self._model),
+            window=windows.known(self._model),
+            context_window=self.options.context_window,
+            tools=self.options.tools,
+            has_history=self._has_history,
+        )
 
     def _explain(self, error: Exception) -> DeepctlError | None:
         """The error for a failure of the model; `None` for any other failure."""

@@ -49,7 +49,7 @@ from pydantic_ai_harness.compaction._summarizing_compaction import format_transc
 from pydantic_ai_harness.compaction._summary import WrittenSummary, is_summary_part, summary_request
 
 from deepctl.agent import windows
-from deepctl.agent.limits import CompactionPolicy, context_tokens, sent_tokens
+from deepctl.agent.limits import MOST, CompactionPolicy, context_tokens, sent_tokens
 from deepctl.agent.message_filters import Places, SentHistory, is_prompt, without_usage
 from deepctl.agent.model_wrappers import UnicodeFilter
 from deepctl.agent.offline import SUMMARISE
@@ -81,7 +81,9 @@ servers report only what they had not cached.
 """
 
 _LITTLE = 100
-"""Tokens after a summary that are too few for another summary, which has a paragraph for them."""
+"""Tokens after a summary that are too few for another summary, which has a paragraph for them; also those of a prompt
+whose turn failed.
+"""
 
 _LEFT_OUT = "[The beginning of this conversation was left out here, because no summary could be written.]"
 
@@ -186,7 +188,9 @@ class Compactor:
             # The node has appended its request to the history a second time.
             del ctx.messages[max(index for index, message in enumerate(ctx.messages) if message is refused_request)]
         tokens = context_tokens(ctx.messages, request_context.model_request_parameters)
-        window = await self.policy.window_of(self.model, tokens) or DEFAULT_CONTEXT_WINDOW
+        # A refused request is long, however few its estimated tokens are.
+        asked_for = MOST if refused_request is not None else tokens
+        window = await self.policy.window_of(self.model, asked_for) or DEFAULT_CONTEXT_WINDOW
         if refused_request is not None:
             self._limit = tokens
         window = min(window, self._limit or window)
@@ -258,8 +262,10 @@ class Compactor:
         if not self._gave_up:
             try:
                 # The strategy's result does not show it, and a useless summary must not be paid for.
-                if is_refused and (await _shortened(_sliding(tail), messages, places, ctx)) is None:
+                if is_refused and not await _has_content(tail, messages, places, ctx):
                     tail = 1  # the last message
+                    if not await _has_content(tail, messages, places, ctx):
+                        return None
                 if (await _shortened(_sliding(tail), messages, places, ctx)) is None:
                     return None
                 why = "does not fit into" if is_refused else f"takes {tokens / window:.0%} of"
@@ -333,6 +339,16 @@ def _saves_little(removed: Sequence[ModelMessage]) -> bool:
     ]
     has_summary = any(is_summary_part(part) for message in removed for part in message.parts)
     return has_summary and sum(estimate_message_tokens([without_blocks(message) for message in others])) < _LITTLE
+
+
+async def _has_content(tail: int, messages: list[ModelMessage], places: Places, ctx: RunContext[Any]) -> bool:
+    """Whether the messages before the last `tail` tokens have an answer, or a prompt that is longer than a summary.
+    Context that is sent again does not count.
+    """
+    left = await _shortened(_sliding(tail), messages, places, ctx)
+    replaced = [without_blocks(message) for message in messages[: len(messages) - len(left.tail)]] if left else []
+    has_answer = any(isinstance(message, ModelResponse) and message.parts for message in replaced)
+    return has_answer or sum(estimate_message_tokens(replaced)) >= _LITTLE
 
 
 def _tokens_after(tokens: int, messages: list[ModelMessage], short_history: ShortenedHistory) -> int:

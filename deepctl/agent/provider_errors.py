@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic_ai import exceptions
 
+from deepctl.agent import windows
 from deepctl.agent.limits import LimitReached
 from deepctl.agent.request_failures import (
     PAGE,
@@ -71,6 +72,16 @@ class ModelEndpoint(NamedTuple):
     last: LastResponse
     settings: Mapping[str, object] = MappingProxyType({})
     """The values of `[model_settings]` that the requests have."""
+    is_own: bool = False
+    """Whether the address can be a server of your own."""
+    window: int | None = None
+    """The context window that the server has reported, in tokens."""
+    context_window: int | None = None
+    """The setting."""
+    tools: str = "full"
+    """The setting."""
+    has_history: bool = False
+    """Whether the request continues a conversation."""
 
     @property
     def place(self) -> str:
@@ -135,8 +146,7 @@ def failure(error: BaseException, to: ModelEndpoint) -> DeepctlError | None:
     if is_overflow(error, to.last):
         return ModelFailed(
             f"The request is longer than the context window of {to.model} ({reason(error, to)}).",
-            "Set context_window to the window of the model, so that conversations are summarised in time, and "
-            'tools = "lean" for shorter requests. /compact shortens this conversation; --new starts another one.',
+            _overflow_hint(to),
             code=CONTEXT_OVERFLOW,
         )
     if (problem := unreadable(error)) is not None:
@@ -188,6 +198,23 @@ def failure(error: BaseException, to: ModelEndpoint) -> DeepctlError | None:
     if isinstance(error, exceptions.AgentRunError) or is_clients(error) or to.last.is_no_answer:
         return _unusable(error, to)
     return None
+
+
+def _overflow_hint(to: ModelEndpoint) -> str | None:
+    """What makes requests fit. Settings that have no effect, or have this value already, are left out."""
+    steps = []
+    if to.is_own:
+        reported = f", which is {to.window} tokens now" if to.window is not None else ""
+        steps.append(f"Start the server with a larger window{reported} ({windows.LARGER}).")
+    if to.context_window is not None:
+        steps.append(f"If context_window ({to.context_window}) is more than the window of the model, lower it.")
+    elif to.window is None:
+        steps.append("Set context_window to the window of the model, so that conversations are summarised in time.")
+    if to.tools != "lean":
+        steps.append("`deepctl config set tools lean` makes requests shorter.")
+    if to.has_history:
+        steps.append("`deepctl sessions compact` shortens this conversation; `--new` starts another one.")
+    return " ".join(steps) or None
 
 
 def _silent(error: SilentModel, model: str) -> ModelFailed:

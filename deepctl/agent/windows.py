@@ -44,6 +44,9 @@ _STORED = 20
 _OWN = ("openai", "ollama", "vllm")
 """Providers whose address can be a server of your own."""
 
+LARGER = "llama-server --ctx-size, OLLAMA_CONTEXT_LENGTH, vLLM --max-model-len"
+"""The options of servers for a larger window."""
+
 _Key = tuple[str, str]
 
 

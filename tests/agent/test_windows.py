@@ -273,11 +273,20 @@ class TestWordings:
     @pytest.mark.parametrize("status", [400, 413, 422, 500])
     def test_it_is_an_overflow(self, message: str, status: int) -> None:
         error = _http(status, message)
-        found = failure(error, TO)
+        found = failure(error, TO._replace(has_history=True))
         assert found is not None
         assert (found.code, found.exit_code, found.retryable) == ("context_overflow", 7, False)
-        assert all(word in str(found.hint) for word in ("context_window", "/compact", 'tools = "lean"'))
+        assert all(word in str(found.hint) for word in ("context_window", "sessions compact", "tools lean"))
         assert not is_temporary(error)
+
+    def test_the_hint_has_only_what_has_an_effect(self) -> None:
+        there = TO._replace(is_own=True, window=4096, tools="lean")
+        hint = str(getattr(failure(_http(400, WORDINGS[0]), there), "hint", ""))
+        assert "larger window, which is 4096 tokens now" in hint
+        assert not any(word in hint for word in ("context_window", "lean", "compact", "--new"))
+        hint = str(getattr(failure(_http(400, WORDINGS[0]), there._replace(context_window=9000)), "hint", ""))
+        assert "context_window (9000)" in hint
+        assert "Set context_window" not in hint
 
     @pytest.mark.parametrize("message", OTHERS)
     def test_it_is_none(self, message: str) -> None:
@@ -385,6 +394,16 @@ class TestOverflow:
             assert not any(map(_is_summary, server.requests))
         assert alice.compactions() == []
 
+    def test_a_short_prompt_whose_turn_failed_is_not_summarised(
+        self, paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with _overflowing(paths, monkeypatch, *[_overflow(WORDINGS[0])] * 4) as (alice, server):
+            for prompt in ("one", "two", "three"):
+                with pytest.raises(ModelFailed):
+                    alice.say(prompt)
+            assert not any(map(_is_summary, server.requests))
+        assert alice.compactions() == []
+
     def test_it_is_tried_once_more_only(self, paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch) -> None:
         refusal = _overflow(WORDINGS[0])
         answers: list[Answer] = [_said("first"), _said("second"), refusal, _said("gist"), refusal, _said("never")]
@@ -420,7 +439,8 @@ class TestOverflow:
             alice.say("hello")
         assert raised.value.code == "context_overflow"
         assert str(raised.value.hint).startswith("DEEP.md takes more than a quarter") == (length == 9000)
-        assert "Set context_window" in str(raised.value.hint)
+        setting = f"If context_window ({window})" if window is not None else "Set context_window"
+        assert setting in str(raised.value.hint)
 
     def test_without_compaction_nothing_is_tried(self, paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch) -> None:
         answers: list[Answer] = [_said("first"), _said("second"), _overflow(WORDINGS[0]), _said("never")]
