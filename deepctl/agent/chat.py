@@ -209,6 +209,11 @@ class TurnRunner:
             return self._guarded(turn, emit)
 
     @property
+    def settings_notice(self) -> str | None:
+        """The notice about settings that are not sent to the model, if there are any."""
+        return self._not_sent
+
+    @property
     def model(self) -> Model:
         """The model of the turns."""
         return self._model
@@ -291,7 +296,9 @@ class TurnRunner:
     def _explain_cut(self, cut: AnswerCut, context: ContextUsage) -> DeepctlError | str:
         """The error for an answer that is not whole; a notice if its length is the maximum that the user has set."""
         failure = answer_ends.failure_of(cut, self.options.model, context, self._max_tokens)
-        return failure.message if answer_ends.is_wanted(cut, self._max_tokens) else failure
+        if answer_ends.is_wanted(cut, self._max_tokens):
+            return f"{failure.message} model_settings.max_tokens is {self._max_tokens}."
+        return failure
 
     def _guarded(self, work: Coroutine[Any, Any, _T], emit: Emit | None = None) -> _T:
         """Run a task with the model, and with the MCP servers if there is an `emit` for their notices."""

@@ -295,9 +295,14 @@ class MediaFilterModel(WrapperModel):
         suspects = suspects or [item for item, _ in files]
         self._refused.update(map(digest, suspects))
         noun, pronoun = ("a picture", "it") if len(suspects) == 1 else (f"{len(suspects)} pictures", "them")
+        setting = (
+            " If the model takes no pictures: `deepctl config set model_profile.supports_image_input false`."
+            if kind == "all"
+            else ""
+        )
         self._notify(
             f"The provider of {self.model_name} refused {noun} ({self._reason(error)}). The request is sent again "
-            f"without {pronoun}, and so are later ones to this model."
+            f"without {pronoun}, and so are later requests to this model.{setting}"
         )
         return True
 

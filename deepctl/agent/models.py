@@ -186,7 +186,7 @@ def _not_sent(name: str, keys: list[str]) -> str | None:
     if not keys:
         return None
     hint = (
-        " If the model can think, set model_profile.supports_thinking to true."
+        " If the model can think: `deepctl config set model_profile.supports_thinking true`."
         if "thinking" in keys and provider_keys.provider(name) in ("openai", "ollama")
         else ""
     )

@@ -183,6 +183,10 @@ class ChatSession(ABC):
         """Where the agent's commands run; waits until that is known."""
         return self._engine.get().commands
 
+    def settings_notice(self) -> str | None:
+        """The notice about settings that are not sent to the model; waits until the model is known."""
+        return self._engine.get().running.settings_notice
+
     @property
     def window(self) -> int | None:
         """The context window of the model in tokens; `None` as long as it is unknown."""

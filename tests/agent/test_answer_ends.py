@@ -129,7 +129,7 @@ def test_a_length_that_the_user_has_set_is_no_error(
         result = deepctl("chat", "--json", "--model", KINDS["chat"], "hello").ok().events[-1]
         text = deepctl("chat", "--model", KINDS["chat"], "hello").ok()
         codes = [deepctl("chat", "--model", KINDS["chat"], "hello").code for _ in range(2)]
-    notice = "The answer of openai-chat:gpt-4o was cut off at its maximum length."
+    notice = "The answer of openai-chat:gpt-4o was cut off at its maximum length. model_settings.max_tokens is 7."
     assert (result["type"], result["finish"], result["notice"]) == ("result", "length", notice)
     assert (text.stdout, text.stderr) == ("Half\n", f"{notice}\n")
     assert codes == [7, 7], "a tool call that was cut, and a refused answer, are errors all the same"

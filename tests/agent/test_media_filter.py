@@ -217,7 +217,7 @@ def test_a_refused_picture_is_left_out_with_a_notice_and_the_conversation_goes_o
     (notice,) = (event["message"] for event in events if event["type"] == "notice")
     assert notice == (
         "The provider of loopback refused a picture (HTTP 400: Could not process image). The request is sent again "
-        "without it, and so are later ones to this model."
+        "without it, and so are later requests to this model."
     )
     assert [event["type"] for event in events][-1] != "error"
 
@@ -226,8 +226,9 @@ def test_another_model_gets_the_picture_that_one_has_refused(alice: Alice) -> No
     (alice.scene.workspace / "a.png").write_bytes(png(4, 4))
     refusal = Status(500, "image input is not supported - hint: you may need to provide the mmproj")
     with provider(refusal, Text(["No."]), Text(["A cat."])) as server:
-        alice.turn(alice.running("openai-chat:blind", server), "see @a.png")
+        events = alice.turn(alice.running("openai-chat:blind", server), "see @a.png")
         alice.turn(alice.running("anthropic:seeing", server), "and you?")
+    assert "`deepctl config set model_profile.supports_image_input false`" in json.dumps(events)
     assert [len(_openai(body)) for body in server.requests[:2]] == [1, 0]
     assert len(_anthropic(server.requests[2])) == 1
 

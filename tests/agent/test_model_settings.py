@@ -141,7 +141,7 @@ def test_the_offline_model_says_which_settings_it_ignores(deepctl: InProcess) ->
 def test_thinking_is_sent_to_an_unknown_model_if_its_profile_says_so(deepctl: InProcess, ask: Ask) -> None:
     result, body = ask("openai-chat:loopback", "--thinking", "low")
     assert "reasoning_effort" not in body
-    assert "model_settings.thinking. If the model can think, set model_profile.supports_thinking" in _notices(result)
+    assert "If the model can think: `deepctl config set model_profile.supports_thinking true`." in _notices(result)
     deepctl("config", "set", "model_profile.supports_thinking", "true").ok()
     result, body = ask("openai-chat:loopback", "--thinking", "low")
     assert body["reasoning_effort"] == "low"

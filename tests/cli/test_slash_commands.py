@@ -306,7 +306,9 @@ def test_model_approval_and_sandbox_change_for_this_conversation(
         chat("/approve never").split()
     )
     assert "Thinking is as the model does by default." in chat("/thinking")
-    assert "config set model_settings.thinking high --user alice" in " ".join(chat("/thinking HIGH").split())
+    changed = " ".join(chat("/thinking HIGH").split())
+    assert "config set model_settings.thinking high --user alice" in changed
+    assert "Not sent to offline, which does not support it: model_settings.thinking" in changed
     assert "Thinking is high (chosen for this conversation)." in chat("/thinking")
     assert "off, minimal, low, medium, high, xhigh, max, on" in " ".join(chat("/thinking huge").split())
     assert "Not sent to offline" in " ".join(chat("run touch never.txt").split())

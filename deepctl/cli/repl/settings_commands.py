@@ -71,6 +71,8 @@ def thinking(state: ReplState, arguments: str) -> None:
         level = _choice("/thinking", words, THINKING)
         state.chat.change(**{key: level})
         state.chat.display.notice(f"Thinking is now {level}.{_how_to_keep(state, key, level)}")
+        if (not_sent := state.chat.settings_notice()) is not None and key in not_sent:
+            state.chat.display.notice(not_sent)
         return
     value = in_force(state, key)
     state.chat.display.notice(
