@@ -323,6 +323,9 @@ def test_model_approval_and_sandbox_change_for_this_conversation(
     assert "Did you mean openai:gpt-4o?" in chat("/model gpt-4o")
     assert "offline" in chat.toolbar
     assert "3 earlier turns" in chat("hello")
+    assert "Server" not in chat("/status")
+    chat("/model ollama:tiny")
+    assert "http://127.0.0.1:11434" in chat("/status")
     assert "deepctl config set model offline --user alice" in chat("/model offline")
     for command in ("/model", "/models"):
         assert "The model of this chat is offline (chosen for this conversation)" in chat(command)
@@ -335,6 +338,8 @@ def test_model_approval_and_sandbox_change_for_this_conversation(
         "offline (chosen for this conversation)",
         "auto (chosen",
         "your rights",
+        "high (chosen",
+        "full (the default)",
     ):
         assert text in status
     assert "compacted" in chat("/compact the seat")

@@ -11,7 +11,8 @@ from deepctl.cli.chat_session import ProfileChat, UsageTotals
 from deepctl.cli.options import UNNAMED
 from deepctl.cli.repl import settings_commands
 from deepctl.cli.repl.state import ReplState
-from deepctl.domain import profiles, settings
+from deepctl.domain import profiles, provider_keys, providers, settings
+from deepctl.domain.addresses import without_passwords
 from deepctl.errors import DeepctlError
 from deepctl.output.render import show
 from deepctl.output.text import cells, clip, home, printable, terminal_width, tint
@@ -165,6 +166,13 @@ def show_status(state: ReplState, arguments: str) -> None:
     model = settings_commands.in_force(state, "model")
     approve = settings_commands.in_force(state, "approve")
     rows.append(("Model", f"{model.value or 'offline'} ({settings_commands.source(model)})"))
+    servers = providers.own_servers(os.environ, state.chat.setup.settings)
+    kind = provider_keys.provider(model.value or provider_keys.OFFLINE)
+    rows += [("Server", str(without_passwords(server.url))) for server in servers if server.kind == kind]
+    for name, key in (("Thinking", "model_settings.thinking"), ("Tools", "tools")):
+        value = settings_commands.in_force(state, key)
+        if value.value is not None:
+            rows.append((name, f"{value.value} ({settings_commands.source(value)})"))
     rows.append(("Approval", f"{approve.value} ({settings_commands.source(approve)})"))
     try:
         rows.append(("Sandbox", settings_commands.sandbox_sentence(state)))
