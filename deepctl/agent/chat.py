@@ -124,7 +124,7 @@ class TurnRunner:
             profile=options.model_profile,
         )
         self._told: set[str] = set()
-        self._has_history = False
+        self._has_history = self._has_begun = False
         self._servers = McpServers(options.mcp_servers, environment) if options.mcp_servers else None
         self._limits = limits_of(options.limits, self._model, options.model)
         self._used = RunUsage()
@@ -186,7 +186,16 @@ class TurnRunner:
 
         run_usage, self._used = self._used, RunUsage()
         self._spent = run_usage
-        self._has_history = bool(history.messages)
+        self._has_history, self._has_begun = bool(history.messages), False
+
+        def observed(event: dict[str, Any]) -> None:
+            # An answer begins with these events, and a tool runs after the end of one.
+            if event["type"] in ("text", "thinking"):
+                self._has_begun = True
+            elif event["type"] in ("tool_call", "tool_result"):
+                self._has_begun = False
+            emit(event)
+
         if self._not_sent is not None:
             tell(self._not_sent)
         turn = run_turn(
@@ -196,7 +205,7 @@ class TurnRunner:
             model=self._model,
             history=history,
             record=record,
-            emit=emit,
+            emit=observed,
             tool_done=tool_done,
             retries=self._retries(emit),
             usage_limits=self._limits,
@@ -287,6 +296,7 @@ class TurnRunner:
             context_window=self.options.context_window,
             tools=self.options.tools,
             has_history=self._has_history,
+            has_begun=self._has_begun,
         )
 
     def _explain(self, error: Exception) -> DeepctlError | None:

@@ -82,6 +82,8 @@ class ModelEndpoint(NamedTuple):
     """The setting."""
     has_history: bool = False
     """Whether the request continues a conversation."""
+    has_begun: bool = False
+    """Whether a part of the answer has arrived."""
 
     @property
     def place(self) -> str:
@@ -327,6 +329,18 @@ def _no_connection(error: exceptions.ModelConnectionError, to: ModelEndpoint) ->
             retryable=True,
         )
     hint = f"Check the network{f' and {to.origin}' if to.origin else ''}, or try again later."
+    place = ""
+    if to.has_begun:
+        place = " in the middle of an answer"
+        hint = (
+            "The part that arrived is kept. Tell the agent to continue, or send the prompt again (in an interactive "
+            "chat: /retry)."
+        )
+    elif addresses.is_loopback(to.address) and any(isinstance(cause, ConnectionRefusedError) for cause in chain):
+        is_ollama = to.model.startswith("ollama:")
+        server = "Start Ollama (`ollama serve`)" if is_ollama else "Start the server"
+        origin = to.origin or ("$OLLAMA_HOST" if is_ollama else None)
+        hint = f"No server listens there. {server}{f', or change {origin}' if origin else ''}."
     retryable = True
     if isinstance(tls, ssl.SSLCertVerificationError):
         hint = (
@@ -342,7 +356,7 @@ def _no_connection(error: exceptions.ModelConnectionError, to: ModelEndpoint) ->
         hint = f"{_sentence(to.named_origin)} begins with http://, but the server may need https://."
         retryable = False
     return ModelFailed(
-        f"The connection to the provider of {to.model} failed ({reason(error, to)}).",
+        f"The connection to the provider of {to.model} failed{place} ({reason(error, to)}).",
         hint,
         code="model_connection",
         retryable=retryable,

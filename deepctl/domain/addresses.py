@@ -105,6 +105,17 @@ def _host_and_port(place: str) -> tuple[str, str | None]:
     return host, port if colon and port else None
 
 
+def is_loopback(address: str) -> bool:
+    """Whether the host of an address is this machine."""
+    from ipaddress import ip_address
+
+    try:
+        host = urlsplit(address).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _is_ip(host: str) -> bool:
     from ipaddress import ip_address
 

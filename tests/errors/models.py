@@ -102,6 +102,13 @@ def _(s: Situation) -> list[str]:
     return [*HELLO, *options]
 
 
+@case("chat", "Ollama does not run", prints=True)
+def _(s: Situation) -> list[str]:
+    s.configure("retries = 0\n")
+    s.patch.setenv("OLLAMA_HOST", "127.0.0.1:9")
+    return [*HELLO, "--model", "ollama:m"]
+
+
 @case("chat", "the connection breaks in the middle of an answer", prints=True)
 def _(s: Situation) -> list[str]:
     return [*HELLO, *s.provider(Broken("cut"), repeat_last=True)]
