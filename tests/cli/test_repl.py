@@ -252,6 +252,20 @@ def test_a_failing_provider_is_one_error_a_turn_and_the_conversation_goes_on(ope
         _ends_in_order(terminal)
 
 
+def test_the_retries_of_a_compaction_leave_one_line(opened: Open) -> None:
+    broken = Status(500, "oops", {"retry-after-ms": "5"})
+    with provider(Text(["Here."]), *[broken] * 4, Text(["Well again."])) as server:
+        terminal = opened(*NO_SANDBOX, server=server, columns=80, rows=30)
+        terminal.prompt()
+        for typed, shown in (("go", "Here."), ("/compact", "Error: "), ("on", "Well again.")):
+            terminal.type(f"{typed}\r")
+            terminal.expect(shown)
+            terminal.prompt()
+        assert terminal.screen.count("HTTP 500: oops: tried again") == 1
+        assert "HTTP 500: oops: tried again 3 times\nError: " in terminal.screen
+        _ends_in_order(terminal)
+
+
 def test_a_retry_is_shown_while_it_is_waited_for(opened: Open) -> None:
     with provider(Status(429, "slow down", {"retry-after": "2"}), Text(["Here."])) as server:
         terminal = opened(*NO_SANDBOX, server=server, columns=80, rows=24)

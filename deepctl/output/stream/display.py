@@ -128,6 +128,7 @@ class LiveDisplay:
         self._failure: BaseException | None = None
         self._calls: list[ToolCall] = []
         self._usage = ""
+        self._is_between_turns = False
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Show one event: `start` begins the live lines, `result` ends them."""
@@ -138,12 +139,14 @@ class LiveDisplay:
             case "error":
                 self.stop()
             case kind:
-                # Events without a running turn, as from `/compact`, are shown at once.
-                is_alone = self._turn is None
-                if is_alone:
+                # Events without a running turn, as from `/compact`, are shown at once. Only a retry is shown until the
+                # next event or `close`, so that several have one line.
+                is_alone = self._turn is None or self._is_between_turns
+                if self._turn is None:
                     self._begin()
+                self._is_between_turns = is_alone
                 self._queue.append((event, time.monotonic()))
-                if is_alone or kind == "result":
+                if (is_alone and kind != "retry") or kind == "result":
                     self._finish(after="" if is_alone else "\n")
                     self._check()
 
@@ -216,6 +219,7 @@ class LiveDisplay:
         from deepctl.output.stream.turn_view import TurnView
 
         self._finish()
+        self._is_between_turns = False
         self._failure = None
         self._paused = False
         self._queue.clear()
