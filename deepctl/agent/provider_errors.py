@@ -275,7 +275,7 @@ def _address_hint(to: ModelEndpoint) -> str | None:
             f"{lacks}Most local servers do not have the Responses API. Choose "
             f"openai-chat:{to.model.partition(':')[2]}, which uses the Chat Completions API."
         )
-    return lacks.strip() or f"Check {to.origin}."
+    return lacks.strip() or f"Check {to.origin}{'' if path.endswith('/v1') else ': its path is usually /v1'}."
 
 
 def _sentence(text: str) -> str:
