@@ -124,7 +124,7 @@ class TurnRunner:
             profile=options.model_profile,
         )
         self._told: set[str] = set()
-        self._has_history = self._has_begun = False
+        self._has_history = self._has_results = self._has_begun = False
         self._servers = McpServers(options.mcp_servers, environment) if options.mcp_servers else None
         self._limits = limits_of(options.limits, self._model, options.model)
         self._used = RunUsage()
@@ -186,7 +186,7 @@ class TurnRunner:
 
         run_usage, self._used = self._used, RunUsage()
         self._spent = run_usage
-        self._has_history, self._has_begun = bool(history.messages), False
+        self._has_history, self._has_results, self._has_begun = bool(history.messages), False, False
 
         def observed(event: dict[str, Any]) -> None:
             # An answer begins with these events, and a tool runs after the end of one.
@@ -194,6 +194,7 @@ class TurnRunner:
                 self._has_begun = True
             elif event["type"] in ("tool_call", "tool_result"):
                 self._has_begun = False
+                self._has_results = self._has_results or event["type"] == "tool_result"
             emit(event)
 
         if self._not_sent is not None:
@@ -264,7 +265,7 @@ class TurnRunner:
         """Send a test request to the model, without retries. Raises like `run`."""
         model = RetryingModel(self._model, self._retries(lambda event: None)._replace(most=0))
         with warnings_told(lambda message: None):
-            return self._guarded(model_check.check(model, self._policy))
+            return self._guarded(model_check.check(model, self._policy, self.options.tools))
 
     @property
     def _policy(self) -> CompactionPolicy:
@@ -296,6 +297,7 @@ class TurnRunner:
             context_window=self.options.context_window,
             tools=self.options.tools,
             has_history=self._has_history,
+            has_results=self._has_results,
             has_begun=self._has_begun,
         )
 

@@ -10,10 +10,12 @@ from pydantic_ai.messages import ModelRequest
 from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.tools import ToolDefinition
 
+from deepctl.agent import windows
 from deepctl.agent.chat_answers import tool_call_hint
 from deepctl.agent.limits import CompactionPolicy
 from deepctl.agent.model_wrappers import CollectingModel
 from deepctl.agent.offline import OFFLINE
+from deepctl.agent.provider_errors import EMPTY
 
 _PROMPT = "list ."
 """The offline model understands it too."""
@@ -34,9 +36,9 @@ _NO_USAGE = (
 )
 _NO_WINDOW = "Set the context window to the server's: `deepctl config set context_window TOKENS`."
 _SMALL_WINDOW = (
-    f"A window of less than {_SMALL} tokens is soon full. Start the server with a larger one (llama-server --ctx-size, "
-    "OLLAMA_CONTEXT_LENGTH, vLLM --max-model-len), or give the agent fewer tools: `deepctl config set tools lean`."
+    f"A window of less than {_SMALL} tokens is soon full. Start the server with a larger one ({windows.LARGER})"
 )
+_FEWER_TOOLS = ", or give the agent fewer tools: `deepctl config set tools lean`"
 
 
 class ModelCheck(NamedTuple):
@@ -52,8 +54,11 @@ class ModelCheck(NamedTuple):
     hints: tuple[str, ...]
 
 
-async def check(model: Model, policy: CompactionPolicy) -> ModelCheck:
-    """Send a request with one tool. Raises the errors of the model, and `UnexpectedModelBehavior` for no answer."""
+async def check(model: Model, policy: CompactionPolicy, tools: str) -> ModelCheck:
+    """Send a request with one tool; `tools` is the setting.
+
+    Raises the errors of the model, and `UnexpectedModelBehavior` for no answer.
+    """
     supports_tools = model.profile.get("supports_tools", True)
     response = await model_request(
         CollectingModel(model),
@@ -61,7 +66,7 @@ async def check(model: Model, policy: CompactionPolicy) -> ModelCheck:
         model_request_parameters=ModelRequestParameters(function_tools=[_TOOL] if supports_tools else []),
     )
     if not response.parts:
-        raise UnexpectedModelBehavior("the answer is empty")
+        raise UnexpectedModelBehavior(EMPTY)
     calls = any(call.tool_name == _TOOL.name for call in response.tool_calls)
     usage = response.usage.input_tokens > 0
     window = await policy.window_of(model)
@@ -75,5 +80,5 @@ async def check(model: Model, policy: CompactionPolicy) -> ModelCheck:
     if window is None and model.system != OFFLINE:
         hints.append(_NO_WINDOW)
     if window is not None and window < _SMALL:
-        hints.append(_SMALL_WINDOW)
+        hints.append(f"{_SMALL_WINDOW}{'' if tools == 'lean' else _FEWER_TOOLS}.")
     return ModelCheck(True, calls, usage, window, tuple(hints))

@@ -40,6 +40,8 @@ from deepctl.errors import CONTEXT_OVERFLOW, DeepctlError, ModelFailed
 from deepctl.redaction import redact
 
 MAX_DETAIL = 300
+EMPTY = "the answer is empty"
+"""The text of the exception for a test request without an answer."""
 _FINAL = (exceptions.ModelQuotaExceededError, exceptions.ModelRequestRejectedError)
 
 _NO_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
@@ -82,6 +84,8 @@ class ModelEndpoint(NamedTuple):
     """The setting."""
     has_history: bool = False
     """Whether the request continues a conversation."""
+    has_results: bool = False
+    """Whether a tool has run in the turn."""
     has_begun: bool = False
     """Whether a part of the answer has arrived."""
 
@@ -369,6 +373,12 @@ def _is_proxys(chain: list[BaseException]) -> bool:
     return bool(names & {"ProxyError", "ConnectError", "ConnectTimeout", "SOCKSError"})
 
 
+def _empty_hint(to: ModelEndpoint) -> str:
+    if not to.settings:
+        return "Try again, or choose another model."
+    return f"Try again, or choose another model. The request has these [model_settings]: {', '.join(to.settings)}."
+
+
 def _unusable(error: BaseException, to: ModelEndpoint) -> ModelFailed:
     """An answer that arrived and is not valid."""
     text = words_of(error)
@@ -395,13 +405,15 @@ def _unusable(error: BaseException, to: ModelEndpoint) -> ModelFailed:
     if text.startswith("Exceeded maximum output retries"):
         return ModelFailed(
             f"The last answer of {to.model} is empty, and so was the answer to a second request.",
-            "The results of its tools are stored. Tell it to continue, or choose another model.",
+            "The results of its tools are stored. Tell it to continue, or choose another model."
+            if to.has_results
+            else _empty_hint(to),
             code="model_failed",
             retryable=True,
         )
     return ModelFailed(
         f"The answer of {to.model} could not be used ({reason(error, to)}).",
-        "Try again.",
+        _empty_hint(to) if text == EMPTY else "Try again.",
         code="model_failed",
         retryable=True,
     )

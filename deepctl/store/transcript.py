@@ -42,7 +42,8 @@ def is_answer(message: dict[str, Any]) -> bool:
     """Whether a turn that ends with this message is complete."""
     calls = any(part.get("part_kind") == "tool-call" for part in log_file.parts(message))
     is_whole = message.get("state") != "interrupted" and message.get("finish_reason") not in _CUT
-    return message.get("kind") == "response" and is_whole and not calls
+    has_text = any(piece.kind != "thinking" for piece in pieces(message))
+    return message.get("kind") == "response" and is_whole and has_text and not calls
 
 
 def problem(messages: Sequence[Message], place: int) -> str | None:

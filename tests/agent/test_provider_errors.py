@@ -248,6 +248,7 @@ def test_an_empty_answer_is_called_one(deepctl: InProcess, monkeypatch: pytest.M
         message = str(_error(deepctl, model)["message"])
     assert "empty" in message
     assert len(server.requests) == 2
+    assert "(no complete answer" in deepctl("sessions", "show").ok().stdout
 
 
 class _Pieces(httpx2.AsyncByteStream):

@@ -372,6 +372,9 @@ def test_a_check_warns_of_a_small_window(deepctl: InProcess, monkeypatch: pytest
         (hint,) = found["hints"]
     assert "--ctx-size" in hint
     assert "deepctl config set tools lean" in hint
+    deepctl("config", "set", "tools", "lean").ok()
+    with _checked(monkeypatch, deepctl, LS) as (_, found):
+        assert "tools lean" not in found["hints"][0]
 
 
 def _hints(deepctl: InProcess, *options: str) -> list[str]:

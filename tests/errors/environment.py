@@ -231,7 +231,8 @@ _answers("the server redirects to another address", Raw(b"", 301, {"Location": "
 _answers("the request is too large for the server", _error(413, message="too large"))
 _answers("the proxy needs a name and a password", Raw(b"", 407))
 _answers("the server accepts only TLS", Raw(b"Client sent an HTTP request to an HTTPS server.\n", 400))
-_answers("the last answer is empty", ToolCalls([("ls", {"path": "."})]), Text([""]))
+_answers("the last answer after a tool call is empty", ToolCalls([("ls", {"path": "."})]), Text([""]))
+_answers("every answer is empty", Text([""]), more="[model_settings]\ntemperature = 2.0\n")
 _answers(
     "the server does not have the model", _error(404, message="The model `m` does not exist.", code="model_not_found")
 )
