@@ -398,7 +398,7 @@ class TestOverflow:
         self, paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with _overflowing(paths, monkeypatch, *[_overflow(WORDINGS[0])] * 4) as (alice, server):
-            for prompt in ("one", "two", "three"):
+            for prompt in (f"one {'x' * 100}", f"two {'y' * 100}", "three"):
                 with pytest.raises(ModelFailed):
                     alice.say(prompt)
             assert not any(map(_is_summary, server.requests))
