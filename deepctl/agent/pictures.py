@@ -89,7 +89,7 @@ def media_type(head: bytes) -> str | None:
 
 
 def picture_of(data: bytes) -> Picture | None:
-    """The picture in `data`; `None` if it is none, or if its header is damaged or cut off. Takes bounded time."""
+    """The picture in `data`; `None` for other data, and for a damaged or cut header. Takes bounded time."""
     kind = media_type(data[:HEAD])
     reader = _READERS.get(kind or "")
     if kind is None or reader is None:

@@ -152,8 +152,8 @@ def refused_pictures(error: BaseException) -> Literal["all", "some", "size"] | N
 def is_overflow(error: BaseException, last: LastResponse | None = None) -> bool:
     """Whether a server refuses a request because it is longer than the context window of the model.
 
-    A limit of tokens per minute (HTTP 429) is none: a shorter request helps only until the next one. `last` is used for
-    answers without a status of an error.
+    A limit of tokens per minute (HTTP 429) does not count: a shorter request helps only until the next one. `last` is
+    used for answers without a status of an error.
     """
     if isinstance(error, exceptions.ModelContextWindowExceededError) or status_of(error) == 413:
         return True
@@ -190,7 +190,7 @@ def setup_problem_in(text: str) -> SetupProblem | None:
 
 
 def unreadable(error: BaseException) -> str | None:
-    """A description of unreadable data from a working connection; `None` if there is none, and for a TLS alert."""
+    """A description of unreadable data from a working connection; `None` for another failure, and for a TLS alert."""
     if isinstance(error, exceptions.ModelHTTPError) or not (
         isinstance(error, exceptions.ModelAPIError) or is_clients(error)
     ):

@@ -156,7 +156,7 @@ async def _asked(model: Model, key: _Key) -> int | None:
 
 
 async def _fetched(http: httpx2.AsyncClient, url: str) -> Any:
-    """The JSON document at an address; `None` if there is none."""
+    """The JSON document at an address; `None` without a valid document."""
     body = b""
     async with http.stream("GET", url, headers={"Accept": "application/json", "Accept-Encoding": "identity"}) as reply:
         if reply.status_code != 200:

@@ -119,10 +119,10 @@ def _tolerant_reading(model: Model, last: LastResponse | None) -> Any:
 
 
 def with_prompt_last(message: ModelMessage) -> ModelMessage:
-    """A request with its parts in the order of the protocol: tool results, text that nobody typed, typed text.
+    """A request with its parts in the order of the protocol: tool results, added text, typed text.
 
-    Text that follows tool results, and that nobody typed, becomes a part of the last result, because a user message
-    would end the tool calls. Text that was not typed is `TextContent` with metadata, or no text of a user at all.
+    Added text that follows tool results becomes a part of the last result, because a user message would end the tool
+    calls. Added text is `TextContent` with metadata, or no text of a user at all.
     """
     if not isinstance(message, ModelRequest):
         return message

@@ -91,7 +91,7 @@ def replace_document(path: str, raw: bytes, *, is_last: bool = False) -> None:
 
 
 def _content(path: str) -> bytes | None:
-    """The bytes of a settings file; `None` if there is none."""
+    """The bytes of a settings file; `None` if the file does not exist."""
     try:
         return read_document(path)
     except FileNotFoundError:
@@ -187,7 +187,7 @@ class SettingsFile(NamedTuple):
     values: Mapping[str, Any] = {}
     problem: DeepctlError | OSError | None = None
     content: bytes | None = None
-    """The bytes of the file; `None` if there is none, or it could not be read."""
+    """The bytes of the file; `None` if it does not exist, or could not be read."""
 
     def checked(self) -> Mapping[str, Any]:
         """The settings in it. Raises the error of reading it."""

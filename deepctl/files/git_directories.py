@@ -213,7 +213,7 @@ def _listed(directory: str) -> list[str]:
 
 
 def _leads_to(path: str, root: str, mount: str) -> str | None:
-    """The target directory of a link, a `.git` file or a `commondir`, read as git does; `None` if there is none."""
+    """The target directory of a link, a `.git` file or a `commondir`, read as git does; `None` without a target."""
     state = _state(path)
     target = os.fsdecode(state.content)
     is_commondir = os.path.basename(path).lower() == "commondir"

@@ -41,7 +41,7 @@ def check(path: str, *below: str) -> None:
 
 
 def examine(path: str, *below: str) -> Finding | None:
-    """The first reason why it is unsafe; `None` if there is none, as far as the files are accessible."""
+    """The first reason why it is unsafe; `None` if it is safe, as far as the files are accessible."""
     trusted_users = _trusted()
     try:
         for directory in _above(path):

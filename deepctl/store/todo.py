@@ -61,7 +61,7 @@ def read(paths: ProfilePaths, session: SessionRecord) -> list[TodoItem] | None:
 
 
 def owner(paths: ProfilePaths, checkpoints: Ledger | None = None) -> str | None:
-    """The id of the session that was used last; `None` if there is none."""
+    """The id of the session that was used last; `None` without a session."""
     names = session_catalogue.by_id(paths)
     try:
         checkpoints = checkpoints or session_catalogue.read_ledger(paths)

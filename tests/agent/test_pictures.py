@@ -97,7 +97,7 @@ def test_a_header_without_an_end_takes_bounded_time(content: bytes) -> None:
 def _model(name: str, monkeypatch: pytest.MonkeyPatch) -> PictureLimits:
     for variable in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.setenv(variable, "sk-none")
-    base_url = "http://127.0.0.1:9/v1" if name == "openai-chat:tiny" else None
+    base_url = "http://localhost:9" if name == "openai-chat:tiny" else None
     return pictures.limits_of(models.resolve(name, base_url=base_url, environment=os.environ).model)
 
 

@@ -210,11 +210,12 @@ class TestAsking:
             assert not windows.is_own(model)
 
     def test_a_proxy_is_used_as_for_requests(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with _answering({"http://models.example/v1/models": VLLM["/v1/models"]}) as proxy:
+        address = "http://models.test"
+        with _answering({f"{address}/models": VLLM["/v1/models"]}) as proxy:
             for name in ("http_proxy", "HTTP_PROXY"):
                 monkeypatch.setenv(name, proxy.address)
             monkeypatch.setenv("no_proxy", "")
-            model = resolve(f"openai-chat:{NAME}", base_url="http://models.example/v1", environment=os.environ).model
+            model = resolve(f"openai-chat:{NAME}", base_url=address, environment=os.environ).model
             assert _ask(model) == 16384
 
 
@@ -548,7 +549,7 @@ class TestPieces:
 
 
 class _Pieces(list[Answer]):
-    """Numbered summaries for whoever asks for one, and then an answer."""
+    """Numbered summaries for requests that ask for one, and then an answer."""
 
     def __init__(self, server: Provider, *first: Answer) -> None:
         super().__init__(first)

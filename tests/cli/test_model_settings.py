@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -144,7 +145,8 @@ def test_on_and_off_are_also_true_and_false(deepctl: InProcess, tmp_path: Path) 
 
 
 def test_passwords_in_extra_body_are_masked(deepctl: InProcess) -> None:
-    body = '{"base_url": "http://u:geheim@example.com/v1", "deep": [{"url": "http://u:geheim@example.com/v1"}]}'
+    address = "http://u:geheim@server.test"
+    body = json.dumps({"base_url": address, "deep": [{"url": address}]})
     said = [
         deepctl("config", "set", "model_settings.extra_body", body).ok(),
         deepctl("config", "show").ok(),
@@ -152,7 +154,7 @@ def test_passwords_in_extra_body_are_masked(deepctl: InProcess) -> None:
         deepctl("config", "set", "model_settings.extra_body", body.replace("}]}", "}")),
     ]
     for result in said:
-        assert "u:…@example.com" in result.stdout + result.stderr
+        assert "u:…@server.test" in result.stdout + result.stderr
         assert "geheim" not in result.stdout + result.stderr
 
 
@@ -166,7 +168,7 @@ def test_a_profile_of_0_1_with_every_setting_stays_valid(deepctl: InProcess, hom
 _OF_0_1 = """\
 version = 1
 model = "offline"
-base_url = "http://127.0.0.1:8000/v1"
+base_url = "http://localhost:8000"
 instructions = "Be brief."
 context_window = 32768
 compact_at = 70

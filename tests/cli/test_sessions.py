@@ -561,7 +561,7 @@ class TestCompact:
         before = deepctl("sessions", "export", "-u", "alice").ok().stdout
         refused = deepctl("sessions", "compact", "-u", "alice", "--json")
         assert (refused.code, refused.error["code"]) == (3, "nothing_to_compact")
-        for words in (("compact", "other", "-u", "alice"), ("compact", "-u", "nobody")):
+        for words in (("compact", "other", "-u", "alice"), ("compact", "-u", "carol")):
             assert deepctl("sessions", *words).code == 3
         assert deepctl("sessions", "export", "-u", "alice").ok().stdout == before
 

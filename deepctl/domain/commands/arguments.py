@@ -124,7 +124,7 @@ def possible(command: ShellCommand, is_program: Callable[[Word], bool]) -> Itera
 
 
 def kept_from(command: ShellCommand) -> int | None:
-    """The index of the first word that a command only prints, searches or stores; `None` if there is none."""
+    """The index of the first word that a command only prints, searches or stores; `None` without such a word."""
     name = base_name(literal(command.words[0]) or "")
     if name in prefixes.BY_SUBSCRIPT and name != "printf":
         return None

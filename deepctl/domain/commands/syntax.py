@@ -162,7 +162,7 @@ def _parser() -> Parser:
 
 
 KeptFrom = Callable[[ShellCommand], int | None]
-"""The index of the first word that a command only prints, searches or stores; `None` if there is none."""
+"""The index of the first word that a command only prints, searches or stores; `None` without such a word."""
 
 
 class _PartContext(NamedTuple):

@@ -311,7 +311,7 @@ def forget(
 
 
 def undo_command(profile: str, result: ForgottenLines) -> str | None:
-    """The command that restores the memory; `None` if there is none."""
+    """The command that restores the memory; `None` if it cannot be undone."""
     if not result.undoable:
         return None
     # The checkpoint's session is named, because the current session may be another one by then.
