@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from deepctl import NoSandbox
 from tests.attacks.scene import LIMITS, Call, Scene, Seen, opened
+from tests.support import processes
 
 TOO_LONG = LIMITS.seconds * 3
 
@@ -564,16 +565,9 @@ def _processes() -> int:
 
 def _sleeps(command: str) -> bool:
     """Whether a command of an attempt is still there, a moment later."""
-    words = command.encode().replace(b" ", b"\0") + b"\0"
     time.sleep(0.3)  # so that it has begun
     for _ in range(10):
-        found = False
-        for line in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                found = found or line.read_bytes() == words
-            except OSError:
-                continue
-        if not found:
+        if not processes.with_command(*command.split()):
             return False
         time.sleep(0.2)
     return True

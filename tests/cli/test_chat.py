@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import processes
 from tests.support.command import Command, InProcess
 
 
@@ -200,7 +201,7 @@ def test_a_turn_that_takes_too_long_is_stopped_and_kept(process: Command) -> Non
     assert time.monotonic() - began < 20
     kinds = [e["message"]["kind"] for e in process("sessions", "show", "--json").ok().json["messages"]]
     assert kinds[:3] == ["request", "response", "request"]
-    assert not _running(sleep)
+    assert processes.with_command(*sleep.split()) == []
     assert process("chat", "hello").code == 0
 
 
@@ -222,21 +223,10 @@ def test_an_interrupted_turn_keeps_what_is_complete_and_ends_its_command(
     assert b"Traceback" not in err
     if number == signal.SIGINT:
         assert json.loads(out.splitlines()[-1])["code"] == "interrupted"
-    assert not _running(sleep)
+    assert processes.with_command(*sleep.split()) == []
     messages = process("sessions", "show", "--json").ok().json["messages"]
     assert messages[2]["message"]["parts"][0]["content"] == "Wrote 1 lines to a.txt"
     assert "can see 1 earlier turn " in process("chat", "hello").ok().stdout
-
-
-def _running(command: str) -> bool:
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-        if line.strip() == command:
-            return True
-    return False
 
 
 def test_a_second_chat_on_the_same_profile_is_exit_4_and_names_the_first(process: Command) -> None:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import pytest
 
 from deepctl.cli import tty_modes
-from tests.support import docker
+from tests.support import docker, processes
 from tests.support.command import Command, InProcess
 from tests.support.loopback import Status, Text, provider
 from tests.support.terminal import Terminal
@@ -94,7 +94,7 @@ class Scene:
 
     def at_work(self) -> list[int]:
         """The processes of the command that is running."""
-        return docker.processes(*self.sleep.split())
+        return processes.with_command(*self.sleep.split())
 
     def begins_work(self) -> None:
         docker.until(lambda: bool(self.at_work()), 20, "the command has started")

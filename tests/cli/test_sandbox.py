@@ -15,7 +15,7 @@ import pytest
 
 from deepctl import layout
 from deepctl.sandbox import container
-from tests.support import docker
+from tests.support import docker, processes
 from tests.support.command import Command, InProcess
 from tests.support.sockets import server
 from tests.support.terminal import Terminal
@@ -156,7 +156,7 @@ def test_with_the_network_abstract_sockets_stay_closed(deepctl: InProcess) -> No
 
 def _there(*commands: str) -> list[str]:
     """Which of these commands, told by their arguments, some process is at."""
-    return [command for command in commands if docker.processes(*command.split())]
+    return [command for command in commands if processes.with_command(*command.split())]
 
 
 def _until_there(*commands: str) -> None:

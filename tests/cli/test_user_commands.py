@@ -20,7 +20,7 @@ from deepctl.domain.settings import load, without_files
 from deepctl.errors import Refused, UsageError
 from deepctl.output.stream.display import TextDisplay
 from deepctl.sandbox import container
-from tests.support import docker
+from tests.support import docker, processes
 from tests.support.command import Command, InProcess
 from tests.support.loopback import Text, provider
 from tests.support.terminal import Terminal
@@ -87,11 +87,11 @@ class Sink:
 
 
 def _until_there(*commands: str) -> None:
-    docker.until(lambda: all(docker.processes(*one.split()) for one in commands), 20, "the commands have started")
+    docker.until(lambda: all(processes.with_command(*one.split()) for one in commands), 20, "the commands have started")
 
 
 def _until_gone(*commands: str) -> None:
-    docker.until(lambda: not any(docker.processes(*one.split()) for one in commands), 10, "the commands are gone")
+    docker.until(lambda: not any(processes.with_command(*one.split()) for one in commands), 10, "the commands are gone")
 
 
 @pytest.mark.parametrize("sandbox", SANDBOXES)

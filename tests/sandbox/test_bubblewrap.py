@@ -15,7 +15,7 @@ import pytest
 
 from deepctl.sandbox import bubblewrap, cgroups
 from deepctl.sandbox.policy import Limits, Unavailable
-from tests.support import docker
+from tests.support import processes
 
 _CLOSED = {
     "syslog": 103,
@@ -144,22 +144,9 @@ def test_a_kill_at_any_moment_of_the_start_leaves_nothing(policy: bubblewrap.Pol
     killed = subprocess.run([sys.executable, "-c", code], check=False, stderr=subprocess.DEVNULL)
     assert killed.returncode == -9
     end = time.monotonic() + 5
-    while docker.processes(*mark.split()) or _launchers(str(policy.workspace)):
+    while processes.with_command(*mark.split()) or processes.with_argument(str(policy.workspace)):
         assert time.monotonic() < end, "something is still there"
         time.sleep(0.02)
-
-
-def _launchers(workspace: str) -> list[str]:
-    """Processes that have the workspace among their arguments: shells on the way to bwrap, and bwrap."""
-    found = []
-    for line in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = line.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if workspace.encode() in words:
-            found.append(str(line))
-    return found
 
 
 def test_the_devices_of_this_machine_cannot_be_changed(policy: bubblewrap.Policy) -> None:

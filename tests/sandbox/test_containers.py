@@ -24,7 +24,7 @@ from deepctl import distribution
 from deepctl.sandbox import container
 from deepctl.sandbox.container import Spec
 from deepctl.sandbox.policy import Unavailable
-from tests.support import docker
+from tests.support import docker, processes
 
 MIB = 1 << 20
 
@@ -74,7 +74,7 @@ def start_sleepers(name: str, sleeper: list[str]) -> None:
     """Three that a polite end would miss: one deaf to signals, and one in a session of its own."""
     line = " ".join(sleeper)
     docker.detached(name, f"setsid {line} & trap '' TERM INT HUP; {line} & {line}")
-    docker.until(lambda: len(docker.processes(*sleeper)) == 3, 10, "three sleepers")
+    docker.until(lambda: len(processes.with_command(*sleeper)) == 3, 10, "three sleepers")
 
 
 # What it is called
@@ -211,7 +211,7 @@ def test_close_ends_everything_and_keeps_the_container(spec: Spec, sleeper: list
     identity = docker.inspected(spec.name, "{{.Id}}")
     start_sleepers(spec.name, sleeper)
     held.close()
-    assert docker.processes(*sleeper) == []
+    assert processes.with_command(*sleeper) == []
     assert not running(spec.name)
     held.close()
     held.kill_all()
@@ -232,9 +232,9 @@ def test_when_the_holder_is_killed_everything_ends(spec: Spec, sleeper: list[str
             assert holder.stdout.readline() == "held\n"
             start_sleepers(spec.name, sleeper)
             attached = subprocess.Popen(["docker", "exec", spec.name, *sleeper])
-            docker.until(lambda: len(docker.processes(*sleeper)) == 4, 10, "the command")
+            docker.until(lambda: len(processes.with_command(*sleeper)) == 4, 10, "the command")
             holder.send_signal(signal.SIGKILL)
-            docker.until(lambda: docker.processes(*sleeper) == [], 5, "the end of the commands")
+            docker.until(lambda: processes.with_command(*sleeper) == [], 5, "the end of the commands")
             attached.wait(10)
     # Opened at once, perhaps while it is still ending.
     held = container.open_container(spec)
@@ -246,7 +246,7 @@ def test_a_container_left_running_is_ended_and_taken_over(spec: Spec, sleeper: l
     left = container.open_container(spec)
     start_sleepers(spec.name, sleeper)
     held = container.open_container(spec)
-    assert docker.processes(*sleeper) == []
+    assert processes.with_command(*sleeper) == []
     assert docker.inside(spec.name, "echo works") == "works"
     held.close()
     left.close()
@@ -265,7 +265,7 @@ def test_kill_all_leaves_it_empty_and_ready(spec: Spec, sleeper: list[str]) -> N
         start_sleepers(spec.name, sleeper)
         docker.inside(spec.name, "touch /tmp/left")
         held.kill_all()
-        assert docker.processes(*sleeper) == []
+        assert processes.with_command(*sleeper) == []
         assert docker.inside(spec.name, "ls -A /tmp; echo works") == "works"
     assert docker.inspected(spec.name, "{{.Id}}") == identity
     held.close()
@@ -276,9 +276,9 @@ def test_kill_all_gets_through_where_no_process_fits(spec: Spec, sleeper: list[s
     held = container.open_container(spec)
     line = " ".join(sleeper)
     docker.detached(spec.name, f"while :; do {line} & done")
-    docker.until(lambda: len(docker.processes(*sleeper)) > spec.processes - 16, 20, "a full container")
+    docker.until(lambda: len(processes.with_command(*sleeper)) > spec.processes - 16, 20, "a full container")
     held.kill_all()
-    assert docker.processes(*sleeper) == []
+    assert processes.with_command(*sleeper) == []
     assert docker.inside(spec.name, "echo works") == "works"
     held.close()
 
@@ -338,7 +338,7 @@ def test_remove(spec: Spec, sleeper: list[str]) -> None:
     start_sleepers(spec.name, sleeper)
     Path(spec.workspace, "kept").touch()
     assert container.remove(spec.name)
-    assert docker.processes(*sleeper) == []
+    assert processes.with_command(*sleeper) == []
     assert not docker.exists(spec.name)
     assert Path(spec.workspace, "kept").exists()
     held.close()

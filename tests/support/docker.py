@@ -57,21 +57,6 @@ def exists(name: str) -> bool:
     return docker("ps", "--all", "--quiet", "--filter", f"name=^{name}$") != ""
 
 
-def processes(*command: str) -> list[int]:
-    """Processes of this machine with that command line; those in containers are among them."""
-    wanted = "\0".join(command).encode() + b"\0"
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/cmdline", "rb") as file:
-                    if file.read() == wanted:
-                        found.append(int(entry))
-            except OSError:
-                pass  # It has just ended.
-    return found
-
-
 def until(condition: Callable[[], bool], seconds: float, what: str) -> float:
     """How long it took until `condition` held; fails after `seconds`."""
     begun = time.monotonic()
