@@ -3,11 +3,15 @@
 `LocalBackend` was removed from pydantic-ai-backend in 0.2.30. This one has the same interface (`root_dir`, file tools
 confined to it). It uses pydantic-ai's `LocalWorkspaceBackend` for commands, `deepctl.files.paths_beneath` for files,
 and `ConfinedWorkspace` around both, so that the console tools report an escape as a refusal.
+
+In a project, there are two directories: the user's, in which the agent works, and the workspace of the profile, which
+it sees as `/profile`. deepctl's own stores are in the workspace of the profile in both cases.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import os
 import posixpath
@@ -40,8 +44,8 @@ from pydantic_ai_backends.workspaces import StateWorkspaceBackend
 from deepctl.agent.sandboxes import Sandbox, listener, sandbox_missing, searcher, shell_command
 from deepctl.files import atomic
 from deepctl.files.git_directories import ASIDE, GitSurvey, additions, describe, set_aside, survey
-from deepctl.files.paths_beneath import DirectoryTree, OutsideTree
-from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, Unavailable
+from deepctl.files.paths_beneath import DirectoryTree, MountTable, OutsideTree
+from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, PROFILE_MOUNT, Unavailable
 
 STATE_PROVIDER = "state"
 """pydantic-ai-backend's name for workspaces that are a `StateBackend`."""
@@ -65,13 +69,14 @@ _MOST_NAMED = 20
 
 
 class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
-    """The files below a directory, as a workspace without commands.
+    """The files below one or two directories, as a workspace without commands.
 
-    With `follow_links=False` any link is refused: deepctl's own stores see a workspace like this.
+    With links that are not followed, any link is refused: deepctl's own stores see a workspace like this.
     """
 
-    def __init__(self, root_dir: str | os.PathLike[str], *, follow_links: bool = True) -> None:
-        self._tree = DirectoryTree(os.fspath(root_dir), follow=follow_links, mount=MOUNT)
+    def __init__(self, trees: MountTable) -> None:
+        self._trees = trees
+        self._root = trees.first.root
 
     @property
     def ref(self) -> WorkspaceRef:
@@ -79,7 +84,7 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
         return WorkspaceRef(provider="deepctl", id="workspace")
 
     async def working_dir(self) -> str:
-        return MOUNT
+        return self._trees.first.mount
 
     async def _call(self, operation: Callable[[], T]) -> T:
         with self._hiding():
@@ -90,32 +95,31 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
         """Errors do not contain the path of the workspace on this machine, because console tools pass them to the
         model.
         """
-        root = self._tree.root
         try:
             yield
         except OutsideTree as error:
             raise WorkspacePathError(f"{error.filename!r} is refused: {error.strerror}") from None
         except (OSError, WorkspaceError) as error:
-            if isinstance(error, FileNotFoundError) and not os.path.isdir(root):
+            if isinstance(error, FileNotFoundError) and not os.path.isdir(self._root):
                 raise WorkspaceUnavailableError("the workspace directory does not exist") from None
-            raise error_without_root(error, root) from None
+            raise error_for_model(error, self._trees) from None
 
     async def read_bytes(self, path: str) -> bytes:
         await self.stat(path)  # a missing file is reported without a thread
-        return await self._call(partial(self._tree.read, path))
+        return await self._call(partial(self._trees.tree_of(path).read, path))
 
     async def write_bytes(self, path: str, data: bytes) -> None:
-        await self._call(partial(self._tree.write, path, data))
+        await self._call(partial(self._trees.tree_of(path).write, path, data))
 
     async def stat(self, path: str) -> FileEntry:
         # Not in a thread, unlike reading contents: a lookup takes microseconds, and starting a thread takes far longer.
         with self._hiding():
-            entry = self._tree.entry(path)
+            entry = self._trees.tree_of(path).entry(path)
         return FileEntry(name=os.path.basename(path), path=path, is_dir=entry.is_directory, size=entry.size)
 
     async def list_dir(self, path: str) -> Sequence[FileEntry]:
         await self.stat(path)
-        entries = await self._call(partial(self._tree.entries, path))
+        entries = await self._call(partial(self._trees.tree_of(path).entries, path))
         return [
             FileEntry(name=name, path=os.path.join(path, name), is_dir=entry.is_directory, size=entry.size)
             for entry in entries
@@ -124,10 +128,10 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
         ]
 
     async def make_dir(self, path: str) -> None:
-        await self._call(partial(self._tree.make_directory, path))
+        await self._call(partial(self._trees.tree_of(path).make_directory, path))
 
     async def remove(self, path: str) -> None:
-        await self._call(partial(self._tree.remove, path))
+        await self._call(partial(self._trees.tree_of(path).remove, path))
 
     async def exists(self, path: str) -> bool:
         try:
@@ -138,7 +142,7 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
 
     async def realpath(self, path: str) -> str:
         with self._hiding():
-            return self._tree.real_path(path)
+            return self._trees.tree_of(path).real_path(path)
 
 
 class FileLine(NamedTuple):
@@ -170,9 +174,9 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
     with the path `-delete` must not become an option of `find`.
     """
 
-    def __init__(self, root_dir: str | os.PathLike[str]) -> None:
-        super().__init__(root_dir)
-        self._searcher = searcher(self._tree.root)
+    def __init__(self, trees: MountTable) -> None:
+        super().__init__(trees)
+        self._searcher = searcher(self._root)
 
     async def run(
         self,
@@ -227,7 +231,8 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
             try:
                 # As in every other tool: `..` before links.
                 where = posixpath.normpath(search.where)
-                descriptor, is_directory = await self._call(lambda: stack.enter_context(self._tree.opened(where)))
+                tree = self._trees.tree_of(where)
+                descriptor, is_directory = await self._call(lambda: stack.enter_context(tree.opened(where)))
             except OSError as error:
                 return CommandResult(exit_code=2, stdout="", stderr=f"{error.strerror or error}\n"), ""
             before = search.before
@@ -240,9 +245,9 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
                 before = [word for word in before if not word.startswith("--include=")]
             place = f"/proc/{os.getpid()}/fd/{descriptor}"
             if not os.path.exists(place):
-                place = self._tree.real_path(where)  # macOS has no name for a descriptor
+                place = os.path.join(tree.root, os.path.relpath(tree.real_path(where), tree.mount))  # macOS has none
             # The name is not passed to `grep`, because `grep -r` follows a link in its arguments.
-            directory, name = (place, ".") if is_directory else (self._tree.root, place)
+            directory, name = (place, ".") if is_directory else (self._root, place)
             words = [str(_SEARCH_MEMORY // 1024), directory, *before, name, *search.behind]
             result = await self._searcher.run(["/bin/sh", "-c", _SEARCH, "sh", *words], timeout=_SEARCH_SECONDS)
         return result, name
@@ -265,13 +270,13 @@ def _lines(output: str) -> list[FileLine]:
 class _CommandBackend(_SearchBackend):
     """The files with commands, in a sandbox or unsandboxed. Commands get a fixed environment, without deepctl's own."""
 
-    def __init__(self, root_dir: str | os.PathLike[str], sandbox: Sandbox, by_user: bool) -> None:
-        super().__init__(root_dir)
+    def __init__(self, trees: MountTable, own: DirectoryTree, sandbox: Sandbox, by_user: bool) -> None:
+        super().__init__(trees)
         self._by_user = by_user
-        self._own = DirectoryTree(self._tree.root, follow=False)
+        self._own = own
         self._is_confined = sandbox.confined
         self._limits = sandbox.limits
-        self.runner = sandbox.commands(self._tree.root)
+        self.runner = sandbox.commands(self._root)
 
     async def run(
         self,
@@ -292,7 +297,7 @@ class _CommandBackend(_SearchBackend):
         if not self._is_confined:
             return await self._watched(command, shell, env, timeout)
         await self._call(partial(self._own.make_directory, HOME_DIRECTORY))
-        before = await self._call(partial(survey, self._tree.root, MOUNT))
+        before = await self._call(partial(survey, self._root, MOUNT))
         notice = ""
         try:
             result = await self._watched(command, shell, env, timeout)
@@ -343,7 +348,7 @@ class _CommandBackend(_SearchBackend):
 
     def _used(self) -> int:
         """Bytes in use on the disk of the workspace, by any process; even an empty file counts."""
-        status = os.statvfs(self._tree.root)
+        status = os.statvfs(self._root)
         return (status.f_blocks - status.f_bfree) * status.f_frsize + (status.f_files - status.f_ffree) * _INODE
 
 
@@ -357,27 +362,55 @@ class LocalBackend(ConfinedWorkspace):
             there are no commands. Commands get a fixed `PATH` and `LANG`, and a `HOME` of their own: `.deep/home` in
             the workspace, or with `NoSandbox()` an empty directory that `close` removes.
         by_user: Whether a person types the commands. Files that they leave for git are then reported, and not moved.
+        profile_dir: The directory of the agent's own files, created (0700) if it is missing. With it, `root_dir` is a
+            project: an existing directory of the user. Memory, plans, to-do lists, large results and the home of
+            commands are in `profile_dir`, which file tools know as `/profile`. File tools then name the project by its
+            own path, and reach nothing outside of the two directories. A link never leads from one into the other.
 
-    Raises `OSError` if the directory cannot be created, `Refused` if the sandbox is not available.
+    Raises `OSError` if a directory cannot be created, `NotADirectoryError` if a project is no directory, `Refused` if
+    the sandbox is not available.
     """
 
     def __init__(
-        self, root_dir: str | os.PathLike[str], *, sandbox: Sandbox | None = None, by_user: bool = False
+        self,
+        root_dir: str | os.PathLike[str],
+        *,
+        sandbox: Sandbox | None = None,
+        by_user: bool = False,
+        profile_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        os.makedirs(root_dir, mode=0o700, exist_ok=True)
+        if profile_dir is not None and not os.path.isdir(root_dir):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(root_dir))
+        own_dir = os.fspath(root_dir if profile_dir is None else profile_dir)
+        os.makedirs(own_dir, mode=0o700, exist_ok=True)
         self.root_dir = os.path.realpath(root_dir)
+        self.profile_dir = os.path.realpath(profile_dir) if profile_dir is not None else None
+        """The workspace of the profile, if `root_dir` is a project."""
         self.sandbox = sandbox
+        self._trees = _trees(os.fspath(root_dir), self.profile_dir)
+        own = DirectoryTree(own_dir, follow=False, mount=MOUNT if profile_dir is None else PROFILE_MOUNT)
         try:
             inner = (
-                _SearchBackend(self.root_dir) if sandbox is None else _CommandBackend(self.root_dir, sandbox, by_user)
+                _SearchBackend(self._trees) if sandbox is None else _CommandBackend(self._trees, own, sandbox, by_user)
             )
         except Unavailable as problem:
             raise sandbox_missing(sandbox.name if sandbox is not None else "none", problem) from None
         super().__init__(Workspace(inner))
         self._searcher = inner
         self._runner = inner.runner if isinstance(inner, _CommandBackend) else None
-        self.files: WorkspaceBackend = DirectoryBackend(self.root_dir, follow_links=False)
-        """The same directory for deepctl's own stores: files only, no links."""
+        self.files = DirectoryBackend(MountTable(own))
+        """The directory of deepctl's own stores: files only, no links."""
+        self.project_files = (
+            DirectoryBackend(MountTable(_project_tree(os.fspath(root_dir), follow=False)))
+            if profile_dir is not None
+            else None
+        )
+        """The project in the same way, if `root_dir` is one."""
+
+    @property
+    def trees(self) -> MountTable:
+        """The directories by their absolute paths, as file tools know them."""
+        return self._trees
 
     async def grep(self, pattern: str, where: str, names: str | None, *, with_hidden: bool) -> list[FileLine]:
         """Lines that match an extended regular expression. Raises `WorkspaceError`, also for a path outside."""
@@ -396,7 +429,7 @@ class LocalBackend(ConfinedWorkspace):
             self._runner.close()
 
     async def working_dir(self) -> str:
-        return MOUNT
+        return self._trees.first.mount
 
     async def contains(self, path: str) -> bool:
         """Whether `path`, relative to the workspace or absolute, leads inside it."""
@@ -406,6 +439,13 @@ class LocalBackend(ConfinedWorkspace):
         """Refuse a path outside the workspace; the error does not contain the workspace's path on this machine."""
         if not await self.contains(path):
             raise WorkspacePathError(f"{path!r} is outside the workspace")
+
+
+def backend_of(workspace: str, project: str | None, sandbox: Sandbox | None, *, by_user: bool = False) -> LocalBackend:
+    """The backend of a profile's session: in the directory `project`, without one in the workspace of the profile."""
+    if project is None:
+        return LocalBackend(workspace, sandbox=sandbox, by_user=by_user)
+    return LocalBackend(project, sandbox=sandbox, by_user=by_user, profile_dir=workspace)
 
 
 def workspace_of(backend: object) -> Workspace:
@@ -430,31 +470,48 @@ def failure_in_words(failure: str | Exception, workspace: object) -> str:
     if not isinstance(workspace, LocalBackend):
         return str(failure)
     if isinstance(failure, str):
-        return replace_root(failure, workspace.root_dir)
-    return str(error_without_root(failure, workspace.root_dir))
+        return text_for_model(failure, workspace.trees)
+    return str(error_for_model(failure, workspace.trees))
 
 
-def replace_root(text: str, root: str) -> str:
-    """`text` with the workspace at `root` called `/workspace`. Names beside the workspace lose their directory."""
-    if root in text:
-        text = re.sub(rf"(?<![\w./-]){re.escape(root)}(?!\.?[\w-])", lambda _: MOUNT, text)
-    parent = os.path.dirname(root).rstrip("/")
-    return re.sub(rf"(?<![\w./-]){re.escape(parent)}/", "", text) if parent and parent in text else text
+def _project_tree(root: str, *, follow: bool) -> DirectoryTree:
+    """A project, which keeps its own path, because stack traces, virtual environments and worktrees contain it."""
+    return DirectoryTree(root, follow=follow, aliases=(MOUNT,))
 
 
-def error_without_root(error: Exception, root: str) -> Exception:
-    """The same error in a form for the model. A name outside the directory of the workspace is left out.
+def _trees(root: str, profile_dir: str | None) -> MountTable:
+    if profile_dir is None:
+        return MountTable(DirectoryTree(root, follow=True, mount=MOUNT))
+    return MountTable(_project_tree(root, follow=True), DirectoryTree(profile_dir, follow=True, mount=PROFILE_MOUNT))
+
+
+def text_for_model(text: str, trees: MountTable) -> str:
+    """`text` with each directory by its name in the table. Names beside a directory lose the directory above them."""
+    for tree in trees.trees:
+        if tree.root != tree.mount and tree.root in text:
+            text = re.sub(rf"(?<![\w./-]){re.escape(tree.root)}(?!\.?[\w-])", tree.mount, text)
+    for tree in trees.trees:
+        parent, name = os.path.split(tree.root)
+        if parent.rstrip("/") and parent in text:
+            # A project is called by its own path, which begins with the directory above it.
+            own = rf"(?!{re.escape(name)}(?!\.?[\w-]))" if tree.root == tree.mount else ""
+            text = re.sub(rf"(?<![\w./-]){re.escape(parent)}/{own}", "", text)
+    return text
+
+
+def error_for_model(error: Exception, trees: MountTable) -> Exception:
+    """The same error in a form for the model. A name outside the directories of the workspace is left out.
 
     The name may be a `Path`, which `OSError` shows in Python's notation.
     """
     if not isinstance(error, OSError) or error.errno is None:
         error.args = tuple(
-            replace_root(argument, root) if isinstance(argument, str) else argument for argument in error.args
+            text_for_model(argument, trees) if isinstance(argument, str) else argument for argument in error.args
         )
         return error
     reason = error.strerror or os.strerror(error.errno)
     if not isinstance(error.filename, (str, bytes, os.PathLike)):
         return OSError(error.errno, reason)
-    name = replace_root(os.fsdecode(error.filename), root)
-    is_here = not os.path.isabs(name) or name == MOUNT or name.startswith(f"{MOUNT}/")
+    name = text_for_model(os.fsdecode(error.filename), trees)
+    is_here = not os.path.isabs(name) or any(tree.prefix_of(name) is not None for tree in trees.trees)
     return OSError(error.errno, reason, name) if is_here else OSError(error.errno, reason)

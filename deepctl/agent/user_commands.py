@@ -18,7 +18,7 @@ from pydantic_ai.workspaces import (
     WorkspaceUnavailableError,
 )
 
-from deepctl.agent.backend import LocalBackend
+from deepctl.agent.backend import LocalBackend, backend_of
 from deepctl.agent.interruption import AbandonedRun, Interruption, close
 from deepctl.agent.sandboxes import Sandbox, heard_by
 from deepctl.errors import Interrupted, StorageError, UsageError
@@ -38,8 +38,10 @@ class CommandEnd(NamedTuple):
     seconds: float
 
 
-def run(workspace: str, sandbox: Sandbox, line: str, sink: Sink) -> CommandEnd:
+def run(workspace: str, sandbox: Sandbox, line: str, sink: Sink, *, project: str | None = None) -> CommandEnd:
     """Run a shell line in a workspace; `sink` receives its output while it runs. The caller holds the lock.
+
+    `project` is the directory of a project. The line then runs there, and `workspace` is seen as `/profile`.
 
     Ctrl-C, SIGTERM and SIGHUP end the command, and its child processes as far as the sandbox can end them. Raises
     `Interrupted` or `Terminated` then, `UsageError` for an invalid line, and `Refused` or `StorageError` if the sandbox
@@ -49,7 +51,7 @@ def run(workspace: str, sandbox: Sandbox, line: str, sink: Sink) -> CommandEnd:
     began = time.monotonic()
     stops, runner = Interruption(), asyncio.Runner()
     try:
-        with stops.watched(), closing(LocalBackend(workspace, sandbox=sandbox, by_user=True)) as backend:
+        with stops.watched(), closing(backend_of(workspace, project, sandbox, by_user=True)) as backend:
             code, reason = stops.run(runner, _run(backend, sandbox, line, sink))
     except (Interrupted, AbandonedRun, KeyboardInterrupt):
         raise Interrupted("The command was stopped.") from None

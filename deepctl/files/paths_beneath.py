@@ -6,6 +6,9 @@ no `..`, no link, and no link swapped in between check and use leads outside. Tw
 - `follow=True`, for the agent's file tools: links are resolved here, and those that lead out are refused;
 - `follow=False`, for deepctl's own files: any link is refused.
 
+A `MountTable` has several such directories: that of a project and that of its profile. A link never leads from one into
+another.
+
 Only regular files are opened, without waiting: a FIFO or a device is an error, never a hang.
 
 `walk` lists everything below a directory in the same way. Four other walkers exist, because each keeps an order or a
@@ -22,7 +25,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
@@ -69,29 +72,32 @@ class _PathEnd(NamedTuple):
 class DirectoryTree:
     """The directory `root` and everything below it. Paths are relative to it, or absolute and below it.
 
-    `mount` is another absolute path of it, and the prefix of `real_path`.
+    `mount` is another absolute path of it, and the prefix of `real_path`; `aliases` are further ones.
 
     The directory is opened again for every operation, so that a deleted tree is noticed. Operations raise the usual
     `OSError`s, and `OutsideTree` for a path that leads out.
     """
 
-    def __init__(self, root: str, *, follow: bool, mount: str | None = None) -> None:
+    def __init__(self, root: str, *, follow: bool, mount: str | None = None, aliases: Sequence[str] = ()) -> None:
         self.root = os.path.realpath(root)
         self.mount = mount or self.root
-        self._spellings = (self.root, os.path.abspath(root), self.mount)
+        self._spellings = (self.root, os.path.abspath(root), self.mount, *aliases)
         self._follow = follow
+
+    def prefix_of(self, path: str) -> str | None:
+        """The longest of the absolute paths of the tree that contains `path`, a normalised one; `None` if none does."""
+        roots = [root for root in self._spellings if path == root or path.startswith(root.rstrip("/") + "/")]
+        return max(roots, key=len, default=None)
 
     def _parts(self, path: str) -> list[str]:
         if "\0" in path:
             raise ValueError("a path cannot contain a null character")
         if path.startswith("/"):
             normal = os.path.normpath(path)
-            for root in self._spellings:
-                if normal == root or normal.startswith(root.rstrip("/") + "/"):
-                    path = normal[len(root) :]
-                    break
-            else:
+            root = self.prefix_of(normal)
+            if root is None:
                 raise OutsideTree(path, "outside the workspace")
+            path = normal[len(root) :]
         parts = [part for part in path.split("/") if part not in ("", ".")]
         if len(parts) > _MAX_PARTS:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path[:100] + "…")
@@ -331,6 +337,26 @@ class DirectoryTree:
                 return "/" if ".." in place.real else os.path.join(self.mount, *place.real)
         except OutsideTree:
             return "/"
+
+
+class MountTable:
+    """Several trees by their absolute paths. Relative paths belong to the first one.
+
+    An absolute path belongs to the tree with the longest matching path: a project at `/workspace/project` keeps its own
+    path, although `/workspace` is another name of it.
+    """
+
+    def __init__(self, first: DirectoryTree, *others: DirectoryTree) -> None:
+        self.first = first
+        self.trees = (first, *others)
+
+    def tree_of(self, path: str) -> DirectoryTree:
+        """The tree of a path; the first one for a path outside all of them, which that tree then refuses."""
+        if len(self.trees) == 1 or not path.startswith("/"):
+            return self.first
+        normal = os.path.normpath(path)
+        # Of two equally long paths, the first tree's counts.
+        return max(self.trees, key=lambda tree: len(tree.prefix_of(normal) or ""))
 
 
 def _link(parent: int, name: str) -> str | None:

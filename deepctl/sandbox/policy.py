@@ -8,6 +8,9 @@ from typing import NamedTuple
 MOUNT = "/workspace"
 """Where commands in a sandbox find the workspace, wherever it lies on this machine."""
 
+PROFILE_MOUNT = "/profile"
+"""Where the agent of a project finds the workspace of its profile."""
+
 HOME_DIRECTORY = ".deep/home"
 """`$HOME` of commands, relative to the workspace."""
 

@@ -19,9 +19,9 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.workspaces import WorkspaceError
 
 from deepctl import DeepAgentDeps, FileCheckpointStore, LocalBackend, NoSandbox, create_deep_agent
-from deepctl.agent.backend import replace_root
+from deepctl.agent.backend import text_for_model
 from deepctl.errors import Damaged
-from deepctl.files.paths_beneath import DirectoryTree
+from deepctl.files.paths_beneath import DirectoryTree, MountTable
 
 _CODES = (
     errno.EACCES,
@@ -131,7 +131,7 @@ def test_tools_for_checkpoints_tell_of_damage_without_the_directory_of_the_profi
     ],
 )
 def test_only_whole_names_are_hidden(text: str, shown: str) -> None:
-    assert replace_root(text, "/p/ws") == shown
+    assert text_for_model(text, MountTable(DirectoryTree("/p/ws", follow=True, mount="/workspace"))) == shown
 
 
 def test_a_missing_file_is_reported_without_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
