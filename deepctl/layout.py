@@ -14,6 +14,7 @@ Each stored format has a number:
 | `LEDGER_FORMAT` | each line of `checkpoints/ledger.jsonl` | `v` |
 | `PACK_FORMAT` | `checkpoints/packs/*.pack` | in the first line |
 | `TREE_FORMAT` | the list of a directory, an object in a pack | in the first line |
+| `PROJECTS_FORMAT` | `projects.json` | `v` |
 | `CACHE_FORMAT` | `cache/snapshots.sqlite` | SQLite's `user_version`; with another number the cache is rebuilt |
 
 Archives, exports of sessions, plans of moves and the to-do list have numbers of their own, beside the code that reads
@@ -54,6 +55,8 @@ CONTEXT_FILES = ("AGENTS.md", "DEEP.md")
 NOTEBOOK = "MEMORY.md"
 SETTINGS = "profile.toml"
 UNTRUSTED = "untrusted.toml"
+PROJECTS = "projects.json"
+"""The file with the projects of a profile, in its directory."""
 NEW = ".new-"
 """Prefix of the name of a profile or session during its creation. No profile or session can have such a name."""
 IMPORT = ".import-"
@@ -318,8 +321,18 @@ LEDGER_FORMAT = Format("ledger", 2)
 PACK_FORMAT = Format("pack", 1)
 TREE_FORMAT = Format("tree", 1)
 CACHE_FORMAT = Format("cache", 2)
+PROJECTS_FORMAT = Format("projects", 1)
 
-FORMATS = (SETTINGS_FORMAT, SESSION_FORMAT, LOG_FORMAT, LEDGER_FORMAT, PACK_FORMAT, TREE_FORMAT, CACHE_FORMAT)
+FORMATS = (
+    SETTINGS_FORMAT,
+    SESSION_FORMAT,
+    LOG_FORMAT,
+    LEDGER_FORMAT,
+    PACK_FORMAT,
+    TREE_FORMAT,
+    CACHE_FORMAT,
+    PROJECTS_FORMAT,
+)
 
 
 def format_number(form: Format, entry: Mapping[str, Any]) -> int:

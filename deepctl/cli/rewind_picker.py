@@ -155,7 +155,7 @@ class _Picker:
     def _preview_lines(self, record: Record) -> list[str]:
         reader = self._reader
         with Progress("Looking") as progress:
-            reader.workspace = reader.workspace._replace(report=progress)
+            reader.snapshots = reader.snapshots._replace(report=progress)
             plan = rewind.preview(reader, self._session, RewindRequest(record, *self._options))
         changes = rewind.differences(reader, plan)
         files = f"{len(changes)} file{'' if len(changes) == 1 else 's'} would change"

@@ -27,6 +27,7 @@ from deepctl.layout import ProfilePaths
 from deepctl.store import log_file, restore, session_catalogue, trees
 from deepctl.store.index_db import Cache
 from deepctl.store.ledger import LEDGER, Ledger, LedgerWriter, read
+from deepctl.store.mounts import MountedProject
 from deepctl.store.object_store import ObjectBatch, ObjectReader, ObjectStore, ObjectWriter
 from deepctl.store.pack_store import PackStore, is_uncounted
 from deepctl.store.records import Position, Record, Rewind, new_id
@@ -40,12 +41,13 @@ _PROMPT_LENGTH = 200
 
 class WorkspaceOptions(NamedTuple):
     """A workspace: its directory, the patterns of left out files, and the function that receives the progress of a
-    long snapshot.
+    long snapshot. `project` is the project whose files belong to it.
     """
 
     root: str
     exclude: Sequence[str] = ()
     report: Report | None = None
+    project: MountedProject | None = None
 
 
 class HeadMove(Protocol):

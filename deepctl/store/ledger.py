@@ -66,8 +66,8 @@ class Ledger:
     still be on the disk.
 
     The following include removed checkpoints: `origins` has the position that each log of a rewind continues, `logs`
-    the session by each log that it was the first to use, `current` the log in which a session continues, and `forked`
-    the checkpoint of another session at which it started.
+    the session by each log that it was the first to use, `current` the log in which a session continues, `forked` the
+    checkpoint of another session at which it started, and `projects` the project of each session that has one.
     """
 
     def __init__(self) -> None:
@@ -88,6 +88,7 @@ class Ledger:
         self.logs: dict[str, str] = {}
         self.current: dict[str, str] = {}
         self.forked: dict[str, str | None] = {}
+        self.projects: dict[str, str] = {}
         self.untieable: set[str] = set()
         self._abandoned: dict[str, Record] = {}
         self.ends_in_removal = False
@@ -308,6 +309,8 @@ class Ledger:
             is_own = parent is None or parent.session == record.session
             self.forked[record.session] = None if is_own else record.parent
         self.current[record.session] = record.log
+        if record.project:
+            self.projects[record.session] = record.project
         self._pack(record.pack)
         self._run(record)
         if record.tree:

@@ -21,7 +21,7 @@ from deepctl.files import atomic, sealed_lines
 from deepctl.store.log_file import Point
 from deepctl.store.records import Record, Rewind, WorkspaceState
 
-_VERSION = 1
+_VERSION = 2
 """The version of a fold file; it changes with every change of the meaning of ledger lines."""
 SMALLEST_LEDGER = 64 << 10
 """Bytes of a ledger that are read very fast, so a fold may lack fewer bytes than this."""

@@ -39,7 +39,7 @@ from deepctl.store.log_file import (
     siblings,
     upgrade,
 )
-from deepctl.store.records import SESSION_RECORD, SessionBeginning, SessionRecord, begins_in
+from deepctl.store.records import SESSION_RECORD, SessionBeginning, SessionProject, SessionRecord, begins_in
 
 
 class Link(NamedTuple):
@@ -235,7 +235,15 @@ def _recover_session(
     begins = SessionBeginning(first, point) if point is not None else None
     # As in 0.1, the id of the head log is used as the id of a session that the ledger does not know.
     return SessionRecord(
-        name, directory, identity or head, quantities.known_time(logs[first].at), head, origin, begins, reason
+        name,
+        directory,
+        identity or head,
+        quantities.known_time(logs[first].at),
+        head,
+        origin,
+        begins,
+        reason,
+        SessionProject(project, "") if (project := checkpoint_ledger.projects.get(identity or "")) else None,
     )
 
 

@@ -29,6 +29,10 @@ class Record(NamedTuple):
     `unknown`. `parent` is the checkpoint before it in its session. `pack` contains its new objects, in `added_bytes`.
     `unkept` lists paths and reasons, `exclude` the patterns of left out files. `digest` ties the offset to the lines
     before it (`deepctl.store.log_chain`); 0.1 wrote none. `lost` is the loss that a repair found.
+
+    `project` is the id of the session's project, empty for the workspace of the profile. `git` has the `head` and the
+    `branch` of its repository, each text or `None`; it is empty without one. `not_covered` are changed paths that no
+    checkpoint covers: the first `MOST_NOT_COVERED` of them, and `not_covered_count` is their number.
     """
 
     id: str
@@ -53,6 +57,10 @@ class Record(NamedTuple):
     metadata: dict[str, Any] = {}
     digest: str = ""
     lost: str = ""
+    project: str = ""
+    git: dict[str, str | None] = {}
+    not_covered: list[str] = []
+    not_covered_count: int = 0
 
     @property
     def point(self) -> Point:
@@ -69,6 +77,8 @@ class Record(NamedTuple):
         """Whether the files are lost."""
         return self.lost in (FILES, BOTH)
 
+
+MOST_NOT_COVERED = 200
 
 CONVERSATION, FILES, BOTH = "conversation", "files", "conversation and files"
 """The possible losses of a checkpoint."""
@@ -165,6 +175,9 @@ _SHAPES: dict[type, set[tuple[type, ...]]] = {
         unkept=list,
         exclude=list,
         metadata=dict,
+        git=dict,
+        not_covered=list,
+        not_covered_count=int,
     ),
     Rewind: _shapes(Rewind),
 }
@@ -203,15 +216,22 @@ def _check_record(record: Record) -> None:
         raise ValueError("an id that cannot be printed")
     if record.kind not in _KINDS:
         raise ValueError("an unknown kind of checkpoint")
-    numbers = (record.turn, record.offset, record.message_count, record.files, record.bytes, record.added_bytes)
+    sizes = (record.files, record.bytes, record.added_bytes, record.not_covered_count)
+    numbers = (record.turn, record.offset, record.message_count, *sizes)
     if min(numbers) < 0 or max(numbers) >= _LARGEST:
         raise ValueError("a number that nothing has")
     if record.unkept and not all(
         type(item) is list and len(item) == 2 and type(item[0]) is type(item[1]) is str for item in record.unkept
     ):
         raise TypeError("not a list of paths and reasons")
-    if record.exclude and not all(type(item) is str for item in record.exclude):
-        raise TypeError("not a list of patterns")
+    if not all(type(item) is str for item in (*record.exclude, *record.not_covered)):
+        raise TypeError("not a list of patterns or paths")
+    if record.project and not is_project_id(record.project):
+        raise ValueError("an id that no project has")
+    if record.git and not (
+        record.git.keys() == {"head", "branch"} and all(type(value) in (str, NoneType) for value in record.git.values())
+    ):
+        raise TypeError("not a head and a branch")
 
 
 def new_id() -> str:
@@ -241,12 +261,39 @@ class SessionBeginning(NamedTuple):
     continues: Point
 
 
+class SessionProject(NamedTuple):
+    """The project of a session: its id, and its directory when the record was written.
+
+    `projects.json` has the present directory (`deepctl.store.projects`). The path is empty if only the id is known.
+    """
+
+    id: str
+    path: str
+
+
+_PROJECT_ID = re.compile(r"[0-9a-f]{8}")
+
+
+def is_project_id(text: str) -> bool:
+    """Whether `text` is the id of a project; it becomes a name in trees."""
+    return _PROJECT_ID.fullmatch(text) is not None
+
+
+def project_in(value: object) -> SessionProject | None:
+    """The project in the record of a session."""
+    match value:
+        case {"id": str(identity), "path": str(path)} if is_project_id(identity):
+            return SessionProject(identity, path if os.path.isabs(path) else "")
+        case _:
+            return None
+
+
 class SessionRecord(NamedTuple):
     """The record of a session. `log` is the id of the log at its head, `forked_from` the checkpoint at which it
     started.
 
     `begins` is the position that it continues, if that is known. `damage` is the problem of its record, if its fields
-    come from other files.
+    come from other files. `project` is the directory in which it works, `None` for the workspace of the profile.
     """
 
     name: str
@@ -257,6 +304,7 @@ class SessionRecord(NamedTuple):
     forked_from: str | None = None
     begins: SessionBeginning | None = None
     damage: str | None = None
+    project: SessionProject | None = None
 
 
 def begins_in(value: object) -> SessionBeginning | None:

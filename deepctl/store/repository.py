@@ -20,6 +20,7 @@ from deepctl.layout import ProfilePaths
 from deepctl.store import (
     checkpoint_store,
     lookup,
+    projects,
     prune,
     records,
     repair,
@@ -32,7 +33,9 @@ from deepctl.store import (
     trees,
 )
 from deepctl.store.checkpoint_store import Checkpoints, ProfileStore, WorkspaceOptions
+from deepctl.store.coverage import CoverageSettings
 from deepctl.store.index_db import Cache
+from deepctl.store.mounts import MountedProject
 from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.pack_store import PackStore
 from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record, Rewind, SessionRecord
@@ -42,12 +45,45 @@ from deepctl.store.trees import Report, ScratchWriter, Snapshot, encode
 EVERY_TURN, EVERY_TOOL, MANUAL_ONLY = "every_turn", "every_tool", "manual_only"
 
 
+class SnapshotOptions(NamedTuple):
+    """The settings of snapshots: the patterns of left out files of the workspace, the coverage of projects, and the
+    function that receives the progress.
+    """
+
+    exclude: Sequence[str]
+    coverage: CoverageSettings
+    report: Report | None
+
+    def workspace(self, paths: ProfilePaths, session: SessionRecord | None) -> WorkspaceOptions:
+        """The workspace of a session. Raises `Refused` if the directory of its project is unknown."""
+        project = session.project if session is not None else None
+        mounted = None
+        if project is not None:
+            root = projects.directory_of(paths, project)
+            if not root:
+                raise Refused(
+                    f"The directory of project {project.id} is unknown: both {layout.PROJECTS} and the record of the "
+                    "session are damaged.",
+                    f"`deepctl projects move {project.id} DIR` names it.",
+                    code="project_unknown",
+                )
+            mounted = MountedProject(project.id, root, self.coverage)
+        return WorkspaceOptions(paths.workspace, self.exclude, self.report, mounted)
+
+
 class ReadOnlyRepository:
     """The contents of a profile's checkpoints and its present workspace, in memory."""
 
-    def __init__(self, paths: ProfilePaths, *, exclude: Sequence[str] = (), report: Report | None = None) -> None:
+    def __init__(
+        self,
+        paths: ProfilePaths,
+        *,
+        exclude: Sequence[str] = (),
+        coverage: CoverageSettings | None = None,
+        report: Report | None = None,
+    ) -> None:
         self.paths = paths
-        self.workspace = WorkspaceOptions(paths.workspace, exclude, report)
+        self.snapshots = SnapshotOptions(exclude, coverage or CoverageSettings(exclude=exclude), report)
         self.ledger = session_catalogue.read_ledger(paths)
         self.cache = Cache.copy_of(paths.snapshot_cache)
         self.packs = PackStore(paths.packs, self.cache)
@@ -59,21 +95,26 @@ class ReadOnlyRepository:
         """The readers of its conversations."""
         return SessionReaders(self.paths)
 
-    def present(self) -> Snapshot:
-        """The present workspace. Its trees can be read from `objects`, its files in the workspace itself.
+    def workspace_of(self, session: SessionRecord | None) -> WorkspaceOptions:
+        """The workspace of a session, with its project. Raises `Refused` if the directory of that is unknown."""
+        return self.snapshots.workspace(self.paths, session)
+
+    def present(self, session: SessionRecord | None = None) -> Snapshot:
+        """The present workspace of a session. Its trees can be read from `objects`, its files in the workspace itself.
 
         Its directories are opened as a change of the profile would open them; otherwise this could not show the effect
         of a change.
         """
-        ownership.regain(self.workspace.root, layout.OWN_DIRECTORIES)
-        if not os.path.isdir(self.workspace.root):
+        workspace = self.workspace_of(session)
+        ownership.regain(workspace.root, layout.OWN_DIRECTORIES)
+        if not os.path.isdir(workspace.root):
             return Snapshot(self.sink.add(encode([])), 0, 0, [])
         return trees.snapshot(
-            self.workspace.root,
+            workspace.root,
             self.sink,
             self.cache,
-            leave_out=trees.excluding(self.workspace.exclude),
-            report=self.workspace.report,
+            leave_out=trees.excluding(workspace.exclude),
+            report=workspace.report,
         )
 
     def close(self) -> None:
@@ -84,10 +125,10 @@ class ReadOnlyRepository:
 class Repository(ProfileStore):
     """The sessions, the workspace and the checkpoints of one profile, open for changes.
 
-    `policy` is the policy for automatic checkpoints, `exclude` are the patterns of left out files.
+    `policy` is the policy for automatic checkpoints, `snapshots` are the settings of snapshots.
     """
 
-    def __init__(self, paths: ProfilePaths, *, exclude: Sequence[str], policy: str, report: Report | None) -> None:
+    def __init__(self, paths: ProfilePaths, *, snapshots: SnapshotOptions, policy: str) -> None:
         self.notes: list[str] = []
         """Notes for the user about interrupted commands, and how they were finished."""
         self.finished_rewind: list[str] = []
@@ -96,7 +137,7 @@ class Repository(ProfileStore):
         # Its removal loses nothing: a rewind brings the files back.
         atomic.make_directory(paths.workspace)
         ownership.regain(paths.workspace, layout.OWN_DIRECTORIES)
-        self.workspace = WorkspaceOptions(paths.workspace, exclude, report)
+        self.snapshots = snapshots
         self._has_released_reserve = False
         store = Checkpoints(
             paths.checkpoints,
@@ -114,6 +155,7 @@ class Repository(ProfileStore):
         paths: ProfilePaths,
         *,
         exclude: Sequence[str] = (),
+        coverage: CoverageSettings | None = None,
         policy: str = EVERY_TOOL,
         report: Report | None = None,
         frees: bool = False,
@@ -128,7 +170,8 @@ class Repository(ProfileStore):
         checkpoint_store.remove_leftovers(paths)
         with reserve.room(paths) if frees and _is_nearly_full(paths) else nullcontext():
             session_catalogue.join_logs(session_catalogue.directories(paths))
-            repository = cls(paths, exclude=exclude, policy=policy, report=report)
+            snapshots = SnapshotOptions(exclude, coverage or CoverageSettings(exclude=exclude), report)
+            repository = cls(paths, snapshots=snapshots, policy=policy)
             try:
                 repository._finish_interrupted(frees)
                 yield repository
@@ -140,10 +183,14 @@ class Repository(ProfileStore):
     @staticmethod
     @contextmanager
     def read_only(
-        paths: ProfilePaths, *, exclude: Sequence[str] = (), report: Report | None = None
+        paths: ProfilePaths,
+        *,
+        exclude: Sequence[str] = (),
+        coverage: CoverageSettings | None = None,
+        report: Report | None = None,
     ) -> Iterator[ReadOnlyRepository]:
         """A profile for reading."""
-        repository = ReadOnlyRepository(paths, exclude=exclude, report=report)
+        repository = ReadOnlyRepository(paths, exclude=exclude, coverage=coverage, report=report)
         try:
             yield repository
         finally:
@@ -185,8 +232,8 @@ class Repository(ProfileStore):
         if intent.to not in self.ledger.records:
             return [self._give_up(intent, "its target checkpoint has been removed.")]
         try:
-            head = SessionHead(self, session_catalogue.find(self.paths, name))
-            return self.store.finish_rewind(self.workspace, intent, head)
+            session = session_catalogue.find(self.paths, name)
+            return self.store.finish_rewind(self.workspace_of(session), intent, SessionHead(self, session))
         except Damaged as error:
             return [self._give_up(intent, error.message)]
 
@@ -221,9 +268,13 @@ class Repository(ProfileStore):
         """The target for trees that are only compared; they can be read from `objects` until its scratch is cleared."""
         return ScratchWriter(self.store.objects)
 
-    def present(self) -> Snapshot:
-        """A snapshot of the present workspace that is not stored."""
-        return self.store.snapshot(self.workspace, self.sink)
+    def workspace_of(self, session: SessionRecord | None) -> WorkspaceOptions:
+        """The workspace of a session, with its project. Raises `Refused` if the directory of that is unknown."""
+        return self.snapshots.workspace(self.paths, session)
+
+    def present(self, session: SessionRecord | None = None) -> Snapshot:
+        """A snapshot of the present workspace of a session that is not stored."""
+        return self.store.snapshot(self.workspace_of(session), self.sink)
 
     def session(self, name: str) -> SessionRecord | None:
         """The session of that name, or `None` if it is damaged."""
@@ -270,7 +321,7 @@ class Repository(ProfileStore):
             position,
             kind,
             author=author,
-            workspace=self.workspace,
+            workspace=self.workspace_of(session),
             parent=self.ledger.head(session),
             label=label,
             id=id,
@@ -298,7 +349,9 @@ class Repository(ProfileStore):
         """Start a session with the conversation of a checkpoint. Raises `Damaged`, or `Refused` for the name."""
         if not record.log:
             raise Refused(f"Checkpoint {record.id} has no messages.", "`deepctl chat --new` starts an empty session.")
-        session = session_catalogue.fork(self.paths, name, lookup.chain_of(self.paths, record), record.id, record.point)
+        project = projects.session_project(self.paths, record.project) if record.project else None
+        chain = lookup.chain_of(self.paths, record)
+        session = session_catalogue.fork(self.paths, name, chain, record.id, record.point, project)
         with suppress(Damaged):  # only the conversation is forked; it can be continued without a list
             todo.copy(self.paths, self.store.objects, record, session)
         return session

@@ -113,7 +113,7 @@ class RewindRequest(NamedTuple):
 
 
 class RewindPlan(NamedTuple):
-    """The plan of a rewind. Paths are relative to the workspace; `changes` are the changes to its files.
+    """The plan of a rewind of `workspace`. Paths are relative to it; `changes` are the changes to its files.
 
     `session` is the name of the session, empty for an application. `goal` is the new tree of the workspace.
     `kept_paths` differ from the checkpoint and stay unchanged. `undone` is the first prompt that is removed. Messages
@@ -122,6 +122,7 @@ class RewindPlan(NamedTuple):
     """
 
     session: str
+    workspace: WorkspaceOptions
     request: RewindRequest
     position: Position
     present: Snapshot
@@ -262,6 +263,7 @@ def preview(
     paths, ledger, objects = repository.paths, repository.ledger, repository.objects
     _check_no_unfinished_rewind(ledger)
     current = repository.readers.of(session)
+    workspace = repository.workspace_of(session)
     try:
         if author is None:
             last_author = lookup.last_author(paths, ledger, repository.readers)
@@ -271,12 +273,12 @@ def preview(
             ledger,
             objects,
             repository.sink,
-            repository.workspace,
-            repository.present(),
+            workspace,
+            repository.present(session),
             request,
             position or current.position(),
             last_author,
-            content=diff.read_from_workspace(repository.workspace.root, objects),
+            content=diff.read_from_workspace(workspace.root, objects),
             current=current,
         )
     finally:
@@ -286,7 +288,7 @@ def preview(
 
 def differences(repository: ReadOnlyRepository, plan: RewindPlan) -> list[FileDifference]:
     """The files that a rewind would change, with the added and removed lines."""
-    now = diff.read_from_workspace(repository.workspace.root, repository.objects)
+    now = diff.read_from_workspace(plan.workspace.root, repository.objects)
     readable = [change for change in plan.changes if change.path not in plan.unread_paths]
     files = list(diff.differences(readable, now, diff.read_from_store(repository.objects)))
     files += [diff.unread_difference(change) for change in plan.changes if change.path in plan.unread_paths]
@@ -311,7 +313,7 @@ def run(
     current = repository.readers.of(session)
     return _run(
         repository.store,
-        repository.workspace,
+        repository.workspace_of(session),
         request,
         position or current.position(),
         author,
@@ -410,6 +412,7 @@ def _plan(
     )
     plan = RewindPlan(
         session=current.session.name if current is not None else "",
+        workspace=workspace,
         request=request,
         position=position,
         present=present,

@@ -25,7 +25,15 @@ from deepctl.store import ledger, log_chain, log_file, session_reader
 from deepctl.store.ledger import Ledger
 from deepctl.store.log_chain import Chain
 from deepctl.store.log_file import NO_LINKS, START, SUFFIX, Point, chain_digest, is_id, log_path, share
-from deepctl.store.records import SESSION_FORMAT, SESSION_RECORD, SessionBeginning, SessionRecord, begins_in
+from deepctl.store.records import (
+    SESSION_FORMAT,
+    SESSION_RECORD,
+    SessionBeginning,
+    SessionProject,
+    SessionRecord,
+    begins_in,
+    project_in,
+)
 from deepctl.store.session_reader import Outline, SessionReader
 
 _LINK_STAGING = ".link."
@@ -72,20 +80,38 @@ def stored_name(paths: ProfilePaths, name: str) -> str | None:
     return next((entry for entry in all_names(paths) if layout.folded_name(entry) == folded_name), None)
 
 
-def latest_session(paths: ProfilePaths) -> str | None:
-    """The name of the session that was used last, or `None` if there is no session yet."""
-    return max(all_names(paths), key=lambda name: _written(os.path.join(paths.sessions, name)), default=None)
+def latest_session(paths: ProfilePaths, project: str | None = None) -> str | None:
+    """The name of the session that was used last in a project (an id), or in the private workspace without one.
+
+    A session whose project cannot be read counts as private. `None` if there is no such session yet.
+    """
+    sessions = [_use(paths, name) for name in all_names(paths)]
+    own = [session for session in sessions if session.project == project]
+    return max(own, key=lambda session: session.written).name if own else None
 
 
 def newest_first(paths: ProfilePaths) -> list[str]:
     """The names of a profile's sessions, the one that was used last first."""
-    return sorted(all_names(paths), key=lambda name: _written(os.path.join(paths.sessions, name)), reverse=True)
+    sessions = [_use(paths, name) for name in all_names(paths)]
+    return [session.name for session in sorted(sessions, key=lambda session: session.written, reverse=True)]
 
 
-def _written(directory: str) -> int:
-    """The time of the last write to a session's record or head log, in nanoseconds; other logs may be shared."""
+class _SessionUse(NamedTuple):
+    """The last use of a session: the time in nanoseconds, and its project."""
+
+    name: str
+    written: int
+    project: str | None
+
+
+def _use(paths: ProfilePaths, name: str) -> _SessionUse:
+    """The last write to a session's record or head log; other logs may be shared."""
+    directory = os.path.join(paths.sessions, name)
+    project = None
     try:
-        files = [SESSION_RECORD, load(directory).log + SUFFIX]
+        session = load(directory)
+        files = [SESSION_RECORD, session.log + SUFFIX]
+        project = session.project.id if session.project is not None else None
     except (DeepctlError, OSError):
         files = []
     newest = 0
@@ -94,7 +120,7 @@ def _written(directory: str) -> int:
             newest = max(newest, os.lstat(os.path.join(directory, file)).st_mtime_ns)
         except OSError:
             continue
-    return newest
+    return _SessionUse(name, newest, project)
 
 
 def find(paths: ProfilePaths, name: str) -> SessionRecord:
@@ -105,12 +131,17 @@ def find(paths: ProfilePaths, name: str) -> SessionRecord:
     return load(os.path.join(paths.sessions, entry_name))
 
 
-def start(paths: ProfilePaths, name: str) -> SessionRecord:
-    """Begin a new session. The caller holds the profile's lock. Raises `Refused` if the name is taken."""
-    return _begin(paths, name, lambda staging: None)
+def start(paths: ProfilePaths, name: str, project: SessionProject | None = None) -> SessionRecord:
+    """Begin a new session, in a project or in the workspace. The caller holds the profile's lock.
+
+    Raises `Refused` if the name is taken.
+    """
+    return _begin(paths, name, lambda staging: None, project=project)
 
 
-def fork(paths: ProfilePaths, name: str, source: Chain, origin: str, point: Point) -> SessionRecord:
+def fork(
+    paths: ProfilePaths, name: str, source: Chain, origin: str, point: Point, project: SessionProject | None = None
+) -> SessionRecord:
     """Start a new session that continues from a position in a log; `source` are the files of that conversation.
 
     The logs are shared by hard links, so nothing is copied, and either session can be deleted. `origin` is the
@@ -122,7 +153,7 @@ def fork(paths: ProfilePaths, name: str, source: Chain, origin: str, point: Poin
             share(link.path, os.path.join(staging, os.path.basename(link.path)))
         return point
 
-    return _begin(paths, name, fill, origin)
+    return _begin(paths, name, fill, origin, project=project)
 
 
 def bring(paths: ProfilePaths, name: str, lines: Iterable[bytes], created_at: str) -> SessionRecord:
@@ -152,6 +183,7 @@ def _begin(
     origin: str | None = None,
     *,
     created_at: str | None = None,
+    project: SessionProject | None = None,
 ) -> SessionRecord:
     if (existing_name := stored_name(paths, name)) is not None:
         raise Refused(
@@ -167,7 +199,8 @@ def _begin(
     log_file.write_lines(log_path(staging, first_log), sealed_lines.seal(log_file.header(first_log, continues)))
     directory = os.path.join(paths.sessions, name)
     begins = SessionBeginning(first_log, continues) if continues is not None else None
-    session = SessionRecord(name, directory, identity, created_at or quantities.now(), first_log, origin, begins)
+    started_at = created_at or quantities.now()
+    session = SessionRecord(name, directory, identity, started_at, first_log, origin, begins, project=project)
     write_record(session, staging)
     os.rename(staging, directory)
     with atomic.after_commit(f"Session {name!r} was created"):
@@ -364,7 +397,14 @@ def load(directory: str) -> SessionRecord:
             origin = record.get("forked_from")
             forked_from = origin if isinstance(origin, str) and origin.isprintable() else None
             return SessionRecord(
-                name, directory, identity, quantities.known_time(at), head, forked_from, begins_in(record.get("begins"))
+                name,
+                directory,
+                identity,
+                quantities.known_time(at),
+                head,
+                forked_from,
+                begins_in(record.get("begins")),
+                project=project_in(record.get("project")),
             )
         case _:
             return _without_record(name, directory, "not the record of a session")
@@ -392,6 +432,8 @@ def write_record(session: SessionRecord, directory: str | None = None) -> None:
         record["forked_from"] = session.forked_from
     if session.begins is not None:
         record["begins"] = {"log": session.begins.log, "continues": session.begins.continues._asdict()}
+    if session.project is not None:
+        record["project"] = session.project._asdict()
     log_file.documents(directory or session.directory).replace(SESSION_RECORD, sealed_lines.seal(record))
 
 

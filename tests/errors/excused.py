@@ -7,6 +7,7 @@ _AGENT = "a tool result for the agent"
 _LISTED = "listed by `checkpoints verify` or `list`; no command fails with it"
 _RACE = "needs another process, or Ctrl-C, at one moment within milliseconds; other tests choose the moment"
 _SAID = "printed in a chat at a terminal, which continues; `tests/cli/test_slash_commands.py`"
+_PROJECTS = "no command has projects yet"
 _DEFENCE = "a second check of a value that was checked before"
 
 EXCUSED: dict[tuple[str, str], str] = {
@@ -50,6 +51,15 @@ EXCUSED: dict[tuple[str, str], str] = {
     ("store/prune.py", "The ledger is damaged."): _LISTED,
     ("store/rewind.py", "The messages of checkpoint … are not part of session …."): _DEFENCE,
     ("store/rewind.py", "Checkpoint … has lost its position in the history."): _DEFENCE,
+    ("store/coverage.py", "The coverage rules of a checkpoint are damaged."): (
+        "needs an object with a valid hash that does not contain coverage rules"
+    ),
+    ("store/projects.py", "… is already a project of profile …."): _PROJECTS,
+    ("store/projects.py", "… is not a project of profile …."): _PROJECTS,
+    (
+        "store/repository.py",
+        "The directory of project … is unknown: both … and the record of the session are damaged.",
+    ): (_PROJECTS),
     ("store/trees.py", "A tree is damaged: …."): (
         "needs an object with a valid hash that does not describe a directory"
     ),

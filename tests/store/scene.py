@@ -120,7 +120,7 @@ class Scene:
     def tree(self) -> str:
         """The hash of the workspace as it is."""
         with self.work() as work:
-            return work.store.snapshot(work.workspace, ScratchWriter(work.store.objects)).tree.hex()
+            return work.store.snapshot(work.workspace_of(self.session()), ScratchWriter(work.store.objects)).tree.hex()
 
     def last(self, kind: str = "turn") -> Record:
         found = [record for record in self.records() if record.kind == kind]

@@ -1,0 +1,157 @@
+"""The projects of a profile: directories of the user in which sessions work.
+
+A project is identified by the real path of its directory. `projects.json` in the profile is one sealed line with all of
+them. The id of a project is the name of its tree in checkpoints (`deepctl.store.mounts`), so it survives `move`. A
+damaged or missing document is built again from the records of the sessions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from deepctl import layout
+from deepctl.errors import DeepctlError, NotFound, Refused
+from deepctl.files import sealed_lines
+from deepctl.layout import ProfilePaths
+from deepctl.store import log_file, session_catalogue
+from deepctl.store.records import SessionProject, SessionRecord, is_project_id
+
+
+class Project(NamedTuple):
+    """A directory of the user: its id, its real path, and its device and inode when it was last used.
+
+    `trusted` is the digest of the content that the user trusts (`projects trust`), empty if nothing is trusted. Device
+    and inode are 0 if they are unknown.
+    """
+
+    id: str
+    path: str
+    device: int = 0
+    inode: int = 0
+    trusted: str = ""
+
+
+def read(paths: ProfilePaths) -> list[Project]:
+    """The projects of a profile, in the order of their first use. Raises `NewerFormat`."""
+    try:
+        raw = log_file.documents(paths.directory).read(layout.PROJECTS)
+        document = sealed_lines.unseal(raw.rstrip(b"\n"))
+        layout.bring_up(layout.PROJECTS_FORMAT, document, os.path.join(paths.directory, layout.PROJECTS))
+        return [_project(entry) for entry in document["projects"]]
+    except (FileNotFoundError, NotADirectoryError, Refused, ValueError, KeyError, TypeError):
+        return _of_sessions(paths)
+
+
+def _project(entry: object) -> Project:
+    match entry:
+        case {
+            "id": str(identity),
+            "path": str(path),
+            "device": int(device),
+            "inode": int(inode),
+            "trusted": str(trusted),
+        } if is_project_id(identity) and os.path.isabs(path):
+            return Project(identity, path, device, inode, trusted)
+        case _:
+            raise ValueError("not a project")
+
+
+def _of_sessions(paths: ProfilePaths) -> list[Project]:
+    """The projects that the records of the sessions name. Nothing in them is trusted."""
+    found: dict[str, Project] = {}
+    # The session that was used last has the newest path.
+    for name in reversed(session_catalogue.newest_first(paths)):
+        try:
+            project = session_catalogue.find(paths, name).project
+        except (DeepctlError, OSError):
+            continue
+        if project is not None and project.path:
+            found[project.id] = Project(project.id, project.path)
+    return list(found.values())
+
+
+def by_id(paths: ProfilePaths, identity: str) -> Project | None:
+    """The project with that id."""
+    return next((project for project in read(paths) if project.id == identity), None)
+
+
+def by_path(paths: ProfilePaths, real_path: str) -> Project | None:
+    """The project in the directory `real_path`, which contains no link."""
+    return next((project for project in read(paths) if project.path == real_path), None)
+
+
+def ensure(paths: ProfilePaths, real_path: str) -> Project:
+    """The project in the directory `real_path`; it is added if it is new. The caller holds the profile's lock.
+
+    Raises `OSError` if there is no such directory.
+    """
+    status = os.stat(real_path)
+    projects = read(paths)
+    for number, project in enumerate(projects):
+        if project.path == real_path:
+            current = project._replace(device=status.st_dev, inode=status.st_ino)
+            if current != project:
+                projects[number] = current
+                _write(paths, projects)
+            return current
+    added = Project(os.urandom(4).hex(), real_path, status.st_dev, status.st_ino)
+    _write(paths, [*projects, added])
+    return added
+
+
+def move(paths: ProfilePaths, old_path: str, new_path: str) -> Project:
+    """Give the project of `old_path` the directory `new_path`. The caller holds the profile's lock.
+
+    Raises `NotFound`, `Refused` if another project has that directory, or `OSError` if there is no such directory.
+    """
+    projects = read(paths)
+    number = next((number for number, project in enumerate(projects) if project.path == old_path), None)
+    if number is None:
+        raise unknown(paths, old_path)
+    if old_path != new_path and any(project.path == new_path for project in projects):
+        raise Refused(f"{new_path} is already a project of profile {paths.name!r}.", code="project_exists")
+    status = os.stat(new_path)
+    moved = projects[number]._replace(path=new_path, device=status.st_dev, inode=status.st_ino)
+    projects[number] = moved
+    _write(paths, projects)
+    return moved
+
+
+def forget(paths: ProfilePaths, identity: str) -> None:
+    """Remove a project from the list; its directory and its checkpoints stay. The caller holds the profile's lock."""
+    _write(paths, [project for project in read(paths) if project.id != identity])
+
+
+def set_trusted(paths: ProfilePaths, identity: str, digest: str) -> None:
+    """Trust the content with that digest, or nothing if it is empty. The caller holds the profile's lock."""
+    projects = read(paths)
+    _write(paths, [project._replace(trusted=digest) if project.id == identity else project for project in projects])
+
+
+def _write(paths: ProfilePaths, projects: Iterable[Project]) -> None:
+    document = {"v": layout.PROJECTS_FORMAT.current, "projects": [project._asdict() for project in projects]}
+    log_file.documents(paths.directory).replace(layout.PROJECTS, sealed_lines.seal(document))
+
+
+def unknown(paths: ProfilePaths, path: str) -> NotFound:
+    """The error for a directory that is no project of the profile."""
+    return NotFound(
+        f"{path} is not a project of profile {paths.name!r}.",
+        "`deepctl projects list` lists the projects.",
+        code="project_not_found",
+    )
+
+
+def directory_of(paths: ProfilePaths, project: SessionProject) -> str:
+    """The directory of a project; empty if it is unknown. `projects.json` is newer than a session's record."""
+    current = by_id(paths, project.id)
+    return current.path if current is not None else project.path
+
+
+def session_project(paths: ProfilePaths, identity: str, session: SessionRecord | None = None) -> SessionProject:
+    """The project with that id, for the record of a session; `session` is one that has it."""
+    own = session.project if session is not None else None
+    known = own if own is not None and own.id == identity else SessionProject(identity, "")
+    return known._replace(path=directory_of(paths, known))
