@@ -14,7 +14,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
@@ -36,7 +36,9 @@ from pydantic_ai_harness.bubblewrap_sandbox import BubblewrapWorkspace
 from deepctl.errors import Refused
 from deepctl.files.rmtree import PrivateHome
 from deepctl.sandbox import bubblewrap, cgroups, container
-from deepctl.sandbox.policy import COMMAND_PATH, OUTPUT_BYTES, VARIABLES, Limits, Unavailable
+from deepctl.sandbox import project as projects
+from deepctl.sandbox.policy import COMMAND_PATH, OUTPUT_BYTES, VARIABLES, Limits, ProjectMounts, Unavailable
+from deepctl.sandbox.project import ProjectLayout
 
 Hear = Callable[[bytes, bytes], None]
 """Receives new output, of stdout and of stderr, in the event loop of the command. Must not raise."""
@@ -99,10 +101,11 @@ class _ObservedBytes(bytearray):
 
 
 class _CommandStart(NamedTuple):
-    """The pipe and the control groups of the command that is about to start."""
+    """The pipe, the control groups and the mounts of the command that is about to start."""
 
     alive: int
     groups: tuple[str, ...]
+    layout: ProjectLayout | None
 
 
 _STARTED: ContextVar[_CommandStart] = ContextVar("deepctl_started")
@@ -169,10 +172,11 @@ class BubblewrapExecutor(BubblewrapWorkspace):
     deepctl, and it looks for `bwrap` in `$PATH`. Its sandbox shows the whole machine except for hidden paths.
     """
 
-    def __init__(self, policy: bubblewrap.Policy) -> None:
+    def __init__(self, policy: bubblewrap.Policy, project: ProjectMounts | None = None) -> None:
         assert policy.workspace is not None
         super().__init__(Workspace(StreamingBackend(policy.workspace, env=_unsandboxed("/"))))
         self._policy = policy
+        self._project = project
 
     async def _sandbox(self) -> list[str]:
         return []
@@ -184,7 +188,7 @@ class BubblewrapExecutor(BubblewrapWorkspace):
             split += 3
         launch = _STARTED.get()
         argv, variables = bwrap[split + 1 :], bwrap[:split]
-        return self._policy.command(argv, launch.alive, groups=launch.groups, variables=variables)
+        return self._policy.command(argv, launch.alive, groups=launch.groups, variables=variables, layout=launch.layout)
 
     async def run(
         self,
@@ -194,8 +198,9 @@ class BubblewrapExecutor(BubblewrapWorkspace):
         env: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> CommandResult:
-        with bubblewrap.pipe() as read_end, _grouped(self._policy.limits) as groups:
-            token = _STARTED.set(_CommandStart(read_end, groups))
+        mounted = projects.mounted(self._project) if self._project is not None else nullcontext()
+        with bubblewrap.pipe() as read_end, _grouped(self._policy.limits) as groups, mounted as layout:
+            token = _STARTED.set(_CommandStart(read_end, groups, layout))
             try:
                 return await super().run(command, shell=shell, env=env, timeout=timeout)
             finally:
@@ -357,8 +362,11 @@ class Sandbox(Protocol):
     def check(self) -> None:
         """Run a test in the sandbox. Raises `Unavailable`."""
 
-    def commands(self, root: str) -> Executor:
-        """The executor for the commands of the workspace at `root`. Raises `Unavailable`."""
+    def commands(self, root: str, project: ProjectMounts | None = None) -> Executor:
+        """The executor for the commands of the workspace at `root`, or of a project, whose path `root` is then.
+
+        Raises `Unavailable`.
+        """
         ...
 
 
@@ -377,7 +385,7 @@ class NoSandbox:
     def check(self) -> None:
         """Without a sandbox, there is nothing to test."""
 
-    def commands(self, root: str) -> Executor:
+    def commands(self, root: str, project: ProjectMounts | None = None) -> Executor:
         return DirectExecutor(root, PrivateHome(self.home))
 
 
@@ -397,19 +405,22 @@ class Bubblewrap:
     name: ClassVar[str] = "bubblewrap"
     confined: ClassVar[bool] = True
 
-    def _policy(self, root: str | None) -> bubblewrap.Policy:
+    def _policy(self, root: str | None, project: ProjectMounts | None = None) -> bubblewrap.Policy:
         program = bubblewrap.find(
             self.variables, excluded_directories=(*self.outside, *([root] if root is not None else []))
         )
+        if project is not None:
+            projects.check(project)
         home = self.variables.get("HOME")
         hidden_directories = (*self.outside, *([home] if home else []))
-        return bubblewrap.Policy(program, root, self.limits, self.network, hidden_directories)
+        variables = projects.variables(project) if project is not None else {}
+        return bubblewrap.Policy(program, root, self.limits, self.network, hidden_directories, variables=variables)
 
     def check(self) -> None:
         bubblewrap.check(self._policy(None))
 
-    def commands(self, root: str) -> Executor:
-        return BubblewrapExecutor(self._policy(root))
+    def commands(self, root: str, project: ProjectMounts | None = None) -> Executor:
+        return BubblewrapExecutor(self._policy(root, project), project)
 
 
 @dataclass(frozen=True)
@@ -431,7 +442,7 @@ class Docker:
     def check(self) -> None:
         container.check(self.image)
 
-    def commands(self, root: str) -> Executor:
+    def commands(self, root: str, project: ProjectMounts | None = None) -> Executor:
         return ContainerExecutor(
             container.Spec(
                 self.container,

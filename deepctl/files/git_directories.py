@@ -152,6 +152,18 @@ def set_aside(changes: Sequence[Addition]) -> None:
             _replace(path, old_state.content, old_state.mode)
 
 
+def restore_link(path: str, target: str) -> None:
+    """Put a symbolic link back that something replaced, and keep the replacement under a name of `set_aside`.
+
+    Raises `OSError`.
+    """
+    if os.path.islink(path) and os.readlink(path) == target:
+        return
+    if os.path.lexists(path):
+        _move_aside(path, _state(path))
+    os.symlink(target, path)
+
+
 def _is_config(path: str) -> bool:
     return os.path.basename(path).lower() in _CONFIGS
 

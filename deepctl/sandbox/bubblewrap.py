@@ -31,7 +31,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from deepctl.sandbox import project as projects
 from deepctl.sandbox.policy import COMMAND_PATH, MOUNT, VARIABLES, Limits, Unavailable
+from deepctl.sandbox.project import Bind, ProjectLayout
 
 VARIABLE = "DEEPCTL_BWRAP"
 """The environment variable that names the program."""
@@ -104,7 +106,10 @@ _OWN_DEVICES = (
 
 
 class Policy(NamedTuple):
-    """A sandbox for the commands of one workspace, or of none, for a test. `program` is the path of `bwrap`."""
+    """A sandbox for the commands of one workspace, or of none, for a test. `program` is the path of `bwrap`.
+
+    In a project, `workspace` is the project's real path, and `command` gets its mounts, which change with its files.
+    """
 
     program: str
     workspace: str | None
@@ -112,35 +117,55 @@ class Policy(NamedTuple):
     network: bool
     hidden_paths: tuple[str, ...] = ()
     """Directories that must stay hidden, even inside the visible parts of the system."""
+    read_only: tuple[Bind, ...] = ()
+    """Further directories and files of this machine."""
+    variables: Mapping[str, str] = {}
+    """Further variables of commands, and other values of the usual ones."""
 
-    def arguments(self) -> list[str]:
+    def arguments(self, layout: ProjectLayout | None = None) -> list[str]:
         """The arguments of `bwrap`, up to the command."""
         tmp = str(self.limits.tmp)
+        hidden = self._in_the_way(is_project=layout is not None)
+        variables = {**VARIABLES, **self.variables}
         return [
             *("--die-with-parent", "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-uts"),
             *("--unshare-cgroup-try", "--hostname", "workspace", "--cap-drop", "ALL", "--seccomp", "3"),
             *([] if self.network else ["--unshare-net"]),
             "--clearenv",
-            *(word for name, value in VARIABLES.items() for word in ("--setenv", name, value)),
+            *(word for name, value in variables.items() for word in ("--setenv", name, value)),
             *("--ro-bind", "/usr", "/usr"),
-            *(word for directory in self._in_the_way() for word in ("--tmpfs", directory, "--remount-ro", directory)),
+            *(word for directory in hidden for word in ("--tmpfs", directory)),
             *(word for directory in _SYSTEM for word in _system(directory)),
             *(word for name in _etc_names(self.network) for word in _etc(name)),
             *("--proc", "/proc", "--dev", "/dev"),
             *("--perms", "1777", "--size", tmp, "--tmpfs", "/dev/shm"),
             *("--perms", "1777", "--size", tmp, "--tmpfs", "/tmp"),
-            *("--dir", "/run", "--dir", "/var", "--symlink", "/tmp", "/var/tmp"),
-            *(("--bind", self.workspace) if self.workspace is not None else ("--tmpfs",)),
-            MOUNT,
-            *(word for place in _SEALED for word in ("--remount-ro", place)),
-            *("--chdir", MOUNT),
+            *("--dir", "/run", "--dir", "/var"),
+            *self._var_tmp(layout),
+            *(word for bind in self.read_only for word in _bind(bind)),
+            *self._work(layout),
+            *(word for place in (*hidden, *_SEALED) for word in ("--remount-ro", place)),
+            *("--chdir", MOUNT if layout is None else layout.root),
         ]
 
-    def _in_the_way(self) -> list[str]:
-        hidden_directories = [
-            *self.hidden_paths,
-            *([os.path.dirname(self.workspace)] if self.workspace is not None else []),
-        ]
+    def _var_tmp(self, layout: ProjectLayout | None) -> list[str]:
+        binds = (*self.read_only, *(layout.binds if layout is not None else ()))
+        if any(bind.target.startswith("/var/tmp/") for bind in binds):
+            # Nothing can be mounted behind a link.
+            return ["--perms", "1777", "--size", str(self.limits.tmp), "--tmpfs", "/var/tmp"]
+        return ["--symlink", "/tmp", "/var/tmp"]
+
+    def _work(self, layout: ProjectLayout | None) -> list[str]:
+        if layout is None:
+            return [*(("--bind", self.workspace) if self.workspace is not None else ("--tmpfs",)), MOUNT]
+        # A link and not a second mount: a mount cannot be entered by a rename from another one.
+        alias = ["--symlink", layout.root, MOUNT] if projects.has_alias(layout.root) else []
+        return [*(word for bind in layout.binds for word in _bind(bind)), *alias]
+
+    def _in_the_way(self, *, is_project: bool) -> list[str]:
+        # What lies beside a project is not deepctl's to hide: the user chose the directory.
+        beside = [os.path.dirname(self.workspace)] if self.workspace is not None and not is_project else []
+        hidden_directories = [*self.hidden_paths, *beside]
         real = {os.path.realpath(directory) for directory in hidden_directories}
         directories = sorted(
             directory for directory in real if directory.startswith("/usr/") and os.path.isdir(directory)
@@ -152,7 +177,13 @@ class Policy(NamedTuple):
         ]
 
     def command(
-        self, argv: Sequence[str], read_end: int, *, groups: Sequence[str] = (), variables: Sequence[str] = ()
+        self,
+        argv: Sequence[str],
+        read_end: int,
+        *,
+        groups: Sequence[str] = (),
+        variables: Sequence[str] = (),
+        layout: ProjectLayout | None = None,
     ) -> list[str]:
         """The command line that runs `argv` in the sandbox, in these control groups.
 
@@ -164,13 +195,17 @@ class Policy(NamedTuple):
             *("/bin/sh", "-c", _LAUNCH, "sh", _filter_path(network=self.network), f"/proc/{os.getpid()}/fd/{read_end}"),
             " ".join(groups),
             *(("unshare", "--mount", "--propagation", "private", "sh", "-c", _OWN_DEVICES, "sh") if _is_root() else ()),
-            *(self.program, *self.arguments(), *variables, "--"),
+            *(self.program, *self.arguments(layout), *variables, "--"),
             *("/bin/sh", "-c", _LIMITED, "sh"),
             str(_bound(resource.RLIMIT_DATA, self.limits.memory) // 1024),
             str(_bound(resource.RLIMIT_FSIZE, self.limits.disk) // 512),
             str(_bound(resource.RLIMIT_NPROC, self.limits.processes)),
             *argv,
         ]
+
+
+def _bind(bind: Bind) -> list[str]:
+    return ["--bind" if bind.writable else "--ro-bind", bind.source, bind.target]
 
 
 def _is_root() -> bool:

@@ -14,6 +14,15 @@ PROFILE_MOUNT = "/profile"
 HOME_DIRECTORY = ".deep/home"
 """`$HOME` of commands, relative to the workspace."""
 
+PROFILE_MOUNT = "/profile"
+"""Where commands in a project find the workspace of the profile."""
+
+CACHE_MOUNT = "/profile-cache"
+"""Where commands in a project find the package caches of the profile."""
+
+PROTECTED = (".envrc", ".vscode/", ".idea/")
+"""Files of a project that commands cannot change, by default: programs of the user obey them without a question."""
+
 COMMAND_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 OUTPUT_BYTES = 10 << 20
@@ -22,6 +31,23 @@ OUTPUT_BYTES = 10 << 20
 
 VARIABLES: Mapping[str, str] = {"PATH": COMMAND_PATH, "LANG": "C.UTF-8", "HOME": f"{MOUNT}/{HOME_DIRECTORY}"}
 """All the variables that a command gets; nothing of this process's own environment is among them."""
+
+
+class ProjectMounts(NamedTuple):
+    """What commands in a project see besides the system: the project under its own path and as `/workspace`, the
+    profile's files as `/profile`, and the package caches as `/profile-cache`.
+
+    Commands start in the project under its own path, so that every path they print or store is valid outside, too.
+    """
+
+    root: str
+    """The real path of the project."""
+    workspace: str
+    """The workspace of the profile."""
+    cache: str | None = None
+    """The directory of package caches, created if it is missing; without one, caches are in the home of commands."""
+    protected: tuple[str, ...] = PROTECTED
+    """Paths relative to the project that are read-only, and cannot be created."""
 
 
 class Limits(NamedTuple):

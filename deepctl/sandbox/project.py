@@ -1,0 +1,340 @@
+"""What commands in a project may change: the mounts of the project, of its git directories, and of protected files.
+
+The project is writable. On top of it lie mounts of single files and directories that are read-only: protected files,
+and the parts of a git directory from which git runs programs. A file that does not exist yet gets a placeholder, so
+that a command cannot create it. Every directory between two mounts is a mount of its own, because the kernel refuses to
+rename a mount point, but not a directory that contains one.
+
+The git directory of a linked worktree or of a submodule lies outside of the project. It is mounted only if it names the
+project in turn: a `.git` file alone can name any directory of the user.
+
+A symbolic link cannot be mounted on. `ProjectLayout.links` has those that commands could replace; `restore_links` puts
+them back.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from deepctl.files import git_directories, placeholders
+from deepctl.files.placeholders import Placeholder
+from deepctl.sandbox.policy import CACHE_MOUNT, HOME_DIRECTORY, MOUNT, PROFILE_MOUNT, ProjectMounts, Unavailable
+
+_SYSTEM = ("/bin", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run", "/sbin", "/sys", "/tmp")
+_SYSTEM_PLACES = (*_SYSTEM, "/usr", "/usr/bin", "/var", "/var/tmp")
+_OWN_PLACES = (PROFILE_MOUNT, CACHE_MOUNT)
+
+_GIT_FILES = ("config", "config.worktree", "info/attributes")
+_WORKTREE_FILES = ("gitdir", "commondir", "config.worktree")
+_MOST_BYTES = 1 << 20
+_MOST_LINKS = 40
+_MOST_MODULES = 1000
+
+CACHE_VARIABLES: Mapping[str, str] = {
+    "XDG_CACHE_HOME": "",
+    "BUN_INSTALL_CACHE_DIR": "bun",
+    "BUNDLE_USER_CACHE": "bundle",
+    "CARGO_HOME": "cargo",
+    "COMPOSER_CACHE_DIR": "composer",
+    "GOCACHE": "go-build",
+    "GOPATH": "go",
+    "GRADLE_USER_HOME": "gradle",
+    "NUGET_PACKAGES": "nuget",
+    "PIP_CACHE_DIR": "pip",
+    "UV_CACHE_DIR": "uv",
+    "YARN_CACHE_FOLDER": "yarn",
+    "npm_config_cache": "npm",
+    "npm_config_store_dir": "pnpm",
+}
+"""Variables by which package managers find their caches, and a directory for each among the package caches."""
+
+
+class Bind(NamedTuple):
+    """A directory or a file of this machine, and its path for commands."""
+
+    source: str
+    target: str
+    writable: bool = True
+
+
+class ProjectLayout(NamedTuple):
+    """The mounts of a project at one moment, those of parents first."""
+
+    root: str
+    binds: tuple[Bind, ...]
+    missing: tuple[Placeholder, ...]
+    """What has to be created before the mounts are made."""
+    links: Mapping[str, str]
+    """Protected symbolic links, and what they lead to."""
+    git: tuple[str, ...]
+    """The git directories outside of the project that commands can change."""
+
+    @property
+    def read_only(self) -> list[str]:
+        return [bind.target for bind in self.binds if not bind.writable]
+
+
+def check(project: ProjectMounts) -> None:
+    """Raise `Unavailable` for a project at a path that means something else to commands."""
+    for place in (*_SYSTEM_PLACES, *_OWN_PLACES):
+        if _is_within(place, project.root) or (place in _OWN_PLACES and _is_within(project.root, place)):
+            raise Unavailable(
+                f"{place} has a meaning of its own for commands, so they cannot work in {project.root}",
+                "Work in another directory, or use --sandbox none.",
+            )
+
+
+def has_alias(root: str) -> bool:
+    """Whether `/workspace` can be another name of the project `root`: not if it contains it."""
+    return not _is_within(root, MOUNT)
+
+
+def variables(project: ProjectMounts) -> dict[str, str]:
+    """The variables of commands in a project, in addition to those of every command."""
+    return {
+        "HOME": f"{PROFILE_MOUNT}/{HOME_DIRECTORY}",
+        # A branch that follows another one would be a setting, which a command cannot save.
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "branch.autoSetupMerge",
+        "GIT_CONFIG_VALUE_0": "false",
+        **(cache_variables(CACHE_MOUNT) if project.cache is not None else {}),
+    }
+
+
+def cache_variables(directory: str) -> dict[str, str]:
+    """The variables that have package managers keep their caches in `directory`."""
+    places = {name: os.path.join(directory, place) if place else directory for name, place in CACHE_VARIABLES.items()}
+    # A Python that uv downloads exists only in the sandbox, and so would the virtual environments made with it.
+    return {**places, "UV_PYTHON_PREFERENCE": "system"}
+
+
+@contextmanager
+def mounted(project: ProjectMounts) -> Iterator[ProjectLayout]:
+    """The mounts of a project, as they are needed now; afterwards, placeholders are gone and links are back.
+
+    Raises `OSError`.
+    """
+    if project.cache is not None:
+        os.makedirs(project.cache, mode=0o700, exist_ok=True)
+    now = layout(project)
+    with placeholders.held(now.missing):
+        try:
+            yield now
+        finally:
+            restore_links(now)
+
+
+def layout(project: ProjectMounts) -> ProjectLayout:
+    """The mounts of a project. Creates nothing."""
+    mounts = _Mounts(project.root)
+    mounts.add(project.root, True)
+    place = git_place(project.root)
+    outside = []
+    if place is not None:
+        _protect_git(mounts, place)
+        outside = [path for path in (place.common, place.own) if not _is_within(path, project.root)]
+    pointer = os.path.join(project.root, ".git")
+    if os.path.lexists(pointer) and (os.path.islink(pointer) or not os.path.isdir(pointer)):
+        mounts.protect(project.root, ".git", is_directory=False)
+    for name in project.protected:
+        mounts.protect(project.root, name.rstrip("/"), is_directory=True)
+    binds = [Bind(path, path, writable) for path, writable in mounts.writable.items()]
+    binds.sort(key=lambda bind: bind.target.count("/"))
+    binds.append(Bind(project.workspace, PROFILE_MOUNT))
+    if project.cache is not None:
+        binds.append(Bind(project.cache, CACHE_MOUNT))
+    return ProjectLayout(project.root, tuple(binds), tuple(mounts.missing), mounts.links, tuple(dict.fromkeys(outside)))
+
+
+def restore_links(before: ProjectLayout) -> None:
+    """Put back protected links that a command replaced; the replacement is kept beside it as `NAME.disabled`."""
+    for path, target in before.links.items():
+        git_directories.restore_link(path, target)
+
+
+class _Mounts:
+    """The mounts of this machine's files under their own paths, while they are collected."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.writable: dict[str, bool] = {}
+        self.missing: list[Placeholder] = []
+        self.links: dict[str, str] = {}
+
+    def add(self, path: str, writable: bool) -> None:
+        self.writable[path] = self.writable.get(path, True) and writable
+
+    def protect(self, base: str, relative: str, *, is_directory: bool, contents_only: bool = False) -> None:
+        """Make a path below `base`, a mount, read-only. `is_directory` is the kind of a placeholder.
+
+        With `contents_only` the path stays writable and only becomes a mount.
+        """
+        path = base
+        parts = [part for part in relative.split("/") if part]
+        for number, part in enumerate(parts, 1):
+            path = os.path.join(path, part)
+            is_last = number == len(parts)
+            status = _lstat(path)
+            if self.writable.get(path) is False:
+                return
+            if status is None or placeholders.is_placeholder(status):
+                self.missing.append(Placeholder(path, is_directory or not is_last))
+                self.add(path, False)
+                return
+            if stat.S_ISLNK(status.st_mode):
+                self._protect_link(path, "/".join(parts[number:]), is_directory)
+                return
+            is_directory_now = stat.S_ISDIR(status.st_mode)
+            self.add(path, (contents_only or not is_last) and is_directory_now)
+            if not is_directory_now:
+                return
+
+    def _protect_link(self, path: str, rest: str, is_directory: bool) -> None:
+        if path in self.links or len(self.links) >= _MOST_LINKS:
+            return
+        self.links[path] = os.readlink(path)
+        real = os.path.realpath(path)
+        for base in sorted(self.writable, key=len, reverse=True):
+            if real != base and _is_within(real, base):
+                self.protect(base, os.path.join(os.path.relpath(real, base), rest), is_directory=is_directory)
+                return
+
+
+class GitPlace(NamedTuple):
+    """The git directory of a project, and the one that it shares with other working trees; the same without those."""
+
+    own: str
+    common: str
+
+
+def git_place(root: str) -> GitPlace | None:
+    """The git directory of the project `root`; `None` if there is none that commands may see."""
+    path = os.path.join(root, ".git")
+    status = _lstat(path)
+    if status is None:
+        return None
+    if stat.S_ISREG(status.st_mode):
+        return _named_place(root, path)
+    directory = os.path.realpath(path)
+    if not os.path.isdir(directory) or not _is_within(directory, root):
+        return None
+    return GitPlace(directory, directory)
+
+
+def _named_place(root: str, path: str) -> GitPlace | None:
+    """The git directory that a `.git` file names, if it is in the project, or names the project."""
+    named = _text(path)
+    if named is None or not named.startswith("gitdir: "):
+        return None
+    own = os.path.realpath(os.path.join(root, named.removeprefix("gitdir: ").rstrip("\r\n")))
+    if not os.path.isdir(own):
+        return None
+    if _is_within(own, root):
+        return GitPlace(own, own)
+    if not _is_own(own):
+        return None
+    shared = _text(os.path.join(own, "commondir"))
+    if shared is not None:
+        common = os.path.realpath(os.path.join(own, shared.rstrip("\r\n")))
+        back = _text(os.path.join(own, "gitdir")) or ""
+        is_linked = (
+            os.path.dirname(own) == os.path.join(common, "worktrees")
+            and os.path.realpath(os.path.join(own, back.rstrip("\r\n"))) == path
+            and _is_repository(common)
+        )
+        return GitPlace(own, common) if is_linked else None
+    if _is_repository(own) and _worktree_of(own) == root:
+        return GitPlace(own, own)
+    return None
+
+
+def _is_repository(directory: str) -> bool:
+    try:
+        return _is_own(directory) and git_directories.looks_like_git({name.lower() for name in os.listdir(directory)})
+    except OSError:
+        return False
+
+
+def _worktree_of(directory: str) -> str | None:
+    """The working tree that a git directory names in its settings, as that of a submodule does."""
+    text = _text(os.path.join(directory, "config"))
+    worktree = None
+    for setting in git_directories.parse_settings(text or ""):
+        if setting.name == "core.worktree" and setting.value:
+            worktree = os.path.realpath(os.path.join(directory, setting.value))
+    return worktree
+
+
+def _protect_git(mounts: _Mounts, place: GitPlace) -> None:
+    own, common = place
+    if _is_within(common, mounts.root):
+        mounts.protect(mounts.root, os.path.relpath(common, mounts.root), is_directory=True, contents_only=True)
+    else:
+        mounts.add(common, True)
+    _protect_repository(mounts, common)
+    if own != common:
+        relative = os.path.relpath(own, common)
+        for name in _WORKTREE_FILES:
+            mounts.protect(common, f"{relative}/{name}", is_directory=False)
+
+
+def _protect_repository(mounts: _Mounts, directory: str, most: int = _MOST_MODULES) -> None:
+    """Protect the settings and hooks of a git directory, and those of its submodules. No new ones can be added."""
+    for name in _GIT_FILES:
+        mounts.protect(directory, name, is_directory=False)
+    mounts.protect(directory, "hooks", is_directory=True)
+    modules = os.path.join(directory, "modules")
+    inner = list(_modules(modules, most))
+    mounts.protect(directory, "modules", is_directory=True)
+    for module in inner:
+        mounts.add(module, True)
+        _protect_repository(mounts, module, most - len(inner))
+
+
+def _modules(directory: str, most: int) -> Iterator[str]:
+    """The git directories of submodules below `directory`, whose names may contain slashes."""
+    pending, looked = [directory], 0
+    while pending and looked < most:
+        looked += 1
+        try:
+            with os.scandir(pending.pop()) as entries:
+                children = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError:
+            continue
+        for child in children:
+            if os.path.lexists(os.path.join(child, "HEAD")):
+                yield child
+            else:
+                pending.append(child)
+
+
+def _lstat(path: str) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _text(path: str) -> str | None:
+    """The text of a small regular file; `None` for anything else. A FIFO does not block."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        content = file.read(_MOST_BYTES)
+    return None if b"\0" in content else os.fsdecode(content)
+
+
+def _is_own(directory: str) -> bool:
+    return os.stat(directory).st_uid == os.geteuid()
+
+
+def _is_within(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
