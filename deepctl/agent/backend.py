@@ -45,7 +45,7 @@ from deepctl.agent.sandboxes import Sandbox, listener, sandbox_missing, searcher
 from deepctl.files import atomic
 from deepctl.files.git_directories import ASIDE, GitSurvey, additions, describe, set_aside, survey
 from deepctl.files.paths_beneath import DirectoryTree, MountTable, OutsideTree
-from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, PROFILE_MOUNT, Unavailable
+from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, PROFILE_MOUNT, ProjectMounts, Unavailable
 
 STATE_PROVIDER = "state"
 """pydantic-ai-backend's name for workspaces that are a `StateBackend`."""
@@ -270,13 +270,15 @@ def _lines(output: str) -> list[FileLine]:
 class _CommandBackend(_SearchBackend):
     """The files with commands, in a sandbox or unsandboxed. Commands get a fixed environment, without deepctl's own."""
 
-    def __init__(self, trees: MountTable, own: DirectoryTree, sandbox: Sandbox, by_user: bool) -> None:
+    def __init__(
+        self, trees: MountTable, own: DirectoryTree, sandbox: Sandbox, by_user: bool, project: ProjectMounts | None
+    ) -> None:
         super().__init__(trees)
         self._by_user = by_user
         self._own = own
         self._is_confined = sandbox.confined
         self._limits = sandbox.limits
-        self.runner = sandbox.commands(self._root)
+        self.runner = sandbox.commands(self._root, project)
 
     async def run(
         self,
@@ -390,8 +392,11 @@ class LocalBackend(ConfinedWorkspace):
         self._trees = _trees(os.fspath(root_dir), self.profile_dir)
         own = DirectoryTree(own_dir, follow=False, mount=MOUNT if profile_dir is None else PROFILE_MOUNT)
         try:
+            project = ProjectMounts(self.root_dir, self.profile_dir) if self.profile_dir is not None else None
             inner = (
-                _SearchBackend(self._trees) if sandbox is None else _CommandBackend(self._trees, own, sandbox, by_user)
+                _SearchBackend(self._trees)
+                if sandbox is None
+                else _CommandBackend(self._trees, own, sandbox, by_user, project)
             )
         except Unavailable as problem:
             raise sandbox_missing(sandbox.name if sandbox is not None else "none", problem) from None

@@ -9,13 +9,10 @@ MOUNT = "/workspace"
 """Where commands in a sandbox find the workspace, wherever it lies on this machine."""
 
 PROFILE_MOUNT = "/profile"
-"""Where the agent of a project finds the workspace of its profile."""
+"""Where the agent of a project, and its commands, find the workspace of the profile."""
 
 HOME_DIRECTORY = ".deep/home"
 """`$HOME` of commands, relative to the workspace."""
-
-PROFILE_MOUNT = "/profile"
-"""Where commands in a project find the workspace of the profile."""
 
 CACHE_MOUNT = "/profile-cache"
 """Where commands in a project find the package caches of the profile."""
