@@ -43,7 +43,8 @@ from deepctl.agent.limits import (
 )
 from deepctl.agent.mcp import McpServers
 from deepctl.agent.media_filter import MediaFilterModel
-from deepctl.agent.mentions import AttachmentReader, DirectoryFiles, Files, StateFiles
+from deepctl.agent.mention_files import DirectoryFiles, Files, StateFiles
+from deepctl.agent.mentions import AttachmentReader
 from deepctl.agent.message_filters import SentHistory, history_of
 from deepctl.agent.model_check import ModelCheck
 from deepctl.agent.model_wrappers import Retries, RetryingModel

@@ -2,36 +2,29 @@
 
 Every model receives text and listings; models that can take them receive pictures and PDFs.
 
-Files are looked up only inside a workspace's directory or in memory, never through a link. Content is bounded, without
-keys, and limited to files that the profile's rules let the agent read without approval. Other files are named to the
-model, which can read them with its tools, where the rules apply again.
+Content is bounded, without keys, and limited to files that the profile's rules let the agent read without approval.
+Other files are named to the model, which can read them with its tools, where the rules apply again.
 
 The parts have metadata, or are not text, so that they do not count as text of the user.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import posixpath
 import unicodedata
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NamedTuple
 
 from pydantic_ai.messages import BinaryContent, TextContent, UserContent
 from pydantic_ai.models import Model
-from pydantic_ai_backends import StateBackend
 
 from deepctl.agent import pictures
-from deepctl.domain import attachments
+from deepctl.agent.mention_files import Files, MentionTarget, NoLines, select
+from deepctl.domain.mention_syntax import Lines, Mention, mentions
 from deepctl.domain.permissions import Permissions, about_file
 from deepctl.domain.providers import is_openais
-from deepctl.files.paths_beneath import DirectoryEntry, DirectoryTree, OutsideTree
-from deepctl.quantities import size
+from deepctl.quantities import counted, size
 from deepctl.redaction import redact
-from deepctl.sandbox.policy import MOUNT
 from deepctl.store import log_file
 
 METADATA = "attached"
@@ -62,109 +55,6 @@ def takes(model: Model, kind: str) -> bool:
     return model.system in _READ_PDF or is_openais(model.base_url or "")
 
 
-class DirectoryListing(NamedTuple):
-    """The contents of a directory: the first names, and the number of the others."""
-
-    first_entries: list[DirectoryEntry]
-    more_count: int
-
-
-class MentionTarget(NamedTuple):
-    """A file or directory that a prompt names: its path in the workspace, and functions to read it. `size` is in bytes.
-
-    `problem` is the reason why it is not sent. The functions raise `OSError`, because it may no longer exist.
-    """
-
-    path: str
-    is_directory: bool
-    size: int
-    read: Callable[[int], bytes]
-    """At most this many first bytes."""
-    entries: Callable[[int], DirectoryListing]
-    problem: str | None = None
-
-
-class Files(Protocol):
-    """The files that there are."""
-
-    def find(self, path: str) -> MentionTarget | None:
-        """The entry at `path`; `None` if it does not exist, or leads out."""
-        ...
-
-
-class DirectoryFiles:
-    """The files of a workspace in a directory."""
-
-    def __init__(self, root: str) -> None:
-        self._tree = DirectoryTree(root, follow=False, mount=MOUNT)
-
-    def find(self, path: str) -> MentionTarget | None:
-        try:
-            entry = self._tree.entry(path)
-        except OutsideTree as error:
-            # An existing link causes a notice; a word that is not in the workspace is only a word.
-            return _refused(path, error.strerror) if "link" in (error.strerror or "") else None
-        except (OSError, ValueError):
-            return None
-        relative = self._tree.real_path(path).removeprefix(MOUNT).lstrip("/") or "."
-        if not entry.is_directory and entry.size is None:
-            return _refused(relative, "it is not a regular file")
-        return MentionTarget(
-            relative, entry.is_directory, entry.size or 0, partial(self._read, relative), partial(self._list, relative)
-        )
-
-    def _read(self, path: str, most: int) -> bytes:
-        pieces = []
-        with self._tree.opened(path) as (descriptor, is_directory):
-            if is_directory:
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-            while most > 0 and (piece := os.read(descriptor, most)):
-                pieces.append(piece)
-                most -= len(piece)
-        return b"".join(pieces)
-
-    def _list(self, path: str, most: int) -> DirectoryListing:
-        entries = self._tree.entries(path)
-        return DirectoryListing(entries[:most], max(0, len(entries) - most))
-
-
-class StateFiles:
-    """The files of a workspace in memory."""
-
-    def __init__(self, state: StateBackend) -> None:
-        self._state = state
-
-    def find(self, path: str) -> MentionTarget | None:
-        full_path = posixpath.normpath(posixpath.join("/", path))
-        if not self._state.exists(full_path):
-            return None
-        is_directory = self._state.is_dir(full_path)
-        return MentionTarget(
-            full_path.lstrip("/") or ".",
-            is_directory,
-            0 if is_directory else self._state.size(full_path),
-            lambda most: self._state.read_bytes(full_path)[:most],
-            lambda most: self._entries(full_path, most),
-        )
-
-    def _entries(self, path: str, most: int) -> DirectoryListing:
-        entries = self._state.list_dir(path)
-        first_entries = [
-            DirectoryEntry(
-                name, is_directory, None if is_directory else self._state.size(posixpath.join(path, name)), 0.0
-            )
-            for name, is_directory in entries[:most]
-        ]
-        return DirectoryListing(first_entries, max(0, len(entries) - most))
-
-
-def _refused(path: str, problem: str | None) -> MentionTarget:
-    def nothing(most: int) -> NoReturn:
-        raise OSError(errno.EINVAL, problem, path)
-
-    return MentionTarget(path, False, 0, nothing, nothing, problem)
-
-
 MAX_TEXT = 100 << 10
 """Bytes of text and listings that a prompt can include in total."""
 MAX_PDF = 5 << 20
@@ -172,6 +62,12 @@ MAX_PICTURES = 20 << 20
 """Bytes of one PDF, and of all pictures and PDFs in a prompt, if the provider of the model accepts so much."""
 MAX_FILES = 50
 MAX_LISTED = 200
+
+_MAX_MISSING, _MAX_WORD = 5, 60
+"""Words that a notice lists, and characters of each."""
+_NOT_THERE = "Not in the workspace, so sent unchanged"
+_NOT_TYPED = "Outside the workspace, so sent unchanged"
+_COPY = "`deepctl chat --file PATH` copies a file into it"
 
 _BREAKING = ("Cc", "Zl", "Zp")
 """Unicode's categories of control characters and of line ends."""
@@ -193,15 +89,23 @@ class AttachmentReader:
         self._permissions = permissions
 
     def attached(self, prompt: str, files: Files) -> Attachments:
-        """The attachments for the files that a prompt names. A word that names no file is only a word."""
+        """The attachments for the files that a prompt names.
+
+        A word that names no file is sent unchanged; a notice says so if the word looks like a path.
+        """
         collector = _PromptFiles(self._model, self._environment)
-        paths: set[str] = set()
-        for readings in attachments.mentions(prompt):
-            target = next((candidate for path in readings if (candidate := files.find(path)) is not None), None)
-            if target is None or target.path in paths:
+        sent: set[tuple[str, Lines | None]] = set()
+        missing: list[Mention] = []
+        for mention in mentions(prompt):
+            found = _find(mention, files)
+            if found is None:
+                missing.append(mention)
                 continue
-            paths.add(target.path)
-            if len(paths) > MAX_FILES:
+            target, lines = found
+            if (target.path, lines) in sent:
+                continue
+            sent.add((target.path, lines))
+            if len(sent) > MAX_FILES:
                 collector.notices.append(f"Only the first {MAX_FILES} files of a prompt are sent with it.")
                 break
             action = about_file(self._permissions, "read", [target.path]).action
@@ -213,9 +117,11 @@ class AttachmentReader:
                 )
             elif action == "ask":
                 collector.name_only(target, "the rules of this profile need an approval, which the agent can request")
+            elif lines is not None:
+                collector.take_lines(target, lines)
             else:
                 collector.take(target)
-        return Attachments(collector.parts, collector.notices)
+        return Attachments(collector.parts, [*collector.notices, *_about_missing(missing, files)])
 
     def brought(self, prompt: str, files: Files, emit: Callable[[dict[str, Any]], None]) -> list[UserContent]:
         """The parts of `attached`, with the notices as events."""
@@ -223,6 +129,42 @@ class AttachmentReader:
         for message in targets.notices:
             emit({"type": "notice", "message": message})
         return targets.parts
+
+
+def _find(mention: Mention, files: Files) -> tuple[MentionTarget, Lines | None] | None:
+    for path, lines in mention.readings:
+        target = files.find(path)
+        if target is not None:
+            return target, lines
+    return None
+
+
+def _about_missing(missing: Sequence[Mention], files: Files) -> list[str]:
+    """Notices about words that look like paths and name no file."""
+    notices = []
+    for leads_out, reason in ((False, _NOT_THERE), (True, _NOT_TYPED)):
+        words = [
+            _shortened(mention.text)
+            for mention in missing
+            if files.leads_out(mention.readings[-1].path) == leads_out and _looks_like_path(mention, files)
+        ]
+        if words:
+            words = list(dict.fromkeys(words))
+            ellipsis = ", …" if len(words) > _MAX_MISSING else ""
+            notices.append(f"{reason}: {', '.join(words[:_MAX_MISSING])}{ellipsis} ({_COPY})")
+    return notices
+
+
+def _looks_like_path(mention: Mention, files: Files) -> bool:
+    if mention.looks_like_path:
+        return True
+    # `@src/nothing` is a path if there is a directory `src`. `@types/node` is a package.
+    directory, slash, _ = mention.readings[-1].path.partition("/")
+    return bool(directory and slash) and files.find(directory) is not None
+
+
+def _shortened(word: str) -> str:
+    return word if len(word) <= _MAX_WORD else f"{word[:_MAX_WORD]}…"
 
 
 class _PromptFiles:
@@ -265,6 +207,34 @@ class _PromptFiles:
             if target.path.lower().endswith(_NAMES_OF_PICTURES):
                 self.notices.append(f"{target.path} is not a picture: it is sent as text.")
             self._add(target, redact(text, self._environment))
+
+    def take_lines(self, target: MentionTarget, lines: Lines) -> None:
+        """Send lines of a text file."""
+        name = f"{target.path}:{lines}"
+        try:
+            kind = None if target.is_directory else media_type(target.read(pictures.HEAD))
+            if kind is not None:
+                raise NoLines(f"a {'PDF' if kind == PDF else 'picture'} has no lines")
+            selection = select(target, lines, self._text)
+        except NoLines as problem:
+            self.notices.append(f"{name} is not sent: {problem}.")
+            return
+        except OSError as error:
+            self.notices.append(f"{name} is not sent: {(error.strerror or str(error)).lower()}.")
+            return
+        named_target = target._replace(path=f"{target.path}:{selection.lines}", size=len(selection.data))
+        text = _as_text(selection.data)
+        if text is None:
+            self.notices.append(f"{name} is not sent: it is not text, so it has no lines.")
+        elif len(selection.data) > self._text:
+            self.name_only(target._replace(path=name), f"a prompt can include up to {size(MAX_TEXT)} of text")
+        else:
+            self._text -= len(selection.data)
+            if lines.last is not None and selection.lines != lines:
+                self.notices.append(
+                    f"{name} is sent as {named_target.path}: the file has {counted(selection.lines.last or 0, 'line')}."
+                )
+            self._add(named_target, redact(text, self._environment))
 
     def _listing(self, target: MentionTarget) -> None:
         entries = target.entries(MAX_LISTED)

@@ -22,7 +22,7 @@ from pydantic_ai.usage import RequestUsage
 from pydantic_ai_harness.compaction import estimate_token_count
 
 from deepctl.agent.model_wrappers import CollectingModel
-from deepctl.domain.attachments import only_mentions
+from deepctl.domain.mention_syntax import only_mentions
 
 OFFLINE = "offline"
 CONTEXT_OPENING = "<stdin>"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from deepctl.cli import options
 from deepctl.cli.chat_setup import BackgroundValue, ChatSetup, CommandSetup, Engine
 from deepctl.cli.options import UNNAMED
-from deepctl.domain import attachments, profiles, settings
+from deepctl.domain import attachments, mention_syntax, profiles, settings
 from deepctl.errors import DeepctlError, ProfileGone, Refused
 from deepctl.layout import ProfilePaths, Root
 from deepctl.output.stream.display import Display
@@ -307,7 +307,7 @@ class ProfileChat(ChatSession):
                 # recorded.
                 text = prompt
                 if files:
-                    text = attachments.with_mentions(prompt, attachments.attach(profile, files, self._notice))
+                    text = mention_syntax.with_mentions(prompt, attachments.attach(profile, files, self._notice))
                 stages.on_send()
                 with self.counts.turn(name, engine.running.spent):
                     result = engine.chat.turn(work, name, text, self.display.event)
@@ -441,7 +441,7 @@ class EphemeralChatSession(ChatSession):
         engine = self._engine.get()
         self.introduce(self.display.notice)
         self._started(None, None, engine)
-        text = attachments.with_mentions(prompt, engine.chat.attach(files, self._notice)) if files else prompt
+        text = mention_syntax.with_mentions(prompt, engine.chat.attach(files, self._notice)) if files else prompt
         stages.on_send()
         with self.counts.turn(None, engine.running.spent):
             outcome = engine.chat.turn(text, self.display.event)

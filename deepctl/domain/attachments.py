@@ -1,4 +1,4 @@
-"""Attachments of a prompt: the syntax of `@path`, and copying files into the workspace.
+"""Files of the user that go into the workspace with a prompt.
 
 `attach` copies files of the user into a workspace, all of them or none, under new names. A copy never gets a name that
 has a meaning for deepctl.
@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from itertools import count, islice
+from itertools import count
 from typing import NamedTuple
 
 from deepctl import layout
@@ -23,70 +22,13 @@ from deepctl.files import atomic
 from deepctl.files.paths_beneath import DirectoryTree
 from deepctl.layout import ProfilePaths
 from deepctl.quantities import size
-from deepctl.store.log_file import PIPED
 
-MAX_MENTIONS = 200
-"""The number of words of a prompt that are searched."""
-_MAX_READINGS = 8
-"""The number of paths that a word may stand for. Each path is looked up, and a word may be thousands of dots."""
-
-_MENTION = re.compile(r"""(?:^|(?<=[\s(\[{,;:'"]))@(?:"(?P<quoted>[^"\n]+)"|(?P<plain>[^\s"]+))""")
-_ONLY_MENTIONS = re.compile(r"""\s*@(?:"[^"\n]+"|[^\s"]+)(?:\s+@(?:"[^"\n]+"|[^\s"]+))*\s*""")
-_PLAIN = re.compile(r"[\w./+=:%~-]*[\w/+=%~-]")
-_ENDINGS = ".,;:!?)]}'>"
-_MAX_PATH = 4096
 _MAX_NAME = 255
 
 _OWN = frozenset({".deep", layout.PLANS_DIRECTORY, layout.EVICTED_DIRECTORY})
 _TOLD = frozenset(map(str.casefold, layout.CONTEXT_FILES))
 
 Tell = Callable[[str], None]
-
-
-def mentions(prompt: str) -> list[list[str]]:
-    """The words of a prompt that may name files, in order; each as its possible paths, the most likely first.
-
-    `@path` starts a line or follows a blank, a bracket or a quote, so an e-mail address does not count; `@"a path"` may
-    contain blanks. Punctuation after a path may belong to the sentence.
-    """
-    readings: list[list[str]] = []
-    # Piped text names no files, because its author is unknown.
-    for match in _MENTION.finditer(prompt.partition(PIPED)[0]):
-        if len(readings) == MAX_MENTIONS:
-            break
-        word = match["quoted"] or match["plain"]
-        if len(word) <= _MAX_PATH:
-            readings.append([word] if match["quoted"] else list(islice(_readings(word), _MAX_READINGS)))
-    return readings
-
-
-def _readings(word: str) -> Iterator[str]:
-    yield word
-    while word.endswith("'s") or word[-1:] in tuple(_ENDINGS):
-        word = word[:-2] if word.endswith("'s") else word[:-1]
-        if not word.strip("."):
-            return  # the rest of an ellipsis is not a directory
-        yield word
-
-
-def only_mentions(line: str) -> bool:
-    """Whether a line contains only file names."""
-    return _ONLY_MENTIONS.fullmatch(line) is not None
-
-
-def mention(path: str) -> str:
-    """The spelling of a file in a prompt."""
-    return f"@{path}" if _PLAIN.fullmatch(path) else f'@"{path}"'
-
-
-def with_mentions(prompt: str, names: Sequence[str]) -> str:
-    """The prompt with mentions of these files on a line of their own, unless it already has them."""
-    present = {path for readings in mentions(prompt) for path in readings}
-    missing = [mention(name) for name in names if name not in present]
-    if not missing:
-        return prompt
-    text, tag, stdin_text = prompt.partition(PIPED)
-    return f"{text}\n\n{' '.join(missing)}{tag}{stdin_text}"
 
 
 def check(files: Sequence[str]) -> None:
@@ -230,11 +172,11 @@ def _check_kind(path: str, mode: int) -> None:
 
 
 def _checked_name(path: str) -> str:
-    """The name of the copy. The model sees this name, and the prompt has it in quotes."""
+    """The name of the copy. The model sees this name, and the prompt has it."""
     name = os.path.basename(path)
-    if '"' in name or any(unicodedata.category(character) in _UNSAYABLE for character in name):
+    if any(unicodedata.category(character) in _UNSAYABLE for character in name):
         raise UsageError(
-            f"{name!r} cannot be named in a prompt, because it contains quotes or control characters, or is not UTF-8.",
+            f"{name!r} cannot be named in a prompt, because it contains control characters, or is not UTF-8.",
             "Rename it first.",
             code="bad_file",
         )

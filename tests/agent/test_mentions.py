@@ -25,9 +25,10 @@ from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.profiles import ModelProfile
 from pydantic_ai_backends import StateBackend
 
-from deepctl.agent import media_filter, mentions, pictures
+from deepctl.agent import media_filter, mention_files, mentions, pictures
 from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnRunner
-from deepctl.agent.mentions import AttachmentReader, Attachments, DirectoryFiles, StateFiles
+from deepctl.agent.mention_files import DirectoryFiles, StateFiles
+from deepctl.agent.mentions import AttachmentReader, Attachments
 from deepctl.agent.offline import offline_model
 from deepctl.agent.turn import to_json
 from deepctl.domain import permissions
@@ -77,12 +78,111 @@ def test_a_text_file_comes_whole_and_marked(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt", ["mail a@notes.txt", "@app.route('/x')", "@missing.txt", "@/etc/passwd", "@../x", "@"]
+    "prompt", ["mail a@notes.txt", "@app.route('/x')", "@alice", "npm i @types/node", "@/components/x", "@"]
 )
 def test_a_word_that_names_no_file_of_the_workspace_is_just_a_word(place: Path, prompt: str) -> None:
-    (place.parent / "x").write_text("outside")
     (place / "notes.txt").write_text("inside")
     assert _attached(place, prompt) == ([], [])
+
+
+def test_a_path_that_names_nothing_is_said_once_and_the_first_five(place: Path) -> None:
+    (place / "src").mkdir()
+    (place.parent / "x").write_text("outside")
+    found = _attached(place, "@missing.txt, @src/nothing, @../x @missing.txt. @/workspace/x @src/one.py:7")
+    assert found == (
+        [],
+        [
+            "Not in the workspace, so sent unchanged: @missing.txt, @src/nothing, @../x, @/workspace/x, @src/one.py:7 "
+            "(`deepctl chat --file PATH` copies a file into it)"
+        ],
+    )
+    (notice,) = _attached(place, " ".join(f"@{name * 100}.txt" for name in "abcdefg")).notices
+    assert notice.count("…") == 6
+    assert "f" * 10 not in notice
+
+
+def test_a_path_elsewhere_is_not_looked_up_and_that_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place.parent / "x.txt").write_text("outside")
+    monkeypatch.setenv("HOME", str(place.parent))
+    notice = "Outside the workspace, so sent unchanged: {} (`deepctl chat --file PATH` copies a file into it)"
+    assert _attached(place, "@~/x.txt:1 @/etc/passwd") == ([], [notice.format("@~/x.txt:1, @/etc/passwd")])
+    assert len(_attached(place, f"@{place.parent}/x.txt").notices) == 1
+
+
+LINES = "one\ntwo\r\nthree\n\nfünf\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "path", "text"),
+    [
+        (":1", "n.txt:1", "one\n"),
+        (":2-3", "n.txt:2-3", "two\r\nthree\n"),
+        (":4-5", "n.txt:4-5", "\nfünf\n"),
+        (":5", "n.txt:5", "fünf\n"),
+        (":4-", "n.txt:4-5", "\nfünf\n"),
+        ("#L2-L2", "n.txt:2", "two\r\n"),
+    ],
+)
+@pytest.mark.parametrize("piece", [1, 3, 1 << 20])
+def test_lines_of_a_file_are_sent(
+    place: Path, monkeypatch: pytest.MonkeyPatch, lines: str, path: str, text: str, piece: int
+) -> None:
+    monkeypatch.setattr(mention_files, "_PIECE", piece)
+    (place / "n.txt").write_bytes(LINES.encode())
+    found = _attached(place, f"@n.txt{lines}.")
+    assert _texts(found) == [f'<attached-file path="{path}" kind="text">\n{text}\n</attached-file>']
+    assert found.notices == []
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "notice"),
+    [
+        ("n.txt", ":6", "n.txt:6 is not sent: the file has 5 lines."),
+        ("n.txt", ":9-20", "n.txt:9-20 is not sent: the file has 5 lines."),
+        ("n.txt", ":3-1", "n.txt:3-1 is not sent: line 3 comes after line 1."),
+        ("n.txt", ":0", "n.txt:0 is not sent: lines are counted from 1."),
+        ("one", ":2", "one:2 is not sent: the file has 1 line."),
+        ("empty", ":1", "empty:1 is not sent: the file has 0 lines."),
+        ("binary", ":1", "binary:1 is not sent: it is not text, so it has no lines."),
+        ("latin", ":1", "latin:1 is not sent: it is not text, so it has no lines."),
+        ("shot", ":1", "shot:1 is not sent: a picture has no lines."),
+        ("paper", ":1", "paper:1 is not sent: a PDF has no lines."),
+        ("src", ":1", "src:1 is not sent: a directory has no lines."),
+    ],
+)
+def test_lines_that_there_are_not_are_said(place: Path, name: str, lines: str, notice: str) -> None:
+    contents = {"n.txt": LINES.encode(), "one": b"x", "empty": b"", "binary": b"a\0b\n", "latin": b"f\xfcnf\n",
+                "shot": PNG, "paper": PDF}  # fmt: skip
+    for file, content in contents.items():
+        (place / file).write_bytes(content)
+    (place / "src").mkdir()
+    assert _attached(place, f"@{name}{lines}") == ([], [notice])
+
+
+def test_fewer_lines_than_asked_for_are_sent_and_said(place: Path) -> None:
+    (place / "n.txt").write_text("1\n2\n3")
+    found = _attached(place, "@n.txt:2-9")
+    assert _texts(found) == ['<attached-file path="n.txt:2-3" kind="text">\n2\n3\n</attached-file>']
+    assert found.notices == ["n.txt:2-9 is sent as n.txt:2-3: the file has 3 lines."]
+
+
+def test_lines_of_a_file_that_is_too_large_whole_are_sent(place: Path) -> None:
+    (place / "log").write_text("".join(f"line {number}\n" for number in range(1, 500_001)))
+    found = _attached(place, "@log:499999-500000 @log:400000- @log")
+    assert "\nline 499999\nline 500000\n" in _texts(found)[0]
+    assert [text.partition(">")[0] for text in _texts(found)[1:]] == [
+        '<attached-file path="log:400000-" kind="path"',
+        '<attached-file path="log" kind="path"',
+    ]
+    assert len(found.notices) == 2
+
+
+def test_a_file_without_end_is_searched_for_lines_up_to_a_bound(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mention_files, "MAX_SCAN", 3 << 20)
+    (place / "log").write_bytes(b"x" * (8 << 20))
+    assert _attached(place, "@log:2").notices == [
+        "log:2 is not sent: only the first 3.0 MiB of a file are searched for lines."
+    ]
 
 
 @pytest.mark.parametrize("prompt", ["@a/b.txt", "@./a/b.txt", "@/workspace/a/b.txt", "@a//b.txt.", "(@a/../a/b.txt)"])
@@ -327,6 +427,13 @@ def test_files_in_memory_are_attached_the_same_way() -> None:
     found = attaching.attached("@src/a.txt @b.png @src @none @../../src/a.txt", StateFiles(state))
     assert [text.splitlines()[1] for text in _texts(found)] == ["in memory", "It is next.", "a.txt (9 B)"]
     assert found.notices == []
+    assert _texts(attaching.attached("@src/a.txt:1", StateFiles(state)))[0].startswith(
+        '<attached-file path="src/a.txt:1" kind="text">\nin memory'
+    )
+    assert attaching.attached("@src/b.txt @~/b.txt", StateFiles(state)).notices == [
+        "Not in the workspace, so sent unchanged: @src/b.txt (`deepctl chat --file PATH` copies a file into it)",
+        "Outside the workspace, so sent unchanged: @~/b.txt (`deepctl chat --file PATH` copies a file into it)",
+    ]
 
 
 # What is left out of a conversation that goes on

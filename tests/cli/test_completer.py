@@ -12,6 +12,7 @@ import pytest
 from deepctl.cli.repl.completer import MAX_CANDIDATES, Candidate, CompletionMatch, matches, workspace_paths
 from deepctl.cli.repl.state import SlashCommand
 from deepctl.cli.repl.status import NEW_SESSION, NO_SANDBOX, Toolbar, fit_toolbar
+from deepctl.domain.mention_syntax import mentions
 
 
 def _run(state: object, rest: str) -> None:
@@ -25,7 +26,7 @@ class FixedCandidates:
         SlashCommand("/rewind", "[REF]", "Go back.", "", _run, "reference"),
         SlashCommand("/resume", "[NAME]", "Continue another session.", "", _run, "session"),
         SlashCommand("/only", "WHAT", "One part.", "", _run, "choice:files,memory"),
-        SlashCommand("/open", "PATH", "A file.", "", _run, "path"),
+        SlashCommand("/open", "PATH…", "Files.", "", _run, "files"),
         SlashCommand("/help", "", "What there is.", "", _run),
     )
 
@@ -41,8 +42,11 @@ class FixedCandidates:
     def models(self) -> Iterable[Candidate]:
         return []
 
-    def paths(self, prefix: str) -> Iterable[Candidate]:
+    def mentions(self, prefix: str) -> Iterable[Candidate]:
         return workspace_paths(self._root, prefix)
+
+    def attached(self) -> Iterable[Candidate]:
+        return [Candidate("~/my shot.png"), Candidate("/tmp/a.txt")]
 
 
 @pytest.fixture
@@ -83,11 +87,25 @@ def test_where_nothing_can_be_meant_nothing_is_offered(text: str, workspace: Pat
         ("/resume ", ["Main", "other"]),
         ("/only f", ["files"]),
         ("/open src/o", ["src/one.py"]),
-        ("/open a", ['"a b.txt"']),
+        ("/open a", [r"a\ b.txt"]),
+        ("/open a\\", [r"a\ b.txt"]),
+        (r"/open a\ b", [r"a\ b.txt"]),
         ('/open "a b', ['"a b.txt"']),
+        (r"/open a\ b.txt REA", ["README.md"]),
+        ('/open "a b.txt" src/deep', ["src/deep/"]),
+        ("/open ~", ["~/"]),
+        ("/open ~/no", [r"~/notes\ of\ mine.txt"]),
+        ("/open -", ["--remove"]),
+        ("/open --remove ", [r"~/my\ shot.png", "/tmp/a.txt"]),
+        ('/open --remove "~/my', ['"~/my shot.png"']),
     ],
 )
-def test_an_argument_is_offered_by_its_kind(text: str, offered: list[str], workspace: Path) -> None:
+def test_an_argument_is_offered_by_its_kind(
+    text: str, offered: list[str], workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workspace.parent / "notes of mine.txt").write_text("")
+    monkeypatch.setenv("HOME", str(workspace.parent))
+    monkeypatch.chdir(workspace)
     assert texts(text, workspace) == offered
 
 
@@ -101,7 +119,10 @@ def test_what_is_offered_shows_nothing_a_terminal_would_obey(workspace: Path) ->
 @pytest.mark.parametrize(
     ("text", "offered"),
     [
-        ("read @", ['@"a b.txt"', "@README.md", "@src/"]),
+        ("read @", [r"@a\ b.txt", "@README.md", "@src/"]),
+        ("@a\\", [r"@a\ b.txt"]),
+        (r"@a\ b", [r"@a\ b.txt"]),
+        ("@a b", []),
         ("@s", ["@src/"]),
         ("look at (@src/", ["@src/deep/", "@src/one.py"]),
         ('@"a', ['@"a b.txt"']),
@@ -133,11 +154,21 @@ def test_what_is_not_a_file_or_cannot_be_shown_is_not_offered(workspace: Path) -
     os.symlink(workspace.parent / "outside", workspace / "z" / "link")
     os.symlink("/etc/passwd", workspace / "z" / "passwd")
     os.mkfifo(workspace / "z" / "fifo")
-    for name in (b"new\nline", b"\xff\xfe", b"esc\x1b[31m", b'quo"te', "rtl\u202e.txt".encode(), b"good"):
+    for name in (b"new\nline", b"\xff\xfe", b"esc\x1b[31m", "rtl\u202e.txt".encode(), b"good"):
         Path(os.fsdecode(os.fsencode(workspace / "z") + b"/" + name)).write_text("")
     assert [offer.text for offer in workspace_paths(str(workspace), "z/")] == ["z/good"]
     assert list(workspace_paths(str(workspace), "z/link/")) == []
     assert list(workspace_paths(str(workspace.parent / "none"), "")) == []
+
+
+@pytest.mark.parametrize("name", ["it's", 'quo"te', "back\\slash", "(a) b", "a:10"])
+def test_what_is_inserted_is_found_again(name: str, workspace: Path) -> None:
+    (workspace / "z").mkdir()
+    (workspace / "z" / name).write_text("")
+    (inserted,) = texts("@z/", workspace)
+    (mention,) = mentions(f"see {inserted} please")
+    assert f"z/{name}" in [reading.path for reading in mention.readings]
+    assert texts('@"z/', workspace) == ([f'@"z/{name}"'] if '"' not in name else [])
 
 
 def test_a_huge_directory_is_read_for_a_moment_only(tmp_path: Path) -> None:

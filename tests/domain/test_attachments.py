@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,70 +38,6 @@ def _file(place: Path, name: str, content: bytes = b"content\n") -> str:
 def _attach(scene: Scene, *files: str) -> tuple[list[str], list[str]]:
     said: list[str] = []
     return attachments.attach(scene.paths, files, said.append), said
-
-
-NAMED = [
-    ("read @notes.txt", ["notes.txt"]),
-    ("@a and @b/c.py", ["a", "b/c.py"]),
-    ("in (@a) or [@b], said '@c'", ["a)", "b],", "c'"]),
-    ('@"my notes.txt" and @"b"', ["my notes.txt", "b"]),
-    ("first\n@second", ["second"]),
-    ("mail alice@example.org", []),
-    ("a@b @ c", []),
-    ("path/@scope", []),
-    ('@"never closed', []),
-    ("look at @a\n\n<stdin>\n@b\n</stdin>", ["a"]),
-]
-
-
-@pytest.mark.parametrize(("prompt", "paths"), NAMED)
-def test_a_path_behind_an_at_sign_that_begins_a_word_is_a_mention(prompt: str, paths: list[str]) -> None:
-    assert [readings[0] for readings in attachments.mentions(prompt)] == paths
-
-
-@pytest.mark.parametrize("word", ["notes.txt.", "notes.txt,", "notes.txt)?!", "notes.txt's"])
-def test_punctuation_behind_a_mention_may_be_the_sentences(word: str) -> None:
-    (readings,) = attachments.mentions(f"see @{word}")
-    assert readings[0] == word
-    assert "notes.txt" in readings
-
-
-def test_a_word_of_thousands_of_dots_is_looked_for_a_few_times_only() -> None:
-    (readings,) = attachments.mentions(f"see @notes.txt{'.' * 4000}")
-    assert len(readings) == 8
-
-
-def test_an_ellipsis_is_no_directory() -> None:
-    assert attachments.mentions("@...") == [["..."]]
-
-
-@pytest.mark.parametrize(
-    "name", ["a.txt", "a b.txt", "-x", "é.txt", "a.", "x\u202fAM.png", "it's", "(a)", ".env", "a,b"]
-)
-def test_what_is_mentioned_is_found_again(name: str) -> None:
-    prompt = attachments.with_mentions("What is this?", [name])
-    assert prompt.startswith("What is this?\n\n@")
-    (readings,) = attachments.mentions(prompt)
-    assert readings[0] == name
-
-
-def test_a_file_that_is_mentioned_already_is_not_mentioned_again() -> None:
-    assert attachments.with_mentions("see @a.txt.", ["a.txt"]) == "see @a.txt."
-
-
-def test_a_mention_is_added_before_what_was_piped_in() -> None:
-    prompt = attachments.with_mentions("why?\n\n<stdin>\ntext\n</stdin>", ["a.txt"])
-    assert prompt == "why?\n\n@a.txt\n\n<stdin>\ntext\n</stdin>"
-    assert attachments.mentions(prompt) == [["a.txt"]]
-
-
-def test_looking_for_mentions_takes_linear_time_and_stops_at_a_bound() -> None:
-    begun = time.monotonic()
-    assert len(attachments.mentions("@a " * 100_000)) == attachments.MAX_MENTIONS
-    assert not attachments.only_mentions("@a" * 100_000 + '"')
-    assert not attachments.only_mentions("@a " * 100_000 + '"')
-    assert attachments.mentions('@"' * 100_000 + "@" * 100_000) is not None
-    assert time.monotonic() - begun < 5
 
 
 def test_a_copy_is_private_whole_and_the_users_own_name(scene: Scene, outside: Path) -> None:
@@ -211,7 +146,6 @@ BAD: dict[str, tuple[Callable[[Path], str], str]] = {
     "device": (lambda place: "/dev/zero", "bad_file"),
     "too large": (_grown, "file_too_large"),
     "newline": (lambda place: _file(place, "a\nb"), "bad_file"),
-    "quote": (lambda place: _file(place, 'a"b'), "bad_file"),
     "escape": (lambda place: _file(place, "a\x1b[2Jb"), "bad_file"),
     "not UTF-8": (lambda place: _file(place, os.fsdecode(b"caf\xe9")), "bad_file"),
     "unreadable": (lambda place: "/proc/self/mem", "file_unreadable"),

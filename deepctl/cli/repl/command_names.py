@@ -29,7 +29,7 @@ _NEXT_PROMPT = "your next prompt"
 _SENTENCE_START = re.compile(r"(?:\A|[.!?] )\Z")
 _MAX_TEXT = 4000
 """Characters of the longest text that is reworded. Hints are shorter."""
-_CHAT_OPTIONS = {"--session": "/switch", "--new": "/new", "--model": "/model"}
+_CHAT_OPTIONS = {"--session": "/switch", "--new": "/new", "--model": "/model", "--file": "/file"}
 """Options of `chat` that are slash commands in a conversation."""
 
 

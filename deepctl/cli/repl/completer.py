@@ -22,7 +22,7 @@ from deepctl.cli.chat_session import ProfileChat
 from deepctl.cli.repl import slash_commands
 from deepctl.cli.repl.clusters import with_stand_ins
 from deepctl.cli.repl.state import ReplState, SlashCommand
-from deepctl.domain import providers, settings
+from deepctl.domain import mention_syntax, providers, settings
 from deepctl.errors import DeepctlError
 from deepctl.files.atomic import is_temporary
 from deepctl.files.paths_beneath import DirectoryTree
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 
 MAX_CANDIDATES = 200
 """Maximum number of candidates."""
+REMOVE = "--remove"
+"""The option of a command about files that takes them back."""
+_PATHS = ("mention", "files", "attached")
+"""Kinds of words that are paths."""
 _MAX_CHECKPOINTS = _MAX_SESSIONS = 50
 _SCAN_SECONDS = 0.25
 """Seconds for reading a directory. A directory of 100,000 files takes a fifth of that."""
@@ -73,8 +77,12 @@ class CandidateSource(Protocol):
         """Models."""
         ...
 
-    def paths(self, prefix: str) -> Iterable[Candidate]:
-        """Paths in the workspace that begin with `prefix`; directories end in a slash."""
+    def mentions(self, prefix: str) -> Iterable[Candidate]:
+        """Paths that a prompt can name and that begin with `prefix`; directories end in a slash."""
+        ...
+
+    def attached(self) -> Iterable[Candidate]:
+        """Files that go with the next prompt."""
         ...
 
 
@@ -119,9 +127,15 @@ class ConversationCandidates:
             Candidate(*model) for model in providers.known_models(os.environ, settings.load(os.environ, paths), now=now)
         ]
 
-    def paths(self, prefix: str) -> Iterable[Candidate]:
-        """Paths in the workspace that begin with `prefix`."""
+    def mentions(self, prefix: str) -> Iterable[Candidate]:
+        """Paths in the workspace, and elsewhere for an absolute prefix or one below `~`."""
+        if prefix.startswith(("~", "/")):
+            return user_paths(prefix)
         return workspace_paths(self._state.profile().workspace, prefix) if self._is_kept() else ()
+
+    def attached(self) -> Iterable[Candidate]:
+        """Files that go with the next prompt."""
+        return [Candidate(path) for path in self._state.files]
 
     def _is_kept(self) -> bool:
         return isinstance(self._state.chat, ProfileChat)
@@ -145,7 +159,7 @@ class CompletionContext(NamedTuple):
     """The word that is being typed: its kind, its prefix, and the quoting of a path."""
 
     kind: str
-    """`command`, `path`, or a `SlashCommand.argument`."""
+    """`command`, `mention`, `attached`, or a `SlashCommand.argument`."""
     prefix: str
     length: int
     """The number of characters before the cursor that belong to it, with the sign and the quote before it."""
@@ -153,19 +167,15 @@ class CompletionContext(NamedTuple):
     is_quoted: bool = False
 
 
-_MENTION = re.compile(r"""(?:^|(?<=[\s(\[{,;:'"]))@(?:"(?P<quoted>[^"\n]*)|(?P<plain>[^\s"]*))$""")
-_QUOTED_WORD = re.compile(r'\s"(?P<quoted>[^"\n]*)$')
-_PLAIN = re.compile(r"[\w./+=:%~-]*\Z")
+_ARGUMENT = re.compile(r"""\s(?:"(?P<quoted>[^"\n]*)|(?P<plain>(?:\\.|[^\s"'\\])*)\\?)$""")
+"""The word of a command's arguments that is being typed, as a shell would read it."""
 
 
 def context(text: str, commands: Sequence[SlashCommand]) -> CompletionContext | None:
     """The word at the end of the text before the cursor; `None` if it cannot be completed."""
-    line = text[text.rfind("\n") + 1 :]
-    mention = _MENTION.search(line)
+    mention = mention_syntax.typed(text[text.rfind("\n") + 1 :])
     if mention is not None:
-        is_quoted = mention["quoted"] is not None
-        prefix = mention["quoted"] if is_quoted else mention["plain"]
-        return CompletionContext("path", prefix, len(mention[0]), "@", is_quoted)
+        return CompletionContext("mention", mention.path, mention.length, "@", mention.is_quoted)
     if not text.startswith("/") or "\n" in text:
         return None
     name, *words = text.split(" ")
@@ -174,12 +184,25 @@ def context(text: str, commands: Sequence[SlashCommand]) -> CompletionContext | 
     command = next((command for command in commands if command.name == name), None)
     if command is None or not command.argument:
         return None
-    if command.argument == "path" and (word := _QUOTED_WORD.search(text)) is not None:
-        return CompletionContext("path", word["quoted"], len(word["quoted"]) + 1, "", True)
+    if command.argument == "files":
+        return _file_context(text, words)
     *before, last = words
     if last.startswith("-") or any(word and not word.startswith("-") for word in before):
         return None
     return CompletionContext(command.argument, last, len(last))
+
+
+def _file_context(text: str, words: Sequence[str]) -> CompletionContext | None:
+    """The file that is being typed, one of any number; after `--remove`, one of those that are attached."""
+    match = _ARGUMENT.search(text)
+    if match is None:
+        return None
+    kind = "attached" if REMOVE in words[:-1] else "files"
+    if match["quoted"] is not None:
+        return CompletionContext(kind, match["quoted"], len(match["quoted"]) + 1, "", True)
+    if match["plain"].startswith("-"):
+        return CompletionContext(f"choice:{REMOVE}", match["plain"], len(match["plain"]))
+    return CompletionContext(kind, mention_syntax.unescaped(match["plain"]), len(match[0]) - 1)
 
 
 def matches(text: str, source: CandidateSource) -> Iterator[CompletionMatch]:
@@ -200,20 +223,26 @@ def matches(text: str, source: CandidateSource) -> Iterator[CompletionMatch]:
         description = printable(candidate.description)
         if len(description) > _MAX_DESCRIPTION:
             description = description[: _MAX_DESCRIPTION - 1] + "…"
-        if word.kind == "path":
-            name = candidate.text[candidate.text.rstrip("/").rfind("/") + 1 :]
-            yield CompletionMatch(word.length, _path_text(candidate.text, word), name, description)
+        if word.kind in _PATHS:
+            if not (word.is_quoted and '"' in candidate.text):
+                name = candidate.text[candidate.text.rstrip("/").rfind("/") + 1 :]
+                yield CompletionMatch(word.length, _path_text(candidate.text, word), name, description)
         else:
             yield CompletionMatch(word.length, candidate.text, candidate.text, description)
 
 
 def _candidates(word: CompletionContext, source: CandidateSource) -> Iterator[Candidate]:
     match word.kind.partition(":"):
-        case "path", _, _:
-            yield from source.paths(word.prefix)
+        case "mention", _, _:
+            yield from source.mentions(word.prefix)
             return
+        case "files", _, _:
+            yield from user_paths(word.prefix)
+            return
+        case "attached", _, _:
+            candidates: Iterable[Candidate] = source.attached()
         case "choice", _, choices:
-            candidates: Iterable[Candidate] = [Candidate(choice) for choice in choices.split(",")]
+            candidates = [Candidate(choice) for choice in choices.split(",")]
         case "reference", _, _:
             candidates = source.references()
         case "session", _, _:
@@ -227,17 +256,43 @@ def _candidates(word: CompletionContext, source: CandidateSource) -> Iterator[Ca
 
 
 def _path_text(path: str, word: CompletionContext) -> str:
-    """A path as it is inserted, with quotes if it needs them. The quote stays open after a directory."""
-    if not word.is_quoted and _PLAIN.match(path):
-        return word.sign + path
+    """A path as it is inserted: in the quotes that were typed, else with backslashes before blanks and quotes.
+
+    The quote stays open after a directory.
+    """
+    if not word.is_quoted:
+        return word.sign + mention_syntax.escaped(path)
     return f'{word.sign}"{path}' + ("" if path.endswith("/") else '"')
+
+
+def user_paths(prefix: str) -> Iterator[Candidate]:
+    """Paths of the user that begin with `prefix`, as in a shell: relative to the current directory, or below `~`.
+
+    The same names are left out as in `workspace_paths`, except links, which are followed.
+    """
+    if "\0" in prefix:
+        return
+    if prefix == "~":
+        yield Candidate("~/")
+        return
+    directory, slash, name_prefix = prefix.rpartition("/")
+    try:
+        descriptor = os.open(os.path.expanduser(directory + slash) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        names = heapq.nsmallest(MAX_CANDIDATES, _scan(descriptor, name_prefix, follow=True))
+    finally:
+        os.close(descriptor)
+    for name in names:
+        yield Candidate(directory + slash + name)
 
 
 def workspace_paths(root: str, prefix: str) -> Iterator[Candidate]:
     """Paths in the workspace `root` that begin with `prefix`, sorted; directories end in a slash.
 
     Only regular files and directories inside the workspace are listed, and no link is followed. Left out are names that
-    cannot be shown or quoted unchanged, hidden names unless the prefix is hidden, and deepctl's own `.deep`. At most
+    cannot be shown unchanged, hidden names unless the prefix is hidden, and deepctl's own `.deep`. At most
     `MAX_CANDIDATES` names are returned. Reading a large directory stops after `_SCAN_SECONDS`. A missing or unreadable
     directory has no names.
     """
@@ -262,12 +317,12 @@ def _names(directory: str, root: str, prefix: str) -> list[str]:
         # The descriptor of `opened` may allow only walking, not reading.
         readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place)
     try:
-        return heapq.nsmallest(MAX_CANDIDATES, _scan(readable, prefix))
+        return heapq.nsmallest(MAX_CANDIDATES, _scan(readable, prefix, follow=False))
     finally:
         os.close(readable)
 
 
-def _scan(directory: int, prefix: str) -> Iterator[str]:
+def _scan(directory: int, prefix: str, *, follow: bool) -> Iterator[str]:
     is_exact = prefix != prefix.lower()
     normal_prefix = normalize("NFC", prefix) if is_exact else fold(prefix)
     end = time.monotonic() + _SCAN_SECONDS
@@ -278,14 +333,14 @@ def _scan(directory: int, prefix: str) -> Iterator[str]:
             name = entry.name
             if not (normalize("NFC", name) if is_exact else fold(name)).startswith(normal_prefix):
                 continue
-            if (name.startswith(".") and not prefix.startswith(".")) or not name.isprintable() or '"' in name:
+            if (name.startswith(".") and not prefix.startswith(".")) or not name.isprintable():
                 continue
             if is_temporary(name):
                 continue
             try:
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_dir(follow_symlinks=follow):
                     yield name + "/"
-                elif entry.is_file(follow_symlinks=False):
+                elif entry.is_file(follow_symlinks=follow):
                     yield name
             except OSError:
                 continue

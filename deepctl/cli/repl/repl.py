@@ -23,16 +23,13 @@ from deepctl.cli.repl import slash_commands, status
 from deepctl.cli.repl.completer import ConversationCandidates
 from deepctl.cli.repl.line_editor import Editor, prompt_history
 from deepctl.cli.repl.state import ReplState
-from deepctl.domain import attachments
 from deepctl.errors import DeepctlError, Interrupted, ModelFailed, ProfileGone, StorageError, Terminated
 from deepctl.files.atomic import storage_error
-from deepctl.files.paths_beneath import DirectoryTree, OutsideTree
 from deepctl.output import render
 from deepctl.output.stream.live_region import LiveRegion
-from deepctl.output.text import has_colour, home, is_dumb, printable_lines, terminal_size
+from deepctl.output.text import has_colour, is_dumb, printable_lines, terminal_size
 from deepctl.quantities import counted
 from deepctl.redaction import redact
-from deepctl.sandbox.policy import MOUNT
 from deepctl.store import log_file, session_catalogue
 
 if TYPE_CHECKING:
@@ -46,8 +43,6 @@ _ENVIRONMENT_CODES = ("model_key_missing", "bad_key", "bad_address")
 """Codes of errors about environment variables, which cannot be changed from within a chat."""
 _MODEL_CODES = ("unknown_model", "model_extra_missing")
 _ANOTHER_MODEL = "/model NAME selects another model; /model lists the models."
-_MAX_MISSING, _MAX_PATH = 5, 60
-"""Mentioned files that a notice lists, and characters of each."""
 
 _HELP = (
     "!COMMAND runs a command in the workspace. !!COMMAND also shows its output to the agent; !! shows the output of "
@@ -161,10 +156,6 @@ class Repl:
     def _on_sent(self) -> None:
         state = self._state
         state.files, state.shared_output = (), []
-        if isinstance(state.chat, ProfileChat) and state.last_prompt is not None:
-            notice = missing_mentions(state.last_prompt, state.chat.paths().workspace)
-            if notice is not None:
-                state.chat.display.notice(notice)
 
     @contextmanager
     def _reporting_errors(self) -> Iterator[None]:
@@ -250,35 +241,6 @@ class Repl:
             # Remembered, because the toolbar is drawn with every key.
             self._latest = session_catalogue.latest_session(self._state.chat.paths()) or session_catalogue.FIRST
         return self._latest
-
-
-def missing_mentions(prompt: str, workspace: str) -> str | None:
-    """A notice about files that a prompt mentions with `@` and that do not exist; `None` if there are none."""
-    tree = DirectoryTree(workspace, follow=False, mount=MOUNT)
-    words = [
-        readings[-1] for readings in attachments.mentions(prompt) if not any(_exists(tree, path) for path in readings)
-    ]
-    if not words:
-        return None
-    mentions = [
-        attachments.mention(word if len(word) <= _MAX_PATH else f"{word[:_MAX_PATH]}…") for word in dict.fromkeys(words)
-    ]
-    suffix = ", …" if len(mentions) > _MAX_MISSING else ""
-    return (
-        f"Not in the workspace, so sent unchanged: {', '.join(mentions[:_MAX_MISSING])}{suffix} "
-        f"(the workspace is {home(workspace)}; `deepctl chat --file PATH` copies a file into it)"
-    )
-
-
-def _exists(tree: DirectoryTree, path: str) -> bool:
-    try:
-        tree.entry(path)
-    except OutsideTree as error:
-        # A link out of the workspace is reported where files are attached.
-        return "link" in (error.strerror or "")
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def run_shell_command(state: ReplState, text: str) -> None:

@@ -98,8 +98,8 @@ class SlashCommand(NamedTuple):
     run: Callable[[ReplState, str], None]
     """Runs the command on the rest of the line."""
     argument: str = ""
-    """What completion offers for the first argument: `reference`, `session`, `model`, `path`, `choice:a,b,c`, or empty
-    for nothing.
+    """What completion offers for the first argument: `reference`, `session`, `model`, `choice:a,b,c`, or empty for
+    nothing; `files` for each argument.
     """
     shell_words: tuple[str, ...] = ()
     """The shell command that it is, if it is one."""

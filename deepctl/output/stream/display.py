@@ -139,6 +139,8 @@ class LiveDisplay:
             case "error":
                 self.stop()
             case kind:
+                if kind == "notice":
+                    event = {**event, "message": with_command_names(event["message"])}
                 # Events without a running turn, as from `/compact`, are shown at once. Only a retry is shown until the
                 # next event or `close`, so that several have one line.
                 is_alone = self._turn is None or self._is_between_turns

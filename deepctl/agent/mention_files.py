@@ -1,0 +1,220 @@
+"""The files that a prompt can name, in a directory or in memory, and how they are read.
+
+A file is looked up only inside a workspace's directory or in memory, never through a link.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+from collections.abc import Callable, Generator
+from contextlib import closing
+from functools import partial
+from typing import NamedTuple, NoReturn, Protocol
+
+from pydantic_ai_backends import StateBackend
+
+from deepctl.domain.mention_syntax import Lines
+from deepctl.files.paths_beneath import DirectoryEntry, DirectoryTree, OutsideTree
+from deepctl.quantities import size
+from deepctl.sandbox.policy import MOUNT
+
+_PIECE = 1 << 20
+MAX_SCAN = 256 << 20
+"""Bytes of a file in which lines are looked for."""
+
+
+class DirectoryListing(NamedTuple):
+    """The contents of a directory: the first names, and the number of the others."""
+
+    first_entries: list[DirectoryEntry]
+    more_count: int
+
+
+class MentionTarget(NamedTuple):
+    """A file or directory that a prompt names: its path in the workspace, and functions to read it. `size` is in bytes.
+
+    `problem` is the reason why it is not sent. The functions raise `OSError`, because it may no longer exist.
+    """
+
+    path: str
+    is_directory: bool
+    size: int
+    pieces: Callable[[], Generator[bytes, None, None]]
+    """The content of a file, from its start."""
+    entries: Callable[[int], DirectoryListing]
+    problem: str | None = None
+
+    def read(self, most: int) -> bytes:
+        """At most this many first bytes."""
+        content = bytearray()
+        with closing(self.pieces()) as pieces:
+            for piece in pieces:
+                content += piece[: most - len(content)]
+                if len(content) == most:
+                    break
+        return bytes(content)
+
+
+class Selection(NamedTuple):
+    """Lines of a file: their text, and the range that they are. `line_count` is the number of all lines, if the end of
+    the file was reached.
+    """
+
+    data: bytes
+    lines: Lines
+    line_count: int | None
+
+
+class NoLines(Exception):
+    """Lines of a file cannot be had: why, without a full stop."""
+
+
+def select(target: MentionTarget, lines: Lines, most: int) -> Selection:
+    """The lines of a text file. At most `most` bytes and one more are returned.
+
+    Raises `NoLines`, and `OSError`.
+    """
+    first, last = lines
+    if first < 1 or last == 0:
+        raise NoLines("lines are counted from 1")
+    if last is not None and last < first:
+        raise NoLines(f"line {first} comes after line {last}")
+    if target.is_directory:
+        raise NoLines("a directory has no lines")
+    line, scanned, selected, ended = 1, 0, bytearray(), True
+    with closing(target.pieces()) as pieces:
+        for piece in pieces:
+            if b"\0" in piece:
+                raise NoLines("it is not text, so it has no lines")
+            ended = piece.endswith(b"\n")
+            scanned += len(piece)
+            newlines = piece.count(b"\n")
+            if line + newlines < first:
+                line += newlines
+            else:
+                for text in _lines_of(piece):
+                    if line >= first:
+                        selected += text
+                    line += text.endswith(b"\n")
+                    if len(selected) > most or (last is not None and line > last):
+                        return Selection(bytes(selected[: most + 1]), Lines(first, last), None)
+            if scanned >= MAX_SCAN:
+                raise NoLines(f"only the first {size(MAX_SCAN)} of a file are searched for lines")
+    count = line - ended if scanned else 0
+    if count < first:
+        raise NoLines(f"the file has {count:,} line{'' if count == 1 else 's'}")
+    return Selection(bytes(selected), Lines(first, count), count)
+
+
+def _lines_of(piece: bytes) -> list[bytes]:
+    """The lines of a piece with their ends. A carriage return ends no line."""
+    lines = [text + b"\n" for text in piece.split(b"\n")]
+    last = lines.pop()[:-1]
+    return [*lines, last] if last else lines
+
+
+class Files(Protocol):
+    """The files that there are."""
+
+    def find(self, path: str) -> MentionTarget | None:
+        """The entry at `path`; `None` if it does not exist, or leads out."""
+        ...
+
+    def leads_out(self, path: str) -> bool:
+        """Whether a path is absolute, or below a home directory, and not one of these files."""
+        ...
+
+
+class DirectoryFiles:
+    """The files of a workspace in a directory."""
+
+    def __init__(self, root: str) -> None:
+        self._tree = DirectoryTree(root, follow=False, mount=MOUNT)
+
+    def find(self, path: str) -> MentionTarget | None:
+        try:
+            entry = self._tree.entry(path)
+        except OutsideTree as error:
+            # An existing link causes a notice; a word that is not in the workspace is only a word.
+            return refused(path, error.strerror) if "link" in (error.strerror or "") else None
+        except (OSError, ValueError):
+            return None
+        relative = self._tree.real_path(path).removeprefix(MOUNT).lstrip("/") or "."
+        if not entry.is_directory and entry.size is None:
+            return refused(relative, "it is not a regular file")
+        return MentionTarget(
+            relative,
+            entry.is_directory,
+            entry.size or 0,
+            partial(_pieces, self._tree, relative),
+            partial(_list, self._tree, relative),
+        )
+
+    def leads_out(self, path: str) -> bool:
+        if not path.startswith("/"):
+            return path.startswith("~")
+        try:
+            return self._tree.real_path(path) == "/"
+        except (OSError, ValueError):
+            return False
+
+
+def _pieces(tree: DirectoryTree, path: str) -> Generator[bytes, None, None]:
+    with tree.opened(path) as (descriptor, is_directory):
+        if is_directory:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        while piece := os.read(descriptor, _PIECE):
+            yield piece
+
+
+def _list(tree: DirectoryTree, path: str, most: int) -> DirectoryListing:
+    entries = tree.entries(path)
+    return DirectoryListing(entries[:most], max(0, len(entries) - most))
+
+
+class StateFiles:
+    """The files of a workspace in memory."""
+
+    def __init__(self, state: StateBackend) -> None:
+        self._state = state
+
+    def find(self, path: str) -> MentionTarget | None:
+        full_path = posixpath.normpath(posixpath.join("/", path))
+        if not self._state.exists(full_path):
+            return None
+        is_directory = self._state.is_dir(full_path)
+        return MentionTarget(
+            full_path.lstrip("/") or ".",
+            is_directory,
+            0 if is_directory else self._state.size(full_path),
+            lambda: self._pieces(full_path),
+            lambda most: self._entries(full_path, most),
+        )
+
+    def leads_out(self, path: str) -> bool:
+        # The files have no place on the disk, so each absolute path is one in memory.
+        return path.startswith("~")
+
+    def _pieces(self, path: str) -> Generator[bytes, None, None]:
+        yield self._state.read_bytes(path)
+
+    def _entries(self, path: str, most: int) -> DirectoryListing:
+        entries = self._state.list_dir(path)
+        first_entries = [
+            DirectoryEntry(
+                name, is_directory, None if is_directory else self._state.size(posixpath.join(path, name)), 0.0
+            )
+            for name, is_directory in entries[:most]
+        ]
+        return DirectoryListing(first_entries, max(0, len(entries) - most))
+
+
+def refused(path: str, problem: str | None) -> MentionTarget:
+    """A file that is not sent, for this reason."""
+
+    def nothing(*_: object) -> NoReturn:
+        raise OSError(errno.EINVAL, problem, path)
+
+    return MentionTarget(path, False, 0, nothing, nothing, problem)
