@@ -1,0 +1,388 @@
+r"""Patterns of a .gitignore with git's meaning, for a walk from the top of a directory to its bottom.
+
+git's documents leave cases open, so the meaning is that of `dir.c` and `wildmatch.c`: bytes and not characters, a
+bracket that does not end matches nothing, and `**` behind plain text at the start of a path (`foo**/bar`) matches
+slashes. Tests compare this module with the git that is installed.
+
+A pattern is compiled to one glob for each component of a path. A walk carries the components that are still to be
+matched from directory to directory (`Level.below`), so the names in a directory are compared with the last components
+only, by one set, one `endswith` and one regular expression. No expression can take exponential time: `*` is compiled
+to an atomic group, which is enough because the text between two stars has a fixed length.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import cache
+from typing import NamedTuple
+
+_LONGEST_NAME = 4096
+"""Tokens of a component. No file system has names of more bytes."""
+_UTF8_BOM = b"\xef\xbb\xbf"
+_SPECIAL = re.compile(rb"[*?\[\\]")
+_STARS = re.compile(rb"\*+")
+_DEEP = re.compile(rb"\*+(?:(?:/\*\*+)+(?=/|\Z))?")
+"""A `**` and its repetitions `/**`, which add nothing to it."""
+_SLASH, _ESCAPED_SLASH, _STAR, _DOUBLE_STAR, _ANY_BYTE = b"/", b"\\/", b"*", b"**", b"."
+"""Tokens of a pattern. All others are regular expressions for one byte."""
+
+
+class Glob(NamedTuple):
+    """One component of a pattern. `regex` matches a whole name.
+
+    `literal` is the name if there is only one, and `suffix` the end of the names if nothing else counts.
+    """
+
+    regex: bytes
+    literal: bytes | None = None
+    suffix: bytes | None = None
+
+    def matches(self, name: bytes) -> bool:
+        """Whether the component matches a name."""
+        if self.literal is not None:
+            return name == self.literal
+        return _compiled(self.regex)(name) is not None
+
+
+@cache
+def _compiled(regex: bytes) -> Callable[[bytes], object]:
+    return re.compile(regex, re.DOTALL).fullmatch
+
+
+_ANYTHING = Glob(rb".*", suffix=b"")
+
+
+class Pattern(NamedTuple):
+    """One line. `components` are globs for the directories and the name, `None` for any number of directories.
+
+    A pattern without a slash matches names at any depth and has one component (`is_name`).
+    """
+
+    negated: bool
+    directory_only: bool
+    is_name: bool
+    components: tuple[Glob | None, ...]
+
+
+def parse(text: bytes, *, ignore_case: bool = False) -> tuple[Pattern, ...]:
+    """The patterns of a .gitignore. Lines that cannot match anything are left out.
+
+    With `ignore_case` (git's `core.ignoreCase`) the patterns are for names in lower case.
+    """
+    patterns: list[Pattern] = []
+    for line in text.removeprefix(_UTF8_BOM).split(b"\n"):
+        if not line.startswith(b"#"):
+            patterns += _parse_line(_trimmed(line.removesuffix(b"\r").partition(b"\0")[0]), ignore_case)
+    return tuple(patterns)
+
+
+def _trimmed(line: bytes) -> bytes:
+    """A line without the spaces at its end that no backslash protects."""
+    shorter = line.rstrip(b" ")
+    is_escaped = (len(shorter) - len(shorter.rstrip(b"\\"))) % 2
+    return line[: len(shorter) + 1] if is_escaped else shorter
+
+
+def _parse_line(line: bytes, ignore_case: bool) -> Iterator[Pattern]:
+    negated = line.startswith(b"!")
+    line = line[negated:]
+    directory_only = line.endswith(b"/")
+    line = line[: len(line) - directory_only]
+    if b"/" not in line:
+        tokens = _tokens(line, ignore_case)
+        if tokens and len(tokens) <= _LONGEST_NAME:
+            yield Pattern(negated, directory_only, True, (_glob(tokens),))
+        return
+    for alternative in _alternatives(line.removeprefix(b"/")):
+        components = _components(_tokens(alternative, ignore_case))
+        if components:
+            yield Pattern(negated, directory_only, False, components)
+
+
+def _alternatives(path: bytes) -> list[bytes]:
+    """Patterns that together match what a path pattern matches, with `**` only as a whole component.
+
+    git compares the text before the first wildcard by itself, and so takes a `**` behind it for one at the start.
+    """
+    special = _SPECIAL.search(path)
+    at = special.start() if special else len(path)
+    head = path[:at]
+    if not path.startswith(b"**", at) or not head or head.endswith(b"/"):
+        return [path]
+    rest = _DEEP.sub(b"", path[at:], count=1)
+    if not rest:
+        return [head + b"*", head + b"*/**"]
+    if rest.startswith(b"\\/"):
+        return [head + b"*/**" + rest[1:]]
+    if not rest.startswith(b"/"):
+        return [path]
+    directly = _alternatives(head + rest[1:]) if rest.startswith(b"/**") else [head + rest[1:]]
+    return [*directly, head + b"*/**" + rest]
+
+
+def _tokens(pattern: bytes, ignore_case: bool) -> list[bytes] | None:
+    """The tokens of a pattern, or `None` if it matches nothing."""
+    tokens: list[bytes] = []
+    at = 0
+    while at < len(pattern):
+        byte = pattern[at : at + 1]
+        at += 1
+        if byte == b"*":
+            more = _STARS.match(pattern, at)
+            tokens.append(_DOUBLE_STAR if more else _STAR)
+            at = more.end() if more else at
+        elif byte == b"?":
+            tokens.append(_ANY_BYTE)
+        elif byte == b"[":
+            bracket = _bracket(pattern, at, ignore_case)
+            if bracket is None:
+                return None
+            token, at = bracket
+            tokens.append(token)
+        elif byte == b"/":
+            tokens.append(_SLASH)
+        else:
+            if byte == b"\\":
+                byte = pattern[at : at + 1]
+                at += 1
+                if not byte:
+                    return None
+            tokens.append(_ESCAPED_SLASH if byte == b"/" else re.escape(byte.lower() if ignore_case else byte))
+    return tokens
+
+
+def _of(*ranges: tuple[int, int]) -> frozenset[int]:
+    return frozenset(byte for first, last in ranges for byte in range(first, last + 1))
+
+
+_LOWER, _UPPER, _DIGIT = _of((97, 122)), _of((65, 90)), _of((48, 57))
+_SPACE = frozenset(b" \t\n\r")
+_GRAPH = _of((33, 126))
+_CLASSES = {
+    b"alnum": _LOWER | _UPPER | _DIGIT,
+    b"alpha": _LOWER | _UPPER,
+    b"blank": frozenset(b" \t"),
+    b"cntrl": _of((1, 31), (127, 127)),
+    b"digit": _DIGIT,
+    b"graph": _GRAPH,
+    b"lower": _LOWER,
+    b"print": _of((32, 126)),
+    b"punct": _GRAPH - _LOWER - _UPPER - _DIGIT,
+    b"space": _SPACE,
+    b"upper": _UPPER,
+    b"xdigit": _DIGIT | _of((65, 70), (97, 102)),
+}
+_EVERY_BYTE = frozenset(range(1, 256))
+
+
+def _bracket(pattern: bytes, at: int, ignore_case: bool) -> tuple[bytes, int] | None:
+    """The token of a bracket and the position behind it; `at` is behind `[`. `None` if it matches nothing."""
+    negated = pattern.startswith((b"!", b"^"), at)
+    at += negated
+    allowed: set[int] = set()
+    previous, first, end = 0, at, 0  # 0: no byte with which a range can begin
+    while at == first or not pattern.startswith(b"]", at):
+        if at >= len(pattern):
+            return None
+        byte = pattern[at]
+        if byte == 0x5C:  # a backslash
+            at += 1
+            if at >= len(pattern):
+                return None
+            byte = pattern[at]
+            allowed.add(byte)
+        elif byte == 0x2D and previous and at + 1 < len(pattern) and pattern[at + 1] != 0x5D:  # `-` between two bytes
+            at += 1
+            if pattern[at] == 0x5C:
+                at += 1
+                if at >= len(pattern):
+                    return None
+            allowed |= _range(previous, pattern[at], ignore_case)
+            byte = 0
+        elif pattern.startswith(b"[:", at):
+            end = pattern.find(b"]", at + 2) if end < at + 2 else end
+            if end < 0:
+                return None
+            if end > at + 2 and pattern[end - 1] == 0x3A:
+                name = pattern[at + 2 : end - 1]
+                if name not in _CLASSES:
+                    return None
+                allowed |= _CLASSES[name] | (_LOWER if ignore_case and name == b"upper" else frozenset())
+                byte, at = 0, end
+            else:
+                allowed.add(byte)
+        else:
+            allowed.add(byte)
+        previous = byte
+        at += 1
+    matched = (_EVERY_BYTE - allowed if negated else allowed) - {0x2F}
+    return (b"[" + b"".join(b"\\x%02x" % byte for byte in sorted(matched)) + b"]", at + 1) if matched else None
+
+
+def _range(first: int, last: int, ignore_case: bool) -> set[int]:
+    allowed = set(range(first, last + 1))
+    return allowed | {byte + 32 for byte in allowed & _UPPER} if ignore_case else allowed
+
+
+def _components(tokens: list[bytes] | None) -> tuple[Glob | None, ...]:
+    """The components of a path pattern; empty if it matches nothing."""
+    components: list[Glob | None] = []
+    piece: list[bytes] = []
+    for token in [*(tokens or ()), b""]:
+        if token not in (_SLASH, _ESCAPED_SLASH, b""):
+            piece.append(token)
+            continue
+        if not piece or len(piece) > _LONGEST_NAME:
+            return ()  # no name is empty, or as long
+        if piece != [_DOUBLE_STAR]:
+            components.append(_glob(piece))
+        else:
+            # Before an escaped slash, and at the end, git wants at least one name.
+            wanted = {_SLASH: (None,), _ESCAPED_SLASH: (_ANYTHING, None), b"": (None, _ANYTHING)}[token]
+            components += wanted[1:] if components and components[-1] is wanted[0] is None else wanted
+        piece = []
+    return tuple(components)
+
+
+def _glob(tokens: Sequence[bytes]) -> Glob:
+    pieces: list[bytes] = [b""]
+    for token in tokens:
+        if token in (_STAR, _DOUBLE_STAR):
+            pieces.append(b"")
+        else:
+            pieces[-1] += token
+    literal = _literal([token for token in tokens if token not in (_STAR, _DOUBLE_STAR)])
+    if len(pieces) == 1:
+        return Glob(pieces[0], literal)
+    middle = b"".join(b"(?>.*?%b)" % piece for piece in pieces[1:-1] if piece)
+    suffix = literal if not pieces[0] and not middle else None
+    return Glob(pieces[0] + middle + b".*" + pieces[-1], suffix=suffix)
+
+
+def _literal(tokens: Sequence[bytes]) -> bytes | None:
+    """The bytes that tokens stand for, or `None` if one of them stands for several."""
+    return b"".join(token[-1:] for token in tokens) if all(re.escape(token[-1:]) == token for token in tokens) else None
+
+
+class _NameTest:
+    """The globs, in order, that can match names in a directory; the last one that matches decides."""
+
+    def __init__(self, globs: Sequence[tuple[Glob, bool]]) -> None:
+        first = next((index for index, (_, negated) in enumerate(globs) if not negated), len(globs))
+        self._globs = globs[first:]  # a negation with nothing before it changes nothing
+        self._has_negation = any(negated for _, negated in self._globs)
+        positive = [glob for glob, negated in self._globs if not negated]
+        self._literals = frozenset(glob.literal for glob in positive if glob.literal is not None)
+        self._suffixes = tuple({glob.suffix for glob in positive if glob.suffix is not None})
+        others = {glob.regex: None for glob in positive if glob.literal is glob.suffix is None}
+        self._match = _compiled(b"|".join(b"(?:%b)" % regex for regex in others)) if others else None
+
+    def ignored(self, names: Collection[bytes]) -> set[bytes]:
+        """Those of the names that are ignored."""
+        matched: set[bytes] = set()
+        if self._literals:
+            matched |= self._literals.intersection(names)
+        if suffixes := self._suffixes:
+            matched.update([name for name in names if name.endswith(suffixes)])
+        if match := self._match:
+            matched.update([name for name in names if match(name)])
+        return {name for name in matched if self._is_ignored(name)} if self._has_negation else matched
+
+    def _is_ignored(self, name: bytes) -> bool:
+        for glob, negated in reversed(self._globs):
+            if glob.matches(name):
+                return not negated
+        return False
+
+
+class _Chain:
+    """All patterns that are in force in a part of a walk, in order, and the levels made for them."""
+
+    def __init__(self, patterns: tuple[Pattern, ...]) -> None:
+        self.patterns = patterns
+        self.levels: dict[tuple[_State, ...], Level] = {}
+
+    def level(self, states: Iterable[_State]) -> Level:
+        """The level at which these components are to be matched."""
+        key = tuple(sorted(set(states)))
+        if key not in self.levels:
+            self.levels[key] = Level(self, key)
+        return self.levels[key]
+
+
+_State = tuple[int, int]
+"""A path pattern, by its index, and the index of its component that is to be matched next."""
+
+
+class Level:
+    """The patterns as they are in force for the names in one directory. Directories have one level if nothing differs.
+
+    A caller asks nothing about names below an ignored directory: git includes nothing there again.
+    """
+
+    def __init__(self, chain: _Chain, states: tuple[_State, ...]) -> None:
+        self._chain = chain
+        self._states = states
+        self._tests: dict[bool, _NameTest] = {}
+
+    def ignored(self, names: Collection[bytes], *, are_directories: bool) -> set[bytes]:
+        """Those of the names that are ignored."""
+        test = self._tests.get(are_directories)
+        if test is None:
+            test = self._tests[are_directories] = _NameTest(list(self._globs(are_directories)))
+        return test.ignored(names)
+
+    def _globs(self, are_directories: bool) -> Iterator[tuple[Glob, bool]]:
+        last = {
+            index for index, position in self._states if position == len(self._chain.patterns[index].components) - 1
+        }
+        for index, (negated, directory_only, is_name, components) in enumerate(self._chain.patterns):
+            glob = components[-1]
+            if glob is not None and (is_name or index in last) and (are_directories or not directory_only):
+                yield glob, negated
+
+    @property
+    def reaches_below(self) -> bool:
+        """Whether a path pattern can match something in a directory at this level."""
+        return bool(self._states)
+
+    def below(self, name: bytes) -> Level:
+        """The level of the directory `name`."""
+        if not self._states:
+            return self
+        states: list[_State] = []
+        for index, position in self._states:
+            components = self._chain.patterns[index].components
+            glob = components[position]
+            if glob is None:
+                states += _reached(components, index, position)
+            elif position + 1 < len(components) and glob.matches(name):
+                states += _reached(components, index, position + 1)
+        return self._chain.level(states)
+
+    def extended(self, patterns: tuple[Pattern, ...]) -> Level:
+        """The same level with the patterns of the .gitignore in its directory, which precede all others."""
+        if not patterns:
+            return self
+        chain = _Chain(self._chain.patterns + patterns)
+        return chain.level([*self._states, *_begin(patterns, len(self._chain.patterns))])
+
+
+def level(patterns: tuple[Pattern, ...]) -> Level:
+    """The level of the directory to which the paths of the patterns are relative. Later patterns precede."""
+    return _Chain(patterns).level(_begin(patterns, 0))
+
+
+def _begin(patterns: Sequence[Pattern], start: int) -> list[_State]:
+    return [
+        state
+        for index, pattern in enumerate(patterns, start)
+        if not pattern.is_name
+        for state in _reached(pattern.components, index, 0)
+    ]
+
+
+def _reached(components: Sequence[Glob | None], index: int, position: int) -> list[_State]:
+    """A component, and the one behind it if it stands for any number of directories."""
+    return [(index, at) for at in ([position, position + 1] if components[position] is None else [position])]
