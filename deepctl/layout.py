@@ -318,9 +318,9 @@ SETTINGS_FORMAT = Format("settings", 1, key="version", without=1)
 SESSION_FORMAT = Format("session", 1)
 LOG_FORMAT = Format("message log", 2, {1: _workspace_has_one_name})
 LEDGER_FORMAT = Format("ledger", 2)
-PACK_FORMAT = Format("pack", 1)
+PACK_FORMAT = Format("pack", 2)
 TREE_FORMAT = Format("tree", 1)
-CACHE_FORMAT = Format("cache", 2)
+CACHE_FORMAT = Format("cache", 3)
 PROJECTS_FORMAT = Format("projects", 1)
 
 FORMATS = (
@@ -370,9 +370,9 @@ def is_newer(form: Format, entry: Mapping[str, Any]) -> bool:
 _FORMAT_HEADER = re.compile(rb"deepctl ([a-z]+) ([1-9][0-9]{0,8})\n")
 
 
-def format_header(form: Format) -> bytes:
-    """The first line of a binary format."""
-    return b"deepctl %s %d\n" % (form.what.encode(), form.current)
+def format_header(form: Format, number: int | None = None) -> bytes:
+    """The first line of a binary format; without `number`, of its current number."""
+    return b"deepctl %s %d\n" % (form.what.encode(), form.current if number is None else number)
 
 
 def check_format_header(form: Format, begins: bytes, where: str) -> None:

@@ -207,7 +207,7 @@ class TestEarlyPacks:
         path = str(place / "cache" / "snapshots.sqlite")
         assert _execute(Path(path), "PRAGMA user_version") == [(1,)]
         Cache(path).close()
-        assert _execute(Path(path), "PRAGMA user_version") == [(2,)]
+        assert _execute(Path(path), "PRAGMA user_version") == [(layout.CACHE_FORMAT.current,)]
 
 
 def _execute(path: Path, statement: str) -> list[Any]:
@@ -226,7 +226,7 @@ def _entry_size(path: Path) -> int:
     checksum = raw[-40:-8]
     for size in (56, 60):
         table = raw[len(raw) - 48 - count * size : -48]
-        if hashlib.sha256(pack_store.PACK_HEADER + table + raw[-48:-40]).digest() == checksum:
+        if hashlib.sha256(raw[:15] + table + raw[-48:-40]).digest() == checksum:
             return size
     raise AssertionError(path)
 
@@ -367,9 +367,9 @@ class TestNewer:
 
     def test_of_a_pack(self, deepctl: InProcess, profiles: Path) -> None:
         path = max((profiles / "alice/checkpoints/packs").iterdir(), key=lambda pack: pack.stat().st_size)
-        raw = b"deepctl pack 2\n" + os.urandom(200)
+        raw = b"deepctl pack 3\n" + os.urandom(200)
         path.write_bytes(raw)
-        with pytest.raises(NewerFormat, match="format 2"):
+        with pytest.raises(NewerFormat, match="format 3"):
             pack_store.read_table(str(path))
         shutil.rmtree(profiles / "alice/cache")
         for command in (("checkpoints", "save"), ("checkpoints", "rewind", "~1"), ("checkpoints", "verify")):

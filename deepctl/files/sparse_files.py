@@ -1,4 +1,4 @@
-"""Files with holes: read without reading the holes, hashed and compressed cheaply, and written with holes.
+"""Files with holes: read without reading the holes, hashed cheaply, and written with holes.
 
 A piece of `CHUNK` zeros is always the same object `ZEROS`, so that a reader can recognise it by identity.
 """
@@ -8,9 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import zlib
 from collections.abc import Iterable, Iterator
-from functools import cache
 
 from deepctl import cancellation
 from deepctl.files import atomic
@@ -126,43 +124,3 @@ class ContentHash:
         if self._seen is None:
             self._seen = self._hasher.after_zeros(self._zeros)
         return self._seen
-
-
-class Packer:
-    """Compresses a content in pieces, like zlib, but `ZEROS` only once.
-
-    After a full flush, compressed data does not refer to earlier data, so the same bytes can stand for zeros anywhere.
-    """
-
-    def __init__(self, level: int) -> None:
-        self._packer = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
-        self._sum = zlib.adler32(b"")
-        self._is_flushed = True
-        self._begin = _ZLIB_HEADER
-
-    def compress(self, piece: bytes) -> bytes:
-        """The next part of the compressed content."""
-        begin, self._begin = self._begin, b""
-        if piece is not ZEROS:
-            self._sum = zlib.adler32(piece, self._sum)
-            self._is_flushed = False
-            return begin + self._packer.compress(piece)
-        # Adler-32 of zeros: the first half stays, and is added to the second half for each.
-        low, high = self._sum & 0xFFFF, self._sum >> 16
-        self._sum = (high + len(piece) * low) % 65521 << 16 | low
-        data_end = b"" if self._is_flushed else self._packer.flush(zlib.Z_FULL_FLUSH)
-        self._is_flushed = True
-        return begin + data_end + _packed_zeros()
-
-    def finish(self) -> bytes:
-        """The end of the compressed content."""
-        return self._begin + self._packer.flush() + self._sum.to_bytes(4, "big")
-
-
-_ZLIB_HEADER = b"\x78\x01"
-
-
-@cache
-def _packed_zeros() -> bytes:
-    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    return packer.compress(ZEROS) + packer.flush(zlib.Z_FULL_FLUSH)

@@ -1,11 +1,13 @@
 r"""The local engine of `object_store`: objects in packs, found by a cache, added in batches of one pack each.
 
-A pack (`packs/<id>.pack`) is an immutable file: `deepctl pack 1\n`, the objects one after another, a table with an
+A pack (`packs/<id>.pack`) is an immutable file: `deepctl pack 2\n`, the objects one after another, a table with an
 entry for each object, and a trailer: the number of entries and the SHA-256 of header, table and number. Each object is
-stored unchanged or compressed by zlib, whichever is shorter, and compared with its hash whenever it is read. The table
-has a CRC-32 of the stored bytes, because several compressed forms can have the same content. The trailer checks the
-table. So every byte is checked. The first packs have no CRC in their tables; they are recognised only by a checksum
-that matches without it.
+stored unchanged or compressed (see `compression`), whichever is shorter, and compared with its hash whenever it is
+read. The table has a CRC-32 of the stored bytes, because several compressed forms can have the same content. The
+trailer checks the table. So every byte is checked.
+
+In packs of format 1, objects are compressed by zlib. The first packs have no CRC in their tables; they are recognised
+only by a checksum that matches without it.
 """
 
 from __future__ import annotations
@@ -24,15 +26,19 @@ from typing import NamedTuple, Self
 from deepctl import cancellation, layout
 from deepctl.errors import Damaged, NewerFormat, StoreDamaged
 from deepctl.files import atomic, sparse_files
+from deepctl.store import compression
 from deepctl.store.index_db import Cache, Location
 
 PACK_HEADER = layout.format_header(layout.PACK_FORMAT)
 PACK_SUFFIX = ".pack"
+_HEADER_1 = layout.format_header(layout.PACK_FORMAT, 1)
 CHUNK = 1 << 20
 _ENTRY = struct.Struct(">32sQQQI")
 _ENTRY_WITHOUT_CRC = struct.Struct(">32sQQQ")
 TABLE_FORMS = (_ENTRY, _ENTRY_WITHOUT_CRC)
 """The possible forms of a table entry."""
+_FORMS = ((PACK_HEADER, _ENTRY), (_HEADER_1, _ENTRY), (_HEADER_1, _ENTRY_WITHOUT_CRC))
+"""The possible headers with the forms of a table entry that belong to them. All headers have the same length."""
 PACK_TRAILER = struct.Struct(">Q32s8s")
 _MAGIC = b"DCPACK1\n"
 UNCOUNTED = 0o400
@@ -59,26 +65,19 @@ class PackEntry(NamedTuple):
 def stored_pieces(descriptor: int, location: Location) -> Iterator[bytes]:
     """The content of one object of an open pack, in pieces of about a mebibyte, unchecked except for its length.
 
-    Raises `zlib.error` if it is longer than its table says, because a manipulated pack must not fill the memory.
+    Raises `compression.BadStream` if it is longer than its table says, because a manipulated pack must not fill the
+    memory.
     """
-    bytes_left = location.size
-    unpacker = zlib.decompressobj() if location.stored_size != location.size else None
+    if location.stored_size == location.size:
+        return _raw_pieces(descriptor, location, CHUNK)
+    return compression.decompressed(_raw_pieces(descriptor, location, _COMPRESSED_CHUNK), location.size)
+
+
+def _raw_pieces(descriptor: int, location: Location, length: int) -> Iterator[bytes]:
     position, end = location.offset, location.offset + location.stored_size
-    while position < end:
-        raw = os.pread(descriptor, min(CHUNK, end - position), position)
-        if not raw:
-            return
-        position += len(raw)
-        if unpacker is None:
-            yield raw
-            continue
-        while raw and not unpacker.eof:
-            piece = unpacker.decompress(raw, CHUNK)
-            bytes_left -= len(piece)
-            if bytes_left < 0:
-                raise zlib.error("longer than it should be")
-            yield piece
-            raw = unpacker.unconsumed_tail
+    while position < end and (piece := os.pread(descriptor, min(length, end - position), position)):
+        position += len(piece)
+        yield piece
 
 
 def verify_pieces(pieces: Iterator[bytes], digest: bytes, path: str) -> Iterator[bytes]:
@@ -88,7 +87,7 @@ def verify_pieces(pieces: Iterator[bytes], digest: bytes, path: str) -> Iterator
         for piece in pieces:
             hasher.update(piece)
             yield piece
-    except zlib.error:
+    except compression.BadStream:
         raise StoreDamaged(f"Object {digest.hex()[:16]} in {path} is damaged.") from None
     if hasher.digest() != digest:
         raise StoreDamaged(f"Object {digest.hex()[:16]} in {path} is damaged.")
@@ -107,11 +106,11 @@ def read_table(path: str) -> list[PackEntry]:
         header = os.pread(descriptor, len(PACK_HEADER), 0)
         trailer = os.pread(descriptor, PACK_TRAILER.size, max(0, end - PACK_TRAILER.size))
         if len(trailer) == PACK_TRAILER.size:
-            for form in TABLE_FORMS:
-                table = _table(descriptor, end - PACK_TRAILER.size, trailer, form)
+            for expected_header, form in _FORMS:
+                table = _table(descriptor, end - PACK_TRAILER.size, trailer, expected_header, form)
                 if table is None:
                     continue
-                if header != PACK_HEADER:
+                if header != expected_header:
                     raise StoreDamaged(f"The header of pack {path} is damaged.")
                 return _entries(descriptor, table, form)
     finally:
@@ -130,14 +129,18 @@ def is_as_stored(descriptor: int, entry: PackEntry) -> bool:
     return _crc(descriptor, entry.offset, entry.stored_size) == entry.crc
 
 
-def _table(descriptor: int, end: int, trailer: bytes, form: struct.Struct) -> bytes | None:
-    """The table that ends at `end`, if it has entries of this form and matches the trailer."""
+def _table(descriptor: int, end: int, trailer: bytes, header: bytes, form: struct.Struct) -> bytes | None:
+    """The table that ends at `end`, if it has entries of this form and, with this header, matches the trailer."""
     count, checksum, magic = PACK_TRAILER.unpack(trailer)
     start = end - count * form.size
     if magic != _MAGIC or start < len(PACK_HEADER):
         return None
     table = os.pread(descriptor, count * form.size, start)
-    return table if hashlib.sha256(PACK_HEADER + table + struct.pack(">Q", count)).digest() == checksum else None
+    return table if _table_checksum(header, table, count) == checksum else None
+
+
+def _table_checksum(header: bytes, table: bytes, count: int) -> bytes:
+    return hashlib.sha256(header + table + struct.pack(">Q", count)).digest()
 
 
 def _entries(descriptor: int, table: bytes, form: struct.Struct) -> list[PackEntry]:
@@ -161,13 +164,14 @@ def _crc(descriptor: int, position: int, length: int) -> int:
 def table_and_trailer(table: list[PackEntry]) -> bytes:
     """The bytes after the objects of a pack: their table and the trailer."""
     entries = b"".join(_ENTRY.pack(*entry) for entry in table)
-    checksum = hashlib.sha256(PACK_HEADER + entries + struct.pack(">Q", len(table))).digest()
-    return entries + PACK_TRAILER.pack(len(table), checksum, _MAGIC)
+    return entries + PACK_TRAILER.pack(len(table), _table_checksum(PACK_HEADER, entries, len(table)), _MAGIC)
 
 
 _SMALL = 1 << 20
-_TINY = 4096
-_LEVEL = 1
+_COMPRESSED_CHUNK = 1 << 16
+"""Bytes of compressed data that are read at once: what is left of them after a frame is copied for the next."""
+_TINY = 24
+"""A content of at most this number of bytes is stored unchanged: a frame has 9 bytes before its first."""
 
 
 class PackStore:
@@ -339,6 +343,10 @@ class PackBatch:
     def _hasher(self) -> sparse_files.Hasher:
         return sparse_files.Hasher()
 
+    @cached_property
+    def _compressor(self) -> compression.Compressor:
+        return compression.Compressor()
+
     @property
     def added_bytes(self) -> int:
         """Bytes on disk that this batch takes so far."""
@@ -363,7 +371,7 @@ class PackBatch:
         """Store `data`; returns its hash."""
         digest = hashlib.sha256(data).digest()
         if not self.has(digest):
-            compressed_data = _compressed(data)
+            compressed_data = self._compressor.frame(data) if len(data) > _TINY else data
             start = self._begin()
             self._write(compressed_data if len(compressed_data) < len(data) else data)
             self._finish(digest, start, len(data))
@@ -387,13 +395,17 @@ class PackBatch:
         start = self._begin()
         hashing = self._hasher.begin()
         length = 0
-        packer = sparse_files.Packer(_LEVEL)
-        for chunk in sparse_files.pieces(descriptor):
-            cancellation.look()
-            hashing.update(chunk)
-            length += len(chunk)
-            self._write(packer.compress(chunk))
-        self._write(packer.finish())
+
+        def read() -> Iterator[bytes]:
+            nonlocal length
+            for piece in sparse_files.pieces(descriptor):
+                cancellation.look()
+                hashing.update(piece)
+                length += len(piece)
+                yield piece
+
+        for compressed_piece in compression.frames(read()):
+            self._write(compressed_piece)
         # Stored compressed even if that is longer, because the length is only known after writing.
         digest = hashing.digest()
         self._finish(digest, start, length, is_compressed=True)
@@ -445,8 +457,8 @@ class PackBatch:
         stored_size = self._end - start
         if is_compressed and stored_size == size:
             # The length decides how an object is decoded; change it so that this one is decoded correctly.
-            self._write(b"\0")
-            stored_size += 1
+            self._write(compression.EMPTY_FRAME)
+            stored_size += len(compression.EMPTY_FRAME)
         self._new[digest] = Location(os.path.basename(self._path), start, stored_size, size)
         self._table.append(PackEntry(digest, start, stored_size, size, self._crc))
 
@@ -493,14 +505,6 @@ class PackBatch:
                 os.close(self._descriptor)
                 with suppress(OSError):  # the next command removes it
                     os.unlink(self._path)
-
-
-def _compressed(data: bytes) -> bytes:
-    if len(data) > _TINY:
-        return zlib.compress(data, _LEVEL)
-    # Preparing zlib's default tables takes longer than compressing a small file; these tables are an eighth of them.
-    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, 12, 5)
-    return packer.compress(data) + packer.flush()
 
 
 def _read_all(descriptor: int) -> bytes:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
@@ -487,7 +486,7 @@ def _hash(pieces: Iterator[bytes]) -> bytes | None:
     try:
         for piece in pieces:
             hasher.update(piece)
-    except (zlib.error, OSError, ValueError, OverflowError):
+    except (OSError, ValueError, OverflowError):  # also `compression.BadStream`
         return None
     return hasher.digest()
 

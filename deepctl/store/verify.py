@@ -9,15 +9,13 @@ from typing import NamedTuple
 from deepctl.errors import Damaged, DeepctlError, NewerFormat
 from deepctl.files import atomic, sealed_lines
 from deepctl.layout import ProfilePaths
-from deepctl.store import log_file, lookup, pack_store, records, repair_logs, session_catalogue, trees
+from deepctl.store import compression, log_file, lookup, pack_store, records, repair_logs, session_catalogue, trees
 from deepctl.store.index_db import Cache, Location
 from deepctl.store.ledger import LEDGER, MESSAGES, Ledger
 from deepctl.store.lookup import CheckpointProblem
 from deepctl.store.pack_store import PackStore
 from deepctl.store.trees import DIRECTORY, Report
 
-_MOST = 1100
-"""The approximate maximum of bytes that zlib decompresses from one byte."""
 _SENSELESS = 4
 """After this number of impossible entries, the bytes do not count as a table."""
 
@@ -138,7 +136,8 @@ def possible_objects(descriptor: int) -> list[Location]:
         while position >= len(pack_store.PACK_HEADER) and senseless < _SENSELESS:
             raw = os.pread(descriptor, form.size, position)
             _, offset, length, size = form.unpack(raw)[:4] if len(raw) == form.size else (b"", 0, 0, 0)
-            if len(pack_store.PACK_HEADER) <= offset <= offset + length <= end and size <= _MOST * max(length, 1):
+            is_inside = len(pack_store.PACK_HEADER) <= offset <= offset + length <= end
+            if is_inside and size <= compression.MAX_RATIO * max(length, 1):
                 locations.append(Location("", offset, length, size))
             else:
                 senseless += 1

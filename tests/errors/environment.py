@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from deepctl.store import compression
 from tests.errors.situation import Situation, case
 from tests.support.command import Result
 from tests.support.loopback import Answer, Raw, Text, ToolCalls
@@ -113,6 +114,16 @@ def _(s: Situation) -> list[str]:
     importlib.import_module("httpcore2")  # which decides once whether it can speak to such proxies
     s.patch.setitem(sys.modules, "socksio", None)
     return OPENAI
+
+
+@case("checkpoints save", "the package `backports.zstd` is not installed")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    (s.workspace / "new.txt").write_text("a content that is worth compressing")
+    s.patch.setattr(compression, "zstd_module", compression.zstd_module.__wrapped__)
+    s.patch.setitem(sys.modules, "backports.zstd", None)
+    s.patch.delattr(importlib.import_module("backports"), "zstd", raising=False)
+    return ["checkpoints", "save", "--user", "alice"]
 
 
 def _without_home(s: Situation, **variables: str) -> Result:
