@@ -41,9 +41,9 @@ from pydantic_ai.workspaces import (
 from pydantic_ai_backends import ConfinedWorkspace, StateBackend, WorkspacePathError
 from pydantic_ai_backends.workspaces import StateWorkspaceBackend
 
+from deepctl.agent.command_guard import CommandGuard
 from deepctl.agent.sandboxes import Sandbox, listener, sandbox_missing, searcher, shell_command
 from deepctl.files import atomic
-from deepctl.files.git_directories import ASIDE, GitSurvey, additions, describe, set_aside, survey
 from deepctl.files.paths_beneath import DirectoryTree, MountTable, OutsideTree
 from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, PROFILE_MOUNT, ProjectMounts, Unavailable
 
@@ -57,15 +57,6 @@ _SEARCH_MEMORY = 2 << 30
 _SEARCH_SECONDS = 120.0
 _WATCH_SECONDS = 0.2
 _INODE = 4096
-_SET_ASIDE = (
-    "deepctl: this command left settings from which git would run programs. They were moved to files called "
-    f"…{ASIDE} (docs/isolation.md): "
-)
-_LEFT = (
-    "deepctl: unsandboxed git runs programs from settings that this line left. They stay, because you typed the "
-    "line (docs/isolation.md): "
-)
-_MOST_NAMED = 20
 
 
 class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
@@ -274,10 +265,10 @@ class _CommandBackend(_SearchBackend):
         self, trees: MountTable, own: DirectoryTree, sandbox: Sandbox, by_user: bool, project: ProjectMounts | None
     ) -> None:
         super().__init__(trees)
-        self._by_user = by_user
         self._own = own
         self._is_confined = sandbox.confined
         self._limits = sandbox.limits
+        self.guard = CommandGuard(self._root, project, confined=sandbox.confined, by_user=by_user)
         self.runner = sandbox.commands(self._root, project)
 
     async def run(
@@ -296,31 +287,22 @@ class _CommandBackend(_SearchBackend):
     async def _run(
         self, command: WorkspaceCommand, shell: bool, env: Mapping[str, str] | None, timeout: float | None
     ) -> CommandResult:
-        if not self._is_confined:
+        if self._is_confined:
+            await self._call(partial(self._own.make_directory, HOME_DIRECTORY))
+        if self.guard.is_idle:
             return await self._watched(command, shell, env, timeout)
-        await self._call(partial(self._own.make_directory, HOME_DIRECTORY))
-        before = await self._call(partial(survey, self._root, MOUNT))
-        notice = ""
+        before = await self._call(self.guard.before)
+        notice = printed = ""
         try:
             result = await self._watched(command, shell, env, timeout)
+            printed = f"{result.stdout}\n{result.stderr}"
         finally:
             # Also after an interruption, because git run by a person would run the leftovers.
             with anyio.CancelScope(shield=True):
-                notice = await self._call(partial(self._disarm, before))
+                notice = await self._call(partial(self.guard.after, before, printed))
                 if notice and (hear := listener()) is not None:
                     hear(b"", notice.encode())
         return replace(result, stderr=f"{result.stderr}{notice}") if notice else result
-
-    def _disarm(self, before: GitSurvey) -> str:
-        """Set aside the files that a command left for git, unless a person typed the command. Returns a notice."""
-        additions_for_git = additions(before)
-        if not additions_for_git:
-            return ""
-        if not self._by_user:
-            set_aside(additions_for_git)
-        descriptions = describe(before, additions_for_git)
-        remainder = [f"and {len(descriptions) - _MOST_NAMED:,} more"] if len(descriptions) > _MOST_NAMED else []
-        return f"{_LEFT if self._by_user else _SET_ASIDE}{'; '.join([*descriptions[:_MOST_NAMED], *remainder])}\n"
 
     async def _watched(
         self, command: WorkspaceCommand, shell: bool, env: Mapping[str, str] | None, timeout: float | None
@@ -427,6 +409,10 @@ class LocalBackend(ConfinedWorkspace):
         where = "." if where.strip() in ("", "/") else where
         await self.check(where)
         return await self._searcher.paths(pattern, where)
+
+    def take_created_repositories(self) -> list[str]:
+        """The nested repositories that commands of a project created since the last call, relative to the project."""
+        return self._searcher.guard.take_created() if isinstance(self._searcher, _CommandBackend) else []
 
     def close(self) -> None:
         """End the background processes of commands, if the sandbox can: in a container. It can be used again."""

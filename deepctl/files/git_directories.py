@@ -42,6 +42,16 @@ class _PathState(NamedTuple):
     mode: int
 
 
+class GitPaths(NamedTuple):
+    """The paths of settings, hooks and pointers in a workspace, and the repositories there.
+
+    A repository is named by its working tree; a bare one, or one under another name, by its git directory.
+    """
+
+    dangerous: Sequence[str]
+    repositories: frozenset[str]
+
+
 class GitSurvey(NamedTuple):
     """The settings and hooks in a workspace that make git run programs.
 
@@ -53,6 +63,7 @@ class GitSurvey(NamedTuple):
     mount: str
     states: dict[str, _PathState]
     settings: set[tuple[str, str | None]]
+    repositories: frozenset[str] = frozenset()
 
     def hooks(self) -> set[tuple[str, _PathState]]:
         """All states except settings files, by the last part of the path, so that a copy does not count as new."""
@@ -83,23 +94,24 @@ def looks_like_git(names: set[str]) -> bool:
 
 def survey(root: str, mount: str) -> GitSurvey:
     """All settings and hooks in the workspace at `root` that make git run programs."""
-    states = {path: _state(path) for path in _dangerous(root, mount)}
+    now = paths(root, mount)
+    states = {path: _state(path) for path in now.dangerous}
     settings = {
         setting.identity
         for path, state in states.items()
         if _is_config(path)
         for setting in _settings(path, state.content, root)
     }
-    return GitSurvey(root, mount, states, settings)
+    return GitSurvey(root, mount, states, settings, now.repositories)
 
 
-def additions(before: GitSurvey) -> list[Addition]:
+def additions(before: GitSurvey, now_there: GitPaths | None = None) -> list[Addition]:
     """The additions since then, in the order of the paths. A state that existed before is no addition, even at another
-    path.
+    path. `now_there` are the present paths, if they are known.
     """
     hooks = before.hooks()
     changes = []
-    for path in sorted(set(_dangerous(before.root, before.mount))):
+    for path in sorted(set((now_there or paths(before.root, before.mount)).dangerous)):
         old_state, now = before.states.get(path), _state(path)
         settings: list[GitSetting] = []
         replacements: dict[str, str] = {}
@@ -168,9 +180,13 @@ def _is_config(path: str) -> bool:
     return os.path.basename(path).lower() in _CONFIGS
 
 
-def _dangerous(root: str, mount: str) -> Iterator[str]:
-    """The configurations and hooks of every git directory, and pointers to one outside of the workspace."""
+def paths(root: str, mount: str) -> GitPaths:
+    """The configurations and hooks of every git directory, pointers to one outside of the workspace, and all
+    repositories.
+    """
     directories: dict[str, None] = {}
+    pointers: list[str] = []
+    repositories: set[str] = set()
     pending, visited, entry_count = [root], set[str](), 0
     while pending and entry_count <= _MOST:
         directory = pending.pop()
@@ -185,22 +201,27 @@ def _dangerous(root: str, mount: str) -> Iterator[str]:
         entry_count += len(dir_entries)
         names = {entry.name.lower() for entry in dir_entries}
         is_git = looks_like_git(names)
-        if is_git or os.path.basename(directory).lower() == ".git":
+        is_named_git = os.path.basename(directory).lower() == ".git"
+        if is_git or is_named_git:
             directories[directory] = None
+        if is_git:
+            repositories.add(os.path.dirname(directory) if is_named_git else directory)
         for entry in dir_entries:
             name = entry.name.lower()
             is_directory = entry.is_dir(follow_symlinks=False)
             if (name == "commondir" and "head" in names) or (name == ".git" and not is_directory):
                 target = _leads_to(entry.path, root, mount)
+                if name == ".git":
+                    repositories.add(directory)
                 if target is not None and _is_within(target, root):
                     directories[target] = None
                     pending.append(target)  # it may be among objects, and lead further
                 else:
-                    yield entry.path
+                    pointers.append(entry.path)
             elif is_directory and not (is_git and name == "objects"):
                 pending.append(entry.path)
-    for directory in directories:
-        yield from _parts(directory)
+    parts = (part for directory in directories for part in _parts(directory))
+    return GitPaths([*pointers, *parts], frozenset(repositories))
 
 
 def _parts(directory: str) -> Iterator[str]:

@@ -72,6 +72,8 @@ class ProjectLayout(NamedTuple):
     """Protected symbolic links, and what they lead to."""
     git: tuple[str, ...]
     """The git directories outside of the project that commands can change."""
+    has_git: bool = False
+    """Whether commands see a git directory of the project."""
 
     @property
     def read_only(self) -> list[str]:
@@ -147,7 +149,14 @@ def layout(project: ProjectMounts) -> ProjectLayout:
     binds.append(Bind(project.workspace, PROFILE_MOUNT))
     if project.cache is not None:
         binds.append(Bind(project.cache, CACHE_MOUNT))
-    return ProjectLayout(project.root, tuple(binds), tuple(mounts.missing), mounts.links, tuple(dict.fromkeys(outside)))
+    return ProjectLayout(
+        project.root,
+        tuple(binds),
+        tuple(mounts.missing),
+        mounts.links,
+        tuple(dict.fromkeys(outside)),
+        place is not None,
+    )
 
 
 def restore_links(before: ProjectLayout) -> None:
