@@ -44,7 +44,7 @@ from deepctl.agent.limits import (
 from deepctl.agent.mcp import McpServers
 from deepctl.agent.media_filter import MediaFilterModel
 from deepctl.agent.mention_files import DirectoryFiles, Files, StateFiles
-from deepctl.agent.mentions import AttachmentReader
+from deepctl.agent.mentions import NO_FILES, AttachmentReader
 from deepctl.agent.message_filters import SentHistory, history_of
 from deepctl.agent.model_check import ModelCheck
 from deepctl.agent.model_wrappers import Retries, RetryingModel
@@ -54,10 +54,11 @@ from deepctl.agent.sandboxes import Sandbox
 from deepctl.agent.turn import Outcome, TokenUsage, TurnRecord, run_turn, to_json
 from deepctl.domain import attachments
 from deepctl.domain.mcp_servers import McpServer
+from deepctl.domain.outside_files import OutsideFile
 from deepctl.domain.permissions import Permissions
 from deepctl.errors import DeepctlError, StorageError
 from deepctl.quantities import counted
-from deepctl.store import session_catalogue, session_log, session_reader, todo
+from deepctl.store import projects, session_catalogue, session_log, session_reader, todo
 from deepctl.store.log_file import Compaction, Message, MessageList
 from deepctl.store.records import Position, SessionRecord
 from deepctl.store.repository import Repository
@@ -229,11 +230,14 @@ class TurnRunner:
         """The model of the turns."""
         return self._model
 
-    def attachments(self, prompt: str, files: Callable[[], Files], emit: Emit) -> list[UserContent]:
+    def attachments(
+        self, prompt: str, files: Callable[[], Files], emit: Emit, outside_files: Mapping[str, OutsideFile]
+    ) -> list[UserContent]:
         """The files that a prompt mentions, as parts of its message. Notices about them are emitted."""
         if "@" not in prompt:
             return []
-        return AttachmentReader(self._model, self.options.permissions, self._environment).brought(prompt, files(), emit)
+        reader = AttachmentReader(self._model, self.options.permissions, self._environment)
+        return reader.brought(prompt, files(), emit, outside_files)
 
     def again(self) -> None:
         """The following work is the same turn, started again, and counts against the same limits."""
@@ -384,8 +388,18 @@ class Chat:
     def __init__(self, runner: TurnRunner) -> None:
         self._runner = runner
 
-    def turn(self, work: Repository, session: str, prompt: str, emit: Emit) -> TurnResult:
+    def turn(
+        self,
+        work: Repository,
+        session: str,
+        prompt: str,
+        emit: Emit,
+        outside_files: Mapping[str, OutsideFile] = NO_FILES,
+    ) -> TurnResult:
         """Run one turn of a session, record it and make its checkpoints. The caller holds the profile's lock.
+
+        `outside_files` are the files outside the workspace that the prompt may name, by their paths in the prompt: see
+        `deepctl.domain.outside_files`.
 
         Raises `ModelFailed`, `StorageError`, `TimedOut`, `Interrupted` or `Terminated`; complete messages are then in
         the log, and the state at the end of the turn is stored.
@@ -400,7 +414,8 @@ class Chat:
             if owner is not None:
                 work.settle_todo(owner, conversation.session, conversation.end)
             notices = _notices(conversation)
-            file_parts = self._runner.attachments(prompt, partial(DirectoryFiles, work.paths.workspace), emit)
+            files = partial(_files, work, conversation.session)
+            file_parts = self._runner.attachments(prompt, files, emit, outside_files)
             user_content = [prompt, *file_parts] if file_parts else prompt
             while True:
                 try:
@@ -471,6 +486,12 @@ class Chat:
             writer.close()
         checkpoints.ended()
         return outcome
+
+
+def _files(work: Repository, session: SessionRecord) -> DirectoryFiles:
+    """The files that prompts of a session can mention."""
+    project = projects.directory_of(work.paths, session.project) if session.project is not None else None
+    return DirectoryFiles(work.paths.workspace, project)
 
 
 def _notices(conversation: _Conversation) -> list[str]:
@@ -546,9 +567,12 @@ class EphemeralChat:
         chat._state, chat._deps, chat._conversation = self._state, self._deps, self._conversation
         return chat
 
-    def turn(self, prompt: str, emit: Emit) -> Outcome:
-        """Run one turn. Raises the errors of `TurnRunner.run`; complete messages are kept."""
-        file_parts = self._runner.attachments(prompt, partial(StateFiles, self._state), emit)
+    def turn(self, prompt: str, emit: Emit, outside_files: Mapping[str, OutsideFile] = NO_FILES) -> Outcome:
+        """Run one turn; `outside_files` are as in `Chat.turn`.
+
+        Raises the errors of `TurnRunner.run`; complete messages are kept.
+        """
+        file_parts = self._runner.attachments(prompt, partial(StateFiles, self._state), emit, outside_files)
         user_content: str | list[UserContent] = [prompt, *file_parts] if file_parts else prompt
         turn = self._conversation.last_turn + 1
         while True:

@@ -1,6 +1,7 @@
-"""The files that a prompt can name, in a directory or in memory, and how they are read.
+"""The files that a prompt can name, in directories or in memory, and how they are read.
 
-A file is looked up only inside a workspace's directory or in memory, never through a link.
+A file is looked up only inside the directories of a workspace or in memory; a link that leads out is refused. A file
+elsewhere is looked up by its real path, without following any link.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ import posixpath
 from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import partial
-from typing import NamedTuple, NoReturn, Protocol
-
-from pydantic_ai_backends import StateBackend
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
 
 from deepctl.domain.mention_syntax import Lines
-from deepctl.files.paths_beneath import DirectoryEntry, DirectoryTree, OutsideTree
+from deepctl.domain.outside_files import OutsideFile
+from deepctl.files.paths_beneath import DirectoryEntry, DirectoryTree, MountTable, OutsideTree
 from deepctl.quantities import size
-from deepctl.sandbox.policy import MOUNT
+from deepctl.sandbox.policy import MOUNT, PROFILE_MOUNT
+
+if TYPE_CHECKING:
+    from pydantic_ai_backends import StateBackend
 
 _PIECE = 1 << 20
 MAX_SCAN = 256 << 20
@@ -45,6 +48,8 @@ class MentionTarget(NamedTuple):
     """The content of a file, from its start."""
     entries: Callable[[int], DirectoryListing]
     problem: str | None = None
+    real_path: str | None = None
+    """The path of a file outside the workspace, which the agent cannot reach with its tools."""
 
     def read(self, most: int) -> bytes:
         """At most this many first bytes."""
@@ -128,37 +133,68 @@ class Files(Protocol):
 
 
 class DirectoryFiles:
-    """The files of a workspace in a directory."""
+    """The files of a workspace in a directory; in a project, the files of the project, and the workspace as `/profile`.
 
-    def __init__(self, root: str) -> None:
-        self._tree = DirectoryTree(root, follow=False, mount=MOUNT)
+    A file of a project has its path relative to it, and a file of the profile has one below `/profile`.
+    """
+
+    def __init__(self, workspace: str, project: str | None = None) -> None:
+        if project is None:
+            self._trees = MountTable(DirectoryTree(workspace, follow=True, mount=MOUNT))
+        else:
+            self._trees = MountTable(
+                DirectoryTree(project, follow=True, aliases=(MOUNT,)),
+                DirectoryTree(workspace, follow=True, mount=PROFILE_MOUNT),
+            )
 
     def find(self, path: str) -> MentionTarget | None:
+        tree = self._trees.tree_of(path)
         try:
-            entry = self._tree.entry(path)
-        except OutsideTree as error:
+            entry, real_path = tree.entry(path), tree.real_path(path)
+        except OutsideTree:
             # An existing link causes a notice; a word that is not in the workspace is only a word.
-            return refused(path, error.strerror) if "link" in (error.strerror or "") else None
+            if self.leads_out(path) or os.path.normpath(path).startswith(".."):
+                return None
+            return refused(path, "a symbolic link leads out of the workspace")
         except (OSError, ValueError):
             return None
-        relative = self._tree.real_path(path).removeprefix(MOUNT).lstrip("/") or "."
+        name = real_path
+        if tree is self._trees.first:
+            name = os.path.relpath(real_path, tree.mount)
         if not entry.is_directory and entry.size is None:
-            return refused(relative, "it is not a regular file")
+            return refused(name, "it is not a regular file")
         return MentionTarget(
-            relative,
+            name,
             entry.is_directory,
             entry.size or 0,
-            partial(_pieces, self._tree, relative),
-            partial(_list, self._tree, relative),
+            partial(_pieces, tree, real_path),
+            partial(_list, tree, real_path),
         )
 
     def leads_out(self, path: str) -> bool:
         if not path.startswith("/"):
             return path.startswith("~")
-        try:
-            return self._tree.real_path(path) == "/"
-        except (OSError, ValueError):
-            return False
+        normal_path = os.path.normpath(path)
+        return all(tree.prefix_of(normal_path) is None for tree in self._trees.trees)
+
+
+def outside(name: str, file: OutsideFile) -> MentionTarget:
+    """A file outside the workspace, which is called `name`."""
+    if file.problem is not None:
+        return refused(name, file.problem)
+    tree = DirectoryTree("/", follow=False)
+    try:
+        entry = tree.entry(file.path)
+    except OSError as error:
+        return refused(name, (error.strerror or str(error)).lower())
+    return MentionTarget(
+        name,
+        entry.is_directory,
+        entry.size or 0,
+        partial(_pieces, tree, file.path),
+        partial(_list, tree, file.path),
+        real_path=file.path,
+    )
 
 
 def _pieces(tree: DirectoryTree, path: str) -> Generator[bytes, None, None]:

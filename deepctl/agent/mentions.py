@@ -19,8 +19,9 @@ from pydantic_ai.messages import BinaryContent, TextContent, UserContent
 from pydantic_ai.models import Model
 
 from deepctl.agent import pictures
-from deepctl.agent.mention_files import Files, MentionTarget, NoLines, select
+from deepctl.agent.mention_files import Files, MentionTarget, NoLines, outside, select
 from deepctl.domain.mention_syntax import Lines, Mention, mentions
+from deepctl.domain.outside_files import OutsideFile
 from deepctl.domain.permissions import Permissions, about_file
 from deepctl.domain.providers import is_openais
 from deepctl.quantities import counted, size
@@ -68,9 +69,13 @@ _MAX_MISSING, _MAX_WORD = 5, 60
 _NOT_THERE = "Not in the workspace, so sent unchanged"
 _NOT_TYPED = "Outside the workspace, so sent unchanged"
 _COPY = "`deepctl chat --file PATH` copies a file into it"
+_COPY_IT = "`deepctl chat --file PATH` copies it into the workspace."
 
 _BREAKING = ("Cc", "Zl", "Zp")
 """Unicode's categories of control characters and of line ends."""
+
+
+NO_FILES: Mapping[str, OutsideFile] = {}
 
 
 class Attachments(NamedTuple):
@@ -88,8 +93,11 @@ class AttachmentReader:
         self._environment = environment
         self._permissions = permissions
 
-    def attached(self, prompt: str, files: Files) -> Attachments:
+    def attached(self, prompt: str, files: Files, outside_files: Mapping[str, OutsideFile] = NO_FILES) -> Attachments:
         """The attachments for the files that a prompt names.
+
+        `outside_files` are those outside the workspace that the user has agreed to, or declined, by their paths in the
+        prompt. Other files outside the workspace are not looked up.
 
         A word that names no file is sent unchanged; a notice says so if the word looks like a path.
         """
@@ -97,7 +105,7 @@ class AttachmentReader:
         sent: set[tuple[str, Lines | None]] = set()
         missing: list[Mention] = []
         for mention in mentions(prompt):
-            found = _find(mention, files)
+            found = _find(mention, files, outside_files)
             if found is None:
                 missing.append(mention)
                 continue
@@ -108,14 +116,14 @@ class AttachmentReader:
             if len(sent) > MAX_FILES:
                 collector.notices.append(f"Only the first {MAX_FILES} files of a prompt are sent with it.")
                 break
-            action = about_file(self._permissions, "read", [target.path]).action
+            action = about_file(self._permissions, "read", [(target.real_path or target.path).lstrip("/")]).action
             if target.problem is not None:
                 collector.notices.append(f"{target.path} is not sent: {target.problem}.")
             elif action == "deny":
                 collector.notices.append(
                     f"{target.path} is not sent: the rules of this profile do not allow reading it."
                 )
-            elif action == "ask":
+            elif action == "ask" and target.real_path is None:
                 collector.name_only(target, "the rules of this profile need an approval, which the agent can request")
             elif lines is not None:
                 collector.take_lines(target, lines)
@@ -123,19 +131,29 @@ class AttachmentReader:
                 collector.take(target)
         return Attachments(collector.parts, [*collector.notices, *_about_missing(missing, files)])
 
-    def brought(self, prompt: str, files: Files, emit: Callable[[dict[str, Any]], None]) -> list[UserContent]:
+    def brought(
+        self,
+        prompt: str,
+        files: Files,
+        emit: Callable[[dict[str, Any]], None],
+        outside_files: Mapping[str, OutsideFile] = NO_FILES,
+    ) -> list[UserContent]:
         """The parts of `attached`, with the notices as events."""
-        targets = self.attached(prompt, files)
+        targets = self.attached(prompt, files, outside_files)
         for message in targets.notices:
             emit({"type": "notice", "message": message})
         return targets.parts
 
 
-def _find(mention: Mention, files: Files) -> tuple[MentionTarget, Lines | None] | None:
+def _find(
+    mention: Mention, files: Files, outside_files: Mapping[str, OutsideFile]
+) -> tuple[MentionTarget, Lines | None] | None:
     for path, lines in mention.readings:
         target = files.find(path)
         if target is not None:
             return target, lines
+        if path in outside_files:
+            return outside(path, outside_files[path]), lines
     return None
 
 
@@ -294,11 +312,18 @@ class _PromptFiles:
 
     def name_only(self, target: MentionTarget, reason: str, action: str = "") -> None:
         """Give the model only the path and the size, and tell the user, who is also told the `action`."""
+        if target.real_path is not None:
+            # The agent could do nothing with the path.
+            self.notices.append(f"{target.path} is not sent: {reason}.{action} {_COPY_IT}")
+            return
         amount = "directory" if target.is_directory else size(target.size)
         self.notices.append(f"Only the path of {target.path} ({amount}) is sent: {reason}.{action}")
         self._add(target, f"Its content is left out: {reason}. Use your tools if you need it.", kind="path")
 
     def _add(self, target: MentionTarget, text: str, kind: str = "text") -> None:
+        if target.real_path is not None:
+            amount = "" if target.is_directory else f" ({size(target.size)})"
+            self.notices.append(f"{target.path}{amount} is sent. It is outside the workspace.")
         path = escape(redact(_escaped_name(target.path), self._environment))
         content = log_file.escaped_tags(text) or "(empty)"
         metadata = {"deepctl": METADATA, "path": _escaped_name(target.path), "bytes": target.size, "kind": kind}

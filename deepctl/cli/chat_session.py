@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +13,7 @@ from deepctl.cli import options
 from deepctl.cli.chat_setup import BackgroundValue, ChatSetup, CommandSetup, Engine
 from deepctl.cli.options import UNNAMED
 from deepctl.domain import attachments, mention_syntax, profiles, settings
+from deepctl.domain.outside_files import OutsideFile
 from deepctl.errors import DeepctlError, ProfileGone, Refused
 from deepctl.layout import ProfilePaths, Root
 from deepctl.output.stream.display import Display
@@ -51,6 +52,7 @@ class TurnCallbacks(NamedTuple):
 
 
 STAGES = TurnCallbacks()
+NO_FILES: Mapping[str, OutsideFile] = {}
 
 
 class UsageTotals(NamedTuple):
@@ -141,8 +143,11 @@ class ChatSession(ABC):
         new: str | None,
         files: Sequence[str] = (),
         stages: TurnCallbacks = STAGES,
+        outside_files: Mapping[str, OutsideFile] = NO_FILES,
     ) -> None:
-        """Run one turn and show it."""
+        """Run one turn and show it. `files` are attached; `outside_files` are those that the prompt may name, by their
+        paths in the prompt.
+        """
 
     @abstractmethod
     def command(self, line: str, sink: Sink) -> CommandEnd:
@@ -288,6 +293,7 @@ class ProfileChat(ChatSession):
         new: str | None,
         files: Sequence[str] = (),
         stages: TurnCallbacks = STAGES,
+        outside_files: Mapping[str, OutsideFile] = NO_FILES,
     ) -> None:
         """Take the lock, run one turn and show it."""
         is_first = self._engine.made is None
@@ -310,7 +316,7 @@ class ProfileChat(ChatSession):
                     text = mention_syntax.with_mentions(prompt, attachments.attach(profile, files, self._notice))
                 stages.on_send()
                 with self.counts.turn(name, engine.running.spent):
-                    result = engine.chat.turn(work, name, text, self.display.event)
+                    result = engine.chat.turn(work, name, text, self.display.event, outside_files)
             warning = options.over_budget(profile, limit)
         for message in result.notices:
             self.display.notice(message)
@@ -437,6 +443,7 @@ class EphemeralChatSession(ChatSession):
         new: str | None,
         files: Sequence[str] = (),
         stages: TurnCallbacks = STAGES,
+        outside_files: Mapping[str, OutsideFile] = NO_FILES,
     ) -> None:
         engine = self._engine.get()
         self.introduce(self.display.notice)
@@ -444,7 +451,7 @@ class EphemeralChatSession(ChatSession):
         text = mention_syntax.with_mentions(prompt, engine.chat.attach(files, self._notice)) if files else prompt
         stages.on_send()
         with self.counts.turn(None, engine.running.spent):
-            outcome = engine.chat.turn(text, self.display.event)
+            outcome = engine.chat.turn(text, self.display.event, outside_files)
         self._finished(outcome, None, None, None)
 
     def command(self, line: str, sink: Sink) -> CommandEnd:

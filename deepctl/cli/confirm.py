@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
+YES = ("y", "yes")
+"""Answers that agree."""
 _MAX_LINES = 20
 _MAX_DIFF = 100
 _MAX_WIDTH = 600
@@ -78,22 +80,26 @@ def confirm(
     check_can_ask(yes=yes, as_json=as_json, reason=reason, instead=instead)
     if yes:
         return
-    instruction = f"type {confirmation} to continue" if confirmation is not None else "y/N"
+    answer = ask_line(f"{question} [{f'type {confirmation} to continue' if confirmation is not None else 'y/N'}]")
+    if confirmation is not None and answer != confirmation:
+        raise Refused(
+            f"That is not {confirmation!r}, so nothing was done.", "Type it exactly as it is shown.", code="declined"
+        )
+    if confirmation is None and answer.lower() not in YES:
+        raise Refused("Declined; nothing was done.", code="declined")
+
+
+def ask_line(question: str) -> str:
+    """The answer of the person at the terminal, one line. Raises `Interrupted` (exit 130) after Ctrl-C."""
     try:
-        with tty_modes.line_question(f"{visible(question)} [{instruction}] "):
+        with tty_modes.line_question(f"{visible(question)} "):
             line = sys.stdin.readline()
     except KeyboardInterrupt:
         # A command changes nothing before it has the answer.
         raise Interrupted("Stopped; nothing was changed.") from None
     if not line.endswith("\n"):
         say("")  # Ctrl-D leaves the cursor behind the question
-    answer = line.strip()
-    if confirmation is not None and answer != confirmation:
-        raise Refused(
-            f"That is not {confirmation!r}, so nothing was done.", "Type it exactly as it is shown.", code="declined"
-        )
-    if confirmation is None and answer.lower() not in ("y", "yes"):
-        raise Refused("Declined; nothing was done.", code="declined")
+    return line.strip()
 
 
 @runtime_checkable

@@ -32,6 +32,7 @@ from deepctl.agent.mentions import AttachmentReader, Attachments
 from deepctl.agent.offline import offline_model
 from deepctl.agent.turn import to_json
 from deepctl.domain import permissions
+from deepctl.domain.outside_files import OutsideFile
 from deepctl.errors import ModelFailed
 from deepctl.store import log_file, session_catalogue, session_search, transcript
 from tests.store.scene import Scene
@@ -388,7 +389,7 @@ def test_a_pdf_goes_to_those_who_are_known_to_read_it(place: Path, monkeypatch: 
     assert [name for name, reads in sees.items() if reads] == ["anthropic:claude-sonnet-4-6", "openai:gpt-5"]
 
 
-def test_links_and_fifos_are_told_about_and_not_opened(place: Path) -> None:
+def test_links_that_lead_out_and_fifos_are_told_about_and_not_opened(place: Path) -> None:
     (place.parent / "secret").write_text("secret")
     (place / "link").symlink_to(place.parent / "secret")
     (place / "up").symlink_to(place.parent)
@@ -396,10 +397,89 @@ def test_links_and_fifos_are_told_about_and_not_opened(place: Path) -> None:
     found = _attached(place, "@link @up/secret @fifo")
     assert found.parts == []
     assert found.notices == [
-        "link is not sent: a symbolic link is in the way.",
-        "up/secret is not sent: a symbolic link is in the way.",
+        "link is not sent: a symbolic link leads out of the workspace.",
+        "up/secret is not sent: a symbolic link leads out of the workspace.",
         "fifo is not sent: it is not a regular file.",
     ]
+
+
+def test_a_link_that_stays_inside_is_the_file_that_it_leads_to(place: Path) -> None:
+    (place / "private").mkdir()
+    (place / "private/x").write_text("hidden")
+    (place / "AGENTS.md").write_text("be kind")
+    (place / "CLAUDE.md").symlink_to("AGENTS.md")
+    (place / "open").symlink_to("private")
+    rules = {"read": {"rules": [{"pattern": "private/**", "action": "deny"}]}}
+    found = _attached(place, "@CLAUDE.md @open/x", rules=rules)
+    assert _texts(found) == ['<attached-file path="AGENTS.md" kind="text">\nbe kind\n</attached-file>']
+    assert found.notices == ["private/x is not sent: the rules of this profile do not allow reading it."]
+
+
+def test_in_a_project_paths_are_in_it_and_those_of_the_profile_below_profile(place: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    (project / "src").mkdir(parents=True)
+    (project / "src/a.py").write_text("a = 1")
+    (project / "link").symlink_to(place / "notes.md")
+    (place / "notes.md").write_text("of the profile")
+    (place / "secret.md").write_text("hidden")
+    files = DirectoryFiles(str(place), str(project))
+    rules = permissions.parse({"read": {"rules": [{"pattern": "**/secret.md", "action": "deny"}]}}, "test")
+    reader = AttachmentReader(_model(), rules, {})
+    prompt = f"@src/a.py:1 @{project}/src/a.py:1 @/workspace/src/a.py @/profile/notes.md @link @/profile/secret.md"
+    found = reader.attached(f"{prompt} @/profile/none.md @notes.md @/etc/passwd", files)
+    assert [text.splitlines()[0] for text in _texts(found)] == [
+        '<attached-file path="src/a.py:1" kind="text">',
+        '<attached-file path="src/a.py" kind="text">',
+        '<attached-file path="/profile/notes.md" kind="text">',
+    ]
+    assert [notice.partition(" (`deepctl")[0] for notice in found.notices] == [
+        "link is not sent: a symbolic link leads out of the workspace.",
+        "/profile/secret.md is not sent: the rules of this profile do not allow reading it.",
+        "Not in the workspace, so sent unchanged: @/profile/none.md, @notes.md",
+        "Outside the workspace, so sent unchanged: @/etc/passwd",
+    ]
+
+
+def test_files_elsewhere_that_the_user_agreed_to_are_sent_and_that_is_said(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "home/docs"
+    elsewhere.mkdir(parents=True)
+    contents = {"a.txt": b"1\n2\n3\n", "shot.png": PNG, "raw.bin": b"\0\1", "denied.txt": b"x"}
+    for name, content in contents.items():
+        (elsewhere / name).write_bytes(content)
+    names = ["~/docs/a.txt", "~/docs", "~/docs/shot.png", "~/docs/raw.bin", "~/docs/denied.txt", "~/docs/no.txt"]
+    agreed = {
+        name: OutsideFile(str(tmp_path / "home" / name[2:]), str(elsewhere), "you declined" if "no" in name else None)
+        for name in names
+    }
+    rules = permissions.parse({"read": {"default": "ask", "rules": [{"pattern": "**/denied*", "action": "deny"}]}}, "t")
+    reader = AttachmentReader(_model(), rules, {})
+    prompt = "@~/docs/a.txt:2 " + " ".join(f"@{name}" for name in names[1:])
+    found = reader.attached(f"{prompt} @~/docs/not-agreed.txt", DirectoryFiles(str(place)), agreed)
+    assert [text.splitlines()[:2] for text in _texts(found)] == [
+        ['<attached-file path="~/docs/a.txt:2" kind="text">', "2"],
+        ['<attached-file path="~/docs" kind="directory">', "a.txt (6 B)"],
+        ['<attached-file path="~/docs/shot.png" kind="image/png">', "It is next."],
+    ]
+    assert found.notices == [
+        "~/docs/a.txt:2 (2 B) is sent. It is outside the workspace.",
+        "~/docs is sent. It is outside the workspace.",
+        f"~/docs/shot.png ({len(PNG) / 1024:.1f} KiB) is sent. It is outside the workspace.",
+        "~/docs/raw.bin is not sent: it is not text. `deepctl chat --file PATH` copies it into the workspace.",
+        "~/docs/denied.txt is not sent: the rules of this profile do not allow reading it.",
+        "~/docs/no.txt is not sent: you declined.",
+        "Outside the workspace, so sent unchanged: @~/docs/not-agreed.txt "
+        "(`deepctl chat --file PATH` copies a file into it)",
+    ]
+
+
+def test_a_file_elsewhere_that_has_become_a_link_is_not_followed(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "a.txt").symlink_to(tmp_path / "secret")
+    agreed = {"/a.txt": OutsideFile(str(tmp_path / "a.txt"), str(tmp_path))}
+    found = AttachmentReader(_model(), {}, {}).attached("@/a.txt", DirectoryFiles(str(place)), agreed)
+    assert found == ([], ["/a.txt is not sent: a symbolic link is in the way."])
 
 
 def test_what_the_rules_deny_is_not_sent_however_it_is_written(place: Path) -> None:

@@ -147,6 +147,20 @@ def test_what_the_rules_deny_is_not_sent_and_the_user_is_told(
     assert result.stderr == "private.txt is not sent: the rules of this profile do not allow reading it.\n"
 
 
+def test_a_prompt_from_a_script_reads_nothing_outside_the_workspace_and_says_so(
+    deepctl: InProcess, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "a.txt").write_text("hidden words")
+    monkeypatch.setenv("HOME", str(place))
+    with provider(Text(["Fine."]), repeat_last=True) as server:
+        model = _openai(server, monkeypatch)
+        for how in ((), ("--ephemeral",)):
+            events = deepctl("chat", *ALICE, *model, *how, "--json", f"see @~/a.txt and @{place}/a.txt").ok().events
+            (notice,) = (event["message"] for event in events if event["type"] == "notice" and "@~" in event["message"])
+            assert notice.startswith("Outside the workspace, so sent unchanged: @~/a.txt")
+        assert "hidden words" not in json.dumps(server.requests)
+
+
 def test_a_large_picture_survives_everything_that_is_done_with_a_session(
     deepctl: InProcess, home: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

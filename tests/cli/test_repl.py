@@ -438,6 +438,50 @@ def test_a_file_that_is_named_and_not_there_is_told_about(opened: Open, home: Pa
     _ends_in_order(terminal)
 
 
+def test_a_file_elsewhere_is_sent_after_a_question_for_its_directory(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = tmp_path / "user"
+    for name in ("docs/a.txt", "docs/b.txt", "docs/deep/c.txt", "other/d.txt", ".ssh/id"):
+        (user / name).parent.mkdir(parents=True, exist_ok=True)
+        (user / name).write_text(f"content of {name}\n")
+    monkeypatch.setenv("HOME", str(user))
+    question = (
+        "Send {} to the model? {} outside the workspace. A yes is valid for this directory until the chat ends. [y/N]"
+    )
+    with provider(Text(["Fine."]), repeat_last=True) as server:
+        terminal = opened(*NO_SANDBOX, server=server, columns=150, rows=40)
+        terminal.prompt()
+        terminal.type("see @~/docs/a.txt and @~/docs/b.txt:1\r")
+        terminal.expect(question.format("~/docs/a.txt, ~/docs/b.txt", "They are"))
+        terminal.type("y\r")
+        terminal.expect("~/docs/b.txt:1 (22 B) is sent. It is outside the workspace.")
+        terminal.prompt()
+        terminal.type("again @~/docs/a.txt and @~/docs/deep/c.txt\r")
+        terminal.expect(question.format("~/docs/deep/c.txt", "It is"))
+        terminal.type("\r")
+        terminal.expect("~/docs/deep/c.txt is not sent: you declined.")
+        terminal.prompt()
+        terminal.type("see @~/.ssh/id\r")
+        terminal.expect("~/.ssh/id is not sent: ~/.ssh is a directory for keys.")
+        terminal.prompt()
+        terminal.type("draft @~/other/d.txt\r")
+        terminal.expect(question.format("~/other/d.txt", "It is"))
+        terminal.type("\x03")
+        terminal.expect("Stopped; nothing was changed.")
+        terminal.prompt("draft @~/other/d.txt")
+        terminal.type("\x15")
+        terminal.prompt()
+        _ends_in_order(terminal)
+        sent = [str(body["messages"][-1]) for body in server.requests]
+    assert len(sent) == 3
+    assert "content of docs/a.txt" in sent[0]
+    assert "content of docs/b.txt" in sent[0]
+    assert "content of docs/a.txt" in sent[1]
+    assert "content of docs/deep" not in "".join(sent)
+    assert "content of .ssh" not in "".join(sent)
+
+
 def test_what_is_typed_while_a_command_works_is_first_shown_at_the_prompt(opened: Open, home: Path) -> None:
     terminal = opened(*NO_SANDBOX, "--wait", "20", columns=100, rows=40)
     terminal.prompt()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from deepctl import quantities
 from deepctl.cli import options, tty_modes
 from deepctl.cli.chat_session import ProfileChat, TurnCallbacks
-from deepctl.cli.repl import slash_commands, status
+from deepctl.cli.repl import outside_mentions, slash_commands, status
 from deepctl.cli.repl.completer import ConversationCandidates
 from deepctl.cli.repl.line_editor import Editor, prompt_history
 from deepctl.cli.repl.state import ReplState
@@ -144,10 +144,17 @@ class Repl:
     def _send(self, prompt: str) -> None:
         """Run a turn. Raises the errors that prevent it from ending."""
         state = self._state
+        try:
+            with tty_modes.without_echo():
+                outside_files = outside_mentions.agreed_files(state, prompt)
+        except Interrupted:
+            state.draft = prompt
+            raise
         state.last_prompt, state.last_prompt_at, state.undone_prompt = prompt, quantities.now(), ""
+        stages = TurnCallbacks(self._on_begun, self._on_sent)
         with tty_modes.without_echo(), tty_modes.whole_pastes(), self._in_turn():
             text = "\n\n".join([prompt, *state.shared_output])
-            state.chat.turn(text, state.session, state.new, state.files, TurnCallbacks(self._on_begun, self._on_sent))
+            state.chat.turn(text, state.session, state.new, state.files, stages, outside_files)
         self._ended_with_blank_line = True
 
     def _on_begun(self, session: str) -> None:

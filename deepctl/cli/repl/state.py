@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from deepctl.cli.chat_session import ProfileChat
 from deepctl.errors import NotFound, ProfileGone, ProfileNotFound
 from deepctl.layout import ProfilePaths
-from deepctl.store import lookup
+from deepctl.store import lookup, projects
 from deepctl.store.records import SessionRecord
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class ReplState:
         """The name of the session that the next turn begins; `None` if it begins none."""
         self.files = files
         """Files that are copied into the workspace with the next prompt."""
+        self.agreed_directories: set[str] = set()
+        """Directories outside the workspace whose files the user agreed to send."""
         self.draft = ""
         """The text that the input line begins with."""
         self.last_prompt: str | None = None
@@ -79,6 +81,13 @@ class ReplState:
             )
         paths = self.profile()
         return lookup.current_session(paths, self.profile_chat().renamed(paths, self.session))
+
+    def project(self) -> str | None:
+        """The directory of the project in which the next turn works; `None` for the workspace of the profile."""
+        session = self.current_session_if_any()
+        if session is None or session.project is None:
+            return None
+        return projects.directory_of(self.profile(), session.project) or None
 
     def current_session_if_any(self) -> SessionRecord | None:
         """The same, or `None`."""
