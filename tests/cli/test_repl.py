@@ -441,7 +441,7 @@ def test_a_file_that_is_named_and_not_there_is_told_about(opened: Open, home: Pa
 def test_a_file_elsewhere_is_sent_after_a_question_for_its_directory(
     opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    user = tmp_path / "user"
+    user = tmp_path / "person"
     for name in ("docs/a.txt", "docs/b.txt", "docs/deep/c.txt", "other/d.txt", ".ssh/id"):
         (user / name).parent.mkdir(parents=True, exist_ok=True)
         (user / name).write_text(f"content of {name}\n")
