@@ -23,6 +23,7 @@ from deepctl.domain.mcp_servers import METADATA
 from deepctl.domain.permissions import OPERATIONS, Permissions, Rules, Verdict, about_file, first
 from deepctl.errors import BadSetting
 from deepctl.files.git_directories import GIT_NAMES, looks_like_git
+from deepctl.sandbox.policy import PROFILE_MOUNT
 
 Approve = Literal["ask", "auto", "never"]
 
@@ -110,17 +111,19 @@ class Approvals(AbstractCapability[Any]):
             normal_path, real = await spellings(ctx.workspace, target)
             if real == "/":
                 return args  # it leads out of the workspace, and the tool itself refuses that
-            verdict = about_file(self.permissions, operation, {normal_path, real})
+            names = {_rule_path(normal_path), _rule_path(real)}
+            verdict = about_file(self.permissions, operation, names)
             if operation == "edit":
                 # The result of an edit shows the content of the file.
-                read_verdict = about_file(self.permissions, "read", {normal_path, real})
+                read_verdict = about_file(self.permissions, "read", names)
                 verdict = max(verdict, read_verdict, key=lambda verdict: verdict.strictness)
-            if (
-                verdict.action == "allow"
-                and operation != "read"
-                and await self._is_gits(ctx.workspace, operation, normal_path, real)
-            ):
-                verdict = Verdict("ask", "git runs programs that the contents of its directories name")
+            if verdict.action == "allow" and operation != "read":
+                if await self._is_gits(ctx.workspace, operation, normal_path, real):
+                    verdict = Verdict("ask", "git runs programs that the contents of its directories name")
+                elif _is_protected(ctx.workspace, normal_path, real):
+                    verdict = Verdict(
+                        "ask", "programs of the user obey this file without a question (setting protected)"
+                    )
             # In the form that the user knows, for any spelling by the model.
             target = normal_path if normal_path == real else f"{normal_path} (which is {real})"
         if verdict.action == "deny":
@@ -198,12 +201,31 @@ async def _lies_in_git(workspace: Workspace, path: str) -> bool:
         return False
     for depth, part in enumerate(parts):
         above = "/".join(parts[:depth])
+        if path.startswith("/") and depth == 0:
+            continue
         # All of them have a HEAD, so most other directories are checked once.
         if part.lower() != "head" and not await workspace.exists(posixpath.join(above, "HEAD")):
             continue
         names = {name.lower() for name in GIT_NAMES if await workspace.exists(posixpath.join(above, name))}
         if names and looks_like_git({*names, part.lower()}):
             return True
+    return False
+
+
+def _is_protected(workspace: Workspace, *paths: str) -> bool:
+    """Whether a file of a project is one of its `protected` files, or is in one of these directories.
+
+    A name without a slash is protected in every directory of the project.
+    """
+    if not isinstance(workspace, LocalBackend) or workspace.profile_dir is None:
+        return False
+    for path in paths:
+        parts = [] if path.startswith("/") else [_folded(part) for part in path.split("/")]
+        for protected in workspace.project.protected:
+            words = [_folded(part) for part in protected.strip("/").split("/")]
+            starts = range(len(parts)) if len(words) == 1 else range(1)
+            if any(parts[start : start + len(words)] == words for start in starts):
+                return True
     return False
 
 
@@ -214,15 +236,29 @@ def _folded(name: str) -> str:
 
 
 async def spellings(workspace: Workspace, path: str) -> tuple[str, str]:
-    """A path as written, and its real target, both relative to the workspace if possible."""
+    """A path as written, and its real target, both relative to the workspace if possible.
+
+    In a project, paths of the profile begin with `/profile/`.
+    """
     base = await workspace.working_dir()
     normal_path = posixpath.normpath(await workspace.resolve(path))
+    if isinstance(workspace, LocalBackend):
+        normal_path = workspace.trees.mounted_path(normal_path)
     try:
         real = await workspace.realpath(normal_path)
     except OSError:
         real = normal_path
     beginning = f"{base.rstrip('/')}/"
     return normal_path.removeprefix(beginning), real.removeprefix(beginning)
+
+
+async def rule_paths(workspace: Workspace, path: str) -> set[str]:
+    """The paths of a file to which rules apply: relative to the project, or to the workspace of the profile."""
+    return {_rule_path(spelling) for spelling in await spellings(workspace, path)}
+
+
+def _rule_path(spelling: str) -> str:
+    return spelling.removeprefix(f"{PROFILE_MOUNT}/")
 
 
 async def _preview(workspace: Workspace, operation: str, path: str, args: dict[str, Any]) -> str:

@@ -45,7 +45,8 @@ from deepctl.agent.command_guard import CommandGuard
 from deepctl.agent.sandboxes import Sandbox, listener, sandbox_missing, searcher, shell_command
 from deepctl.files import atomic
 from deepctl.files.paths_beneath import DirectoryTree, MountTable, OutsideTree
-from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, PROFILE_MOUNT, ProjectMounts, Unavailable
+from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, PROFILE_MOUNT, PROTECTED, ProjectMounts, Unavailable
+from deepctl.store import mounts
 
 STATE_PROVIDER = "state"
 """pydantic-ai-backend's name for workspaces that are a `StateBackend`."""
@@ -57,6 +58,7 @@ _SEARCH_MEMORY = 2 << 30
 _SEARCH_SECONDS = 120.0
 _WATCH_SECONDS = 0.2
 _INODE = 4096
+_RESERVED = os.fsdecode(mounts.PROJECTS)
 
 
 class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
@@ -336,6 +338,22 @@ class _CommandBackend(_SearchBackend):
         return (status.f_blocks - status.f_bfree) * status.f_frsize + (status.f_files - status.f_ffree) * _INODE
 
 
+class ProjectOptions(NamedTuple):
+    """What holds in a project besides its directories.
+
+    `protected` are patterns of files that file tools change only after an approval, relative to the project.
+    `package_cache` is the directory of package caches of commands. `trusted` is the digest of the content of the
+    repository's extensions that the user trusts (`deepctl.domain.repository_files`), empty if nothing is trusted.
+    """
+
+    protected: tuple[str, ...] = PROTECTED
+    package_cache: str | None = None
+    trusted: str = ""
+
+
+_PROJECT = ProjectOptions()
+
+
 class LocalBackend(ConfinedWorkspace):
     """A directory of this machine as an agent's workspace, created (0700) if it is missing.
 
@@ -350,6 +368,7 @@ class LocalBackend(ConfinedWorkspace):
             project: an existing directory of the user. Memory, plans, to-do lists, large results and the home of
             commands are in `profile_dir`, which file tools know as `/profile`. File tools then name the project by its
             own path, and reach nothing outside of the two directories. A link never leads from one into the other.
+        project: More about the project.
 
     Raises `OSError` if a directory cannot be created, `NotADirectoryError` if a project is no directory, `Refused` if
     the sandbox is not available.
@@ -362,6 +381,7 @@ class LocalBackend(ConfinedWorkspace):
         sandbox: Sandbox | None = None,
         by_user: bool = False,
         profile_dir: str | os.PathLike[str] | None = None,
+        project: ProjectOptions = _PROJECT,
     ) -> None:
         if profile_dir is not None and not os.path.isdir(root_dir):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(root_dir))
@@ -370,15 +390,18 @@ class LocalBackend(ConfinedWorkspace):
         self.root_dir = os.path.realpath(root_dir)
         self.profile_dir = os.path.realpath(profile_dir) if profile_dir is not None else None
         """The workspace of the profile, if `root_dir` is a project."""
+        self.project = project
         self.sandbox = sandbox
         self._trees = _trees(os.fspath(root_dir), self.profile_dir)
         own = DirectoryTree(own_dir, follow=False, mount=MOUNT if profile_dir is None else PROFILE_MOUNT)
         try:
-            project = ProjectMounts(self.root_dir, self.profile_dir) if self.profile_dir is not None else None
+            mounted = None
+            if self.profile_dir is not None:
+                mounted = ProjectMounts(self.root_dir, self.profile_dir, project.package_cache, project.protected)
             inner = (
                 _SearchBackend(self._trees)
                 if sandbox is None
-                else _CommandBackend(self._trees, own, sandbox, by_user, project)
+                else _CommandBackend(self._trees, own, sandbox, by_user, mounted)
             )
         except Unavailable as problem:
             raise sandbox_missing(sandbox.name if sandbox is not None else "none", problem) from None
@@ -432,11 +455,18 @@ class LocalBackend(ConfinedWorkspace):
             raise WorkspacePathError(f"{path!r} is outside the workspace")
 
 
-def backend_of(workspace: str, project: str | None, sandbox: Sandbox | None, *, by_user: bool = False) -> LocalBackend:
+def backend_of(
+    workspace: str,
+    project: str | None,
+    sandbox: Sandbox | None,
+    *,
+    by_user: bool = False,
+    options: ProjectOptions = _PROJECT,
+) -> LocalBackend:
     """The backend of a profile's session: in the directory `project`, without one in the workspace of the profile."""
     if project is None:
         return LocalBackend(workspace, sandbox=sandbox, by_user=by_user)
-    return LocalBackend(project, sandbox=sandbox, by_user=by_user, profile_dir=workspace)
+    return LocalBackend(project, sandbox=sandbox, by_user=by_user, profile_dir=workspace, project=options)
 
 
 def workspace_of(backend: object) -> Workspace:
@@ -456,6 +486,12 @@ def files_of(workspace: Workspace) -> Workspace:
     return Workspace(workspace.files) if isinstance(workspace, LocalBackend) else workspace
 
 
+def own_path(workspace: object, path: str) -> str:
+    """A path of deepctl's own stores in the form in which file tools know it."""
+    is_project = isinstance(workspace, LocalBackend) and workspace.profile_dir is not None
+    return posixpath.join(PROFILE_MOUNT, path) if is_project else path
+
+
 def failure_in_words(failure: str | Exception, workspace: object) -> str:
     """The text about a failure in `workspace` for the model. On other backends, its paths are not changed."""
     if not isinstance(workspace, LocalBackend):
@@ -472,8 +508,11 @@ def _project_tree(root: str, *, follow: bool) -> DirectoryTree:
 
 def _trees(root: str, profile_dir: str | None) -> MountTable:
     if profile_dir is None:
-        return MountTable(DirectoryTree(root, follow=True, mount=MOUNT))
-    return MountTable(_project_tree(root, follow=True), DirectoryTree(profile_dir, follow=True, mount=PROFILE_MOUNT))
+        return MountTable(DirectoryTree(root, follow=True, mount=MOUNT, reserved=_RESERVED))
+    return MountTable(
+        _project_tree(root, follow=True),
+        DirectoryTree(profile_dir, follow=True, mount=PROFILE_MOUNT, reserved=_RESERVED),
+    )
 
 
 def text_for_model(text: str, trees: MountTable) -> str:

@@ -39,7 +39,7 @@ from pydantic_ai_harness.tool_output_limits import (
 
 from deepctl import layout
 from deepctl.agent.approvals import Approvals, Approve, Ask
-from deepctl.agent.backend import files_of, workspace_of
+from deepctl.agent.backend import files_of, own_path, workspace_of
 from deepctl.agent.checkpoint_stores import CheckpointFrequency, CheckpointStore
 from deepctl.agent.checkpoints import (
     AgentCheckpoints,
@@ -385,8 +385,9 @@ class TodoStore(InMemoryPlanStore):
 
     def __init__(self, workspace: Workspace, session: str | None = None) -> None:
         super().__init__()
-        self._workspace = workspace
+        self._workspace = files_of(workspace)
         self._path = layout.todo_file(session) if session is not None else layout.TODO_FILE
+        self._shown_path = own_path(workspace, self._path)
 
     async def _load(self, *, to_change: bool = True) -> None:
         self._items = []
@@ -399,7 +400,7 @@ class TodoStore(InMemoryPlanStore):
             pass
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             if to_change:
-                raise ToolFailed(f"{self._path} is not a to-do list: {error}. Repair or remove it.") from None
+                raise ToolFailed(f"{self._shown_path} is not a to-do list: {error}. Repair or remove it.") from None
 
     async def _save(self) -> None:
         document = {"version": todo.FORMAT, "items": [item.model_dump(mode="json") for item in self._items]}
@@ -443,7 +444,7 @@ class TodoStore(InMemoryPlanStore):
 
 
 def _todo_store(ctx: RunContext[DeepAgentDeps]) -> TodoStore:
-    return TodoStore(files_of(ctx.workspace), ctx.deps.session)
+    return TodoStore(ctx.workspace, ctx.deps.session)
 
 
 @dataclass
@@ -503,7 +504,7 @@ class EvictedResults(WorkspaceStore):
             path = posixpath.join(layout.EVICTED_DIRECTORY, f"{name}-{number}")
             number += 1
         await files.write_bytes(path, data)
-        return path
+        return own_path(workspace, path)
 
     async def read(self, workspace: Workspace, handle: str) -> bytes:
         directory, name = posixpath.split(posixpath.normpath(handle))

@@ -48,8 +48,8 @@ from wcmatch import glob as wcglob
 from wcmatch._wcparse import PatternLimitException
 
 from deepctl import layout
-from deepctl.agent.approvals import spellings
-from deepctl.agent.backend import FileLine, LocalBackend, failure_in_words, files_of
+from deepctl.agent.approvals import rule_paths
+from deepctl.agent.backend import FileLine, LocalBackend, failure_in_words, files_of, own_path
 from deepctl.agent.media_filter import recordable
 from deepctl.agent.tool_descriptions import described
 from deepctl.domain.permissions import Permissions, about_file
@@ -444,7 +444,7 @@ async def _readable(lines: list[FileLine], workspace: Workspace, permissions: Pe
     for line in lines:
         for name in _names(line, workspace):
             if name not in readable:
-                verdict = about_file(permissions, "read", await spellings(workspace, name))
+                verdict = about_file(permissions, "read", await rule_paths(workspace, name))
                 readable[name] = verdict.action == "allow"
     return [line for line in lines if all(readable[name] for name in _names(line, workspace))]
 
@@ -489,7 +489,7 @@ def plans_toolset() -> FunctionToolset[Any]:
         path = posixpath.join(layout.PLANS_DIRECTORY, f"{_slug(title)}-{uuid.uuid4()}.md")
         heading = " ".join(title.split())
         await files_of(ctx.workspace).write_bytes(path, f"# {heading}\n\n{content.rstrip()}\n".encode())
-        return f"Saved the plan as {path}"
+        return f"Saved the plan as {own_path(ctx.workspace, path)}"
 
     return toolset
 

@@ -72,17 +72,21 @@ class _PathEnd(NamedTuple):
 class DirectoryTree:
     """The directory `root` and everything below it. Paths are relative to it, or absolute and below it.
 
-    `mount` is another absolute path of it, and the prefix of `real_path`; `aliases` are further ones.
+    `mount` is another absolute path of it, and the prefix of `real_path`; `aliases` are further ones. `reserved` is a
+    path in it that does not exist for users of the tree.
 
     The directory is opened again for every operation, so that a deleted tree is noticed. Operations raise the usual
     `OSError`s, and `OutsideTree` for a path that leads out.
     """
 
-    def __init__(self, root: str, *, follow: bool, mount: str | None = None, aliases: Sequence[str] = ()) -> None:
+    def __init__(
+        self, root: str, *, follow: bool, mount: str | None = None, aliases: Sequence[str] = (), reserved: str = ""
+    ) -> None:
         self.root = os.path.realpath(root)
         self.mount = mount or self.root
         self._spellings = (self.root, os.path.abspath(root), self.mount, *aliases)
         self._follow = follow
+        self._reserved = tuple(reserved.lower().split("/")) if reserved else None
 
     def prefix_of(self, path: str) -> str | None:
         """The longest of the absolute paths of the tree that contains `path`, a normalised one; `None` if none does."""
@@ -140,14 +144,14 @@ class DirectoryTree:
                         pending.extend(reversed(self._parts(target)))
                         continue
                 if is_last:
-                    yield _PathEnd(descriptors[-1], part, (*names, part))
+                    yield self._end(path, descriptors[-1], part, (*names, part))
                     return
                 try:
                     descriptors.append(self._step(descriptors[-1], part, path, make_parents))
                 except (FileNotFoundError, NotADirectoryError):
                     if not missing_ok:
                         raise
-                    yield _PathEnd(descriptors[-1], part, (*names, part, *reversed(pending)))
+                    yield self._end(path, descriptors[-1], part, (*names, part, *reversed(pending)))
                     return
                 names.append(part)
             # The path ends at a directory that was entered: the root, or the target of `..` or a link.
@@ -155,10 +159,16 @@ class DirectoryTree:
                 yield _PathEnd(descriptors[-1], "", ())
                 return
             name = names.pop()
-            yield _PathEnd(descriptors[-2], name, (*names, name))
+            yield self._end(path, descriptors[-2], name, (*names, name))
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
+
+    def _end(self, path: str, parent: int, name: str, real: tuple[str, ...]) -> _PathEnd:
+        reserved = self._reserved
+        if reserved is not None and tuple(part.lower() for part in real[: len(reserved)]) == reserved:
+            raise OutsideTree(path, "reserved for deepctl")
+        return _PathEnd(parent, name, real)
 
     def _step(self, parent: int, part: str, path: str, make: bool) -> int:
         try:
@@ -357,6 +367,12 @@ class MountTable:
         normal = os.path.normpath(path)
         # Of two equally long paths, the first tree's counts.
         return max(self.trees, key=lambda tree: len(tree.prefix_of(normal) or ""))
+
+    def mounted_path(self, path: str) -> str:
+        """A normalised absolute path by the mount of its tree; the path itself if it is outside of all trees."""
+        tree = self.tree_of(path)
+        prefix = tree.prefix_of(path)
+        return path if prefix is None else os.path.normpath(tree.mount + "/" + path[len(prefix) :])
 
 
 def _link(parent: int, name: str) -> str | None:

@@ -82,6 +82,10 @@ class Talk:
         self.history = result.all_messages()
         return texts(self.requests[0][-1])
 
+    def results(self) -> list[ToolReturnPart]:
+        """All results of tools in the conversation."""
+        return [part for message in self.history for part in message.parts if isinstance(part, ToolReturnPart)]
+
 
 def texts(message: ModelMessage) -> list[str]:
     """The texts in the user's role of a message."""
