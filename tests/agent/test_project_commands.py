@@ -20,8 +20,8 @@ def shop(tmp_path: Path) -> Path:
     return made
 
 
-def _backend(shop: Path, **options: bool) -> LocalBackend:
-    return LocalBackend(shop, sandbox=Bubblewrap(), profile_dir=shop.parent / "workspace", **options)
+def _backend(shop: Path, *, by_user: bool = False) -> LocalBackend:
+    return LocalBackend(shop, sandbox=Bubblewrap(), profile_dir=shop.parent / "workspace", by_user=by_user)
 
 
 def _run(backend: LocalBackend, command: str) -> str:
