@@ -152,10 +152,10 @@ class Cache:
 
     def add_pack(self, name: str, objects: Iterable[tuple[bytes, int, int, int]]) -> None:
         """Remember the objects of a pack: hash, offset, stored length and size of each."""
-        rows = [
+        rows = (
             (digest, name, offset, stored_size, size, _object_sum(digest, name, offset, stored_size, size))
             for digest, offset, stored_size, size in objects
-        ]
+        )
 
         def add(database: sqlite3.Connection) -> None:
             database.executemany("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?)", rows)

@@ -334,7 +334,7 @@ class PackBatch:
         self.pack = ""
         """The name of the pack, once it exists."""
         self._descriptor = -1
-        self._path = ""
+        self._name = self._path = ""
         self._end = 0
         self._crc = 0
         self._buffer = bytearray()
@@ -383,7 +383,7 @@ class PackBatch:
         A large file is read twice (first to check whether it is new, then to store it) and never held in memory.
         """
         if size <= _SMALL:
-            data = _read_all(descriptor)
+            data = _read_all(descriptor, size)
             if len(data) <= _SMALL:
                 return self.add(data), len(data)
         digest, length = self._hasher.hashed(descriptor)
@@ -433,7 +433,8 @@ class PackBatch:
     def _begin(self) -> int:
         if self._descriptor < 0:
             atomic.make_root(self._objects.directory)
-            self._path = self._objects.path(f".{os.urandom(8).hex()}.tmp")
+            self._name = f".{os.urandom(8).hex()}.tmp"
+            self._path = self._objects.path(self._name)
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self._descriptor = os.open(self._path, flags, atomic.FILE_MODE)
             self._write(PACK_HEADER)
@@ -459,7 +460,7 @@ class PackBatch:
             # The length decides how an object is decoded; change it so that this one is decoded correctly.
             self._write(compression.EMPTY_FRAME)
             stored_size += len(compression.EMPTY_FRAME)
-        self._new[digest] = Location(os.path.basename(self._path), start, stored_size, size)
+        self._new[digest] = Location(self._name, start, stored_size, size)
         self._table.append(PackEntry(digest, start, stored_size, size, self._crc))
 
     def drop(self) -> None:
@@ -507,10 +508,12 @@ class PackBatch:
                     os.unlink(self._path)
 
 
-def _read_all(descriptor: int) -> bytes:
-    chunks = []
-    while chunk := os.read(descriptor, CHUNK):
+def _read_all(descriptor: int, size: int) -> bytes:
+    """The content of an open file of about `size` bytes; the beginning of it if it is much longer by now."""
+    data = os.read(descriptor, size + 1)
+    if len(data) == size:
+        return data
+    chunks = [data]
+    while sum(map(len, chunks)) <= _SMALL and (chunk := os.read(descriptor, CHUNK)):
         chunks.append(chunk)
-        if len(chunks) > 1 and sum(map(len, chunks)) > _SMALL:
-            break
     return b"".join(chunks)
