@@ -490,8 +490,7 @@ class Chat:
 
 def _files(work: Repository, session: SessionRecord) -> DirectoryFiles:
     """The files that prompts of a session can mention."""
-    project = projects.directory_of(work.paths, session.project) if session.project is not None else None
-    return DirectoryFiles(work.paths.workspace, project)
+    return DirectoryFiles(work.paths.workspace, projects.directory_of_session(work.paths, session))
 
 
 def _notices(conversation: _Conversation) -> list[str]:

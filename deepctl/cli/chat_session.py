@@ -17,7 +17,7 @@ from deepctl.domain.outside_files import OutsideFile
 from deepctl.errors import DeepctlError, ProfileGone, Refused
 from deepctl.layout import ProfilePaths, Root
 from deepctl.output.stream.display import Display
-from deepctl.store import lookup, session_catalogue
+from deepctl.store import lookup, projects, session_catalogue
 
 if TYPE_CHECKING:
     from deepctl.agent.chat import Chat, EphemeralChat
@@ -303,7 +303,8 @@ class ProfileChat(ChatSession):
             # In a chat, the checkpoint settings are read again for every turn, but not the settings of the agent.
             in_force = self.setup.settings if is_first else settings.load(os.environ, profile)
             name = _session(profile, self.renamed(profile, session), new, self.display)
-            self._at = name, session_catalogue.find(profile, name).id
+            record = session_catalogue.find(profile, name)
+            self._at = name, record.id
             stages.on_begin(name)
             self.introduce(self.display.notice)
             limit = in_force.size("limits.checkpoints")
@@ -313,7 +314,9 @@ class ProfileChat(ChatSession):
                 # recorded.
                 text = prompt
                 if files:
-                    text = mention_syntax.with_mentions(prompt, attachments.attach(profile, files, self._notice))
+                    project = projects.directory_of_session(profile, record)
+                    names = attachments.attach(profile, files, self._notice, project)
+                    text = mention_syntax.with_mentions(prompt, names)
                 stages.on_send()
                 with self.counts.turn(name, engine.running.spent):
                     result = engine.chat.turn(work, name, text, self.display.event, outside_files)

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import count
@@ -22,6 +22,7 @@ from deepctl.files import atomic
 from deepctl.files.paths_beneath import DirectoryTree
 from deepctl.layout import ProfilePaths
 from deepctl.quantities import size
+from deepctl.sandbox.policy import PROFILE_MOUNT
 
 _MAX_NAME = 255
 
@@ -44,17 +45,24 @@ def content(path: str) -> tuple[str, bytes]:
         return source.name, b"".join(chunks(source))
 
 
-def attach(profile: ProfilePaths, files: Sequence[str], tell: Tell = lambda message: None) -> list[str]:
+def attach(
+    profile: ProfilePaths, files: Sequence[str], tell: Tell = lambda message: None, project: str | None = None
+) -> list[str]:
     """Copy files into the workspace of a profile; returns their paths there. The caller holds the profile's lock.
+
+    Files of the workspace, or of `project`, the directory in which the session works, are not copied. A copy never goes
+    into a project; the workspace is `/profile` there.
 
     A copy is a regular file with mode 0600, or 0700 if the original is executable. If the workspace has another file of
     the same name, the copy gets a free name and `tell` is called; if it has the same file, nothing is copied. Raises
     `UsageError` for an unreadable file and `StorageError` without space; nothing is copied then.
     """
+    names = {path: _name_inside(path, profile.workspace, project) for path in files}
+    check([path for path in files if names[path] is not None])
     with ExitStack() as stack:
-        copies = [stack.enter_context(stage(profile, path)) for path in files]
+        copies = {path: stack.enter_context(stage(profile, path)) for path in names if names[path] is None}
         if not copies:
-            return []
+            return _unique(names[path] for path in files)
         try:
             atomic.make_directory(profile.workspace)
             workspace = Workspace(profile.workspace)
@@ -62,14 +70,31 @@ def attach(profile: ProfilePaths, files: Sequence[str], tell: Tell = lambda mess
             raise atomic.storage_error(error, NOTHING) from error
         stack.callback(workspace.close)
         try:
-            names = [settle(copy.name, partial(workspace.take, copy), tell) for copy in copies]
+            for path, copy in copies.items():
+                name = settle(copy.name, partial(workspace.take, copy), tell)
+                names[path] = name if project is None else f"{PROFILE_MOUNT}/{name}"
             workspace.sync()
         except BaseException as error:
             workspace.clear()
             if isinstance(error, OSError):
                 raise atomic.storage_error(error, NOTHING) from error
             raise
-        return list(dict.fromkeys(names))
+        return _unique(names[path] for path in files)
+
+
+def _unique(names: Iterable[str | None]) -> list[str]:
+    return list(dict.fromkeys(name for name in names if name is not None))
+
+
+def _name_inside(path: str, workspace: str, project: str | None) -> str | None:
+    """The name of a file that a session already has; `None` for any other file."""
+    real_path = os.path.realpath(path)
+    roots = [(workspace, "")] if project is None else [(project, ""), (workspace, f"{PROFILE_MOUNT}/")]
+    for root, prefix in roots:
+        relative = os.path.relpath(real_path, os.path.realpath(root))
+        if not relative.startswith("../") and relative not in ("..", ".") and _is_sayable(relative):
+            return prefix + relative
+    return None
 
 
 def settle(name: str, take: Callable[[str, bool], bool], tell: Tell) -> str:
@@ -143,7 +168,7 @@ def open_source(path: str) -> Iterator[Source]:
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
             f"There is no file {path!r}.",
-            "--file takes a path relative to the current directory.",
+            "The path is relative to the current directory.",
             code="file_not_found",
         ) from None
     except OSError as error:
@@ -161,7 +186,7 @@ def open_source(path: str) -> Iterator[Source]:
 def _check_kind(path: str, mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise UsageError(
-            f"{path!r} is a directory.", "--file takes one file, and can be given several times.", code="bad_file"
+            f"{path!r} is a directory.", "Only files can be attached; several are possible.", code="bad_file"
         )
     if not stat.S_ISREG(mode):
         raise UsageError(
@@ -174,7 +199,7 @@ def _check_kind(path: str, mode: int) -> None:
 def _checked_name(path: str) -> str:
     """The name of the copy. The model sees this name, and the prompt has it."""
     name = os.path.basename(path)
-    if any(unicodedata.category(character) in _UNSAYABLE for character in name):
+    if not _is_sayable(name):
         raise UsageError(
             f"{name!r} cannot be named in a prompt, because it contains control characters, or is not UTF-8.",
             "Rename it first.",
@@ -183,13 +208,17 @@ def _checked_name(path: str) -> str:
     return name
 
 
+def _is_sayable(name: str) -> bool:
+    return not any(unicodedata.category(character) in _UNSAYABLE for character in name)
+
+
 def _unreadable(path: str, error: OSError) -> UsageError:
     return UsageError(f"{path!r} cannot be read: {(error.strerror or str(error)).lower()}.", code="file_unreadable")
 
 
 def _too_large(path: str, byte_count: int) -> UsageError:
     return UsageError(
-        f"{path!r} has {size(byte_count)}; --file takes up to {size(MAX_BYTES)}.",
+        f"{path!r} has {size(byte_count)}; a file of up to {size(MAX_BYTES)} can be attached.",
         "Copy it into the workspace yourself; `deepctl profiles path` prints the directory of the profile.",
         code="file_too_large",
     )

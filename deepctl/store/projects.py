@@ -150,6 +150,11 @@ def directory_of(paths: ProfilePaths, project: SessionProject) -> str:
     return current.path if current is not None else project.path
 
 
+def directory_of_session(paths: ProfilePaths, session: SessionRecord) -> str | None:
+    """The directory in which a session works; `None` for the workspace of the profile, or if it is unknown."""
+    return directory_of(paths, session.project) or None if session.project is not None else None
+
+
 def session_project(paths: ProfilePaths, identity: str, session: SessionRecord | None = None) -> SessionProject:
     """The project with that id, for the record of a session; `session` is one that has it."""
     own = session.project if session is not None else None

@@ -494,6 +494,47 @@ def test_an_ephemeral_conversation_has_what_makes_sense_there(opened: Callable[.
     assert not home.exists()
 
 
+def test_files_are_attached_listed_taken_back_and_sent_once(
+    opened: Callable[..., Chat], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = tmp_path / "documents"
+    (documents / "my dir").mkdir(parents=True)
+    for name in ("my dir/f.txt", "a.txt", "b.txt", "c.txt"):
+        (documents / name).write_text(f"in {name}\n")
+    monkeypatch.setenv("HOME", str(documents))
+    monkeypatch.chdir(documents)
+    chat = opened()
+    assert "No file is attached. /file PATH attaches one to the next prompt." in chat("/file")
+    assert r"With the next prompt: ~/my dir/f.txt (16 B), ~/a.txt (9 B)" in chat(r"/file my\ dir/f.txt ~/a.txt")
+    assert "2 files attached" in chat.toolbar
+    listed = "With the next prompt: ~/my dir/f.txt (16 B), ~/a.txt (9 B), ~/b.txt (9 B)"
+    assert listed in chat(f'/file "b.txt" {documents}/a.txt')
+    shown = chat("/file c.txt none.txt")
+    assert f"There is no file '{documents}/none.txt'." in shown
+    assert "/file lists the attached files; /file --remove PATH takes one back." in shown
+    assert "is a directory." in chat("/file .")
+    assert listed in chat("/file")
+    assert "'c.txt' is not attached." in chat("/file --remove a.txt c.txt")
+    assert "With the next prompt: ~/my dir/f.txt (16 B), ~/b.txt (9 B)" in chat("/file --remove a.txt")
+    assert "/file has no option '--drop' here." in chat("/file --drop a.txt")
+    assert "Attached" in chat("/status")
+    chat.terminal.type("/file --remove \t")
+    chat.terminal.expect("b.txt", times=2)
+    chat.terminal.type("\x15")
+    chat.terminal.prompt()
+    (documents / "b.txt").rename(documents / "moved")
+    assert "There is no file" in chat("hello")
+    assert "~/b.txt (missing)" in chat("/file")
+    assert "With the next prompt: ~/my dir/f.txt (16 B)" in chat("/file --remove b.txt")
+    chat("hello")
+    assert (home / "profiles/alice/workspace/f.txt").read_text() == "in my dir/f.txt\n"
+    assert "attached" not in chat.toolbar
+    assert "No file is attached." in chat("/file")
+    chat("/file a.txt c.txt")
+    assert "No file is attached." in chat("/file --remove")
+    monkeypatch.chdir("/")
+
+
 def test_tab_offers_what_there_is(opened: Callable[..., Chat]) -> None:
     chat = opened()
     chat("write a.txt: one")
@@ -507,7 +548,7 @@ def _state(chat: ChatSession, session: str | None = None, new: str | None = None
 
 
 def _candidates(chat: ChatSession, session: str | None = None, new: str | None = None) -> ConversationCandidates:
-    return ConversationCandidates(_state(chat, session, new))
+    return ConversationCandidates(_state(chat, session, new), slash_commands.available(chat))
 
 
 def _chat(name: str = "alice") -> ProfileChat:

@@ -264,3 +264,28 @@ def test_a_rewind_leaves_what_was_attached(scene: Scene, outside: Path) -> None:
     scene.agent("a.txt", "two")
     scene.rewind("~1")
     assert scene.files() == {"a.txt": "one", "mine.txt": "mine"}
+
+
+def test_a_file_of_the_workspace_is_named_and_not_copied(scene: Scene, outside: Path) -> None:
+    inside = _file(Path(scene.paths.workspace), "src/a.py")
+    (outside / "link").symlink_to(inside)
+    assert _attach(scene, inside, str(outside / "link"), _file(outside, "b.txt")) == (["src/a.py", "b.txt"], [])
+    assert sorted(os.listdir(scene.paths.workspace)) == ["b.txt", "src"]
+
+
+def test_in_a_project_a_copy_goes_to_the_profile_and_a_file_of_the_project_is_named(
+    scene: Scene, outside: Path, tmp_path: Path
+) -> None:
+    project = tmp_path / "project"
+    files = [
+        _file(project, "src/a.py"),
+        _file(Path(scene.paths.workspace), "notes.md"),
+        _file(outside, "b.txt"),
+        _file(project, "new\nline/c.txt"),
+    ]
+    names = attachments.attach(scene.paths, files, project=str(project))
+    assert names == ["src/a.py", "/profile/notes.md", "/profile/b.txt", "/profile/c.txt"]
+    assert sorted(path.name for path in project.iterdir()) == ["new\nline", "src"]
+    assert attachments.attach(scene.paths, files[:2], project=str(project)) == names[:2]
+    with pytest.raises(UsageError):
+        attachments.attach(scene.paths, [str(project / "none")], project=str(project))

@@ -85,6 +85,8 @@ EXCUSED: dict[tuple[str, str], str] = {
         "cli/repl/settings_commands.py",
         "An --ephemeral chat has no directory for commands.",
     ): _SAID,
+    ("cli/repl/file_command.py", "/file has no option … here."): _SAID,
+    ("cli/repl/file_command.py", "… is not attached."): _SAID,
     ("cli/repl/settings_commands.py", "… has no value …."): _SAID,
     ("cli/repl/settings_commands.py", "… takes one word; these are too many: …."): _SAID,
     ("cli/repl/slash_commands.py", "/help takes one command; these are too many: …."): _SAID,

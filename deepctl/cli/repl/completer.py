@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from unicodedata import normalize
 
 from deepctl.cli.chat_session import ProfileChat
-from deepctl.cli.repl import slash_commands
 from deepctl.cli.repl.clusters import with_stand_ins
 from deepctl.cli.repl.state import ReplState, SlashCommand
 from deepctl.domain import mention_syntax, providers, settings
@@ -28,6 +27,7 @@ from deepctl.files.atomic import is_temporary
 from deepctl.files.paths_beneath import DirectoryTree
 from deepctl.output.text import ago, printable
 from deepctl.quantities import counted
+from deepctl.sandbox.policy import PROFILE_MOUNT
 from deepctl.store import session_catalogue
 from deepctl.store.records import Record
 from deepctl.unicode import fold
@@ -89,9 +89,9 @@ class CandidateSource(Protocol):
 class ConversationCandidates:
     """The candidates of a chat, looked up without the lock of the profile."""
 
-    def __init__(self, state: ReplState) -> None:
+    def __init__(self, state: ReplState, commands: Sequence[SlashCommand]) -> None:
         self._state = state
-        self.commands = slash_commands.available(state.chat)
+        self.commands = commands
 
     def references(self) -> Iterator[Candidate]:
         """`~N` with the prompt that the rewind would undo, then labels and ids, newest first."""
@@ -129,9 +129,13 @@ class ConversationCandidates:
 
     def mentions(self, prefix: str) -> Iterable[Candidate]:
         """Paths in the workspace, and elsewhere for an absolute prefix or one below `~`."""
+        project = self._state.project() if self._is_kept() else None
+        if project is not None and prefix.startswith(f"{PROFILE_MOUNT}/"):
+            inside = workspace_paths(self._state.profile().workspace, prefix.removeprefix(f"{PROFILE_MOUNT}/"))
+            return (Candidate(f"{PROFILE_MOUNT}/{candidate.text}") for candidate in inside)
         if prefix.startswith(("~", "/")):
             return user_paths(prefix)
-        return workspace_paths(self._state.profile().workspace, prefix) if self._is_kept() else ()
+        return workspace_paths(project or self._state.profile().workspace, prefix) if self._is_kept() else ()
 
     def attached(self) -> Iterable[Candidate]:
         """Files that go with the next prompt."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from deepctl import quantities
 from deepctl.cli import options, tty_modes
 from deepctl.cli.chat_session import ProfileChat, TurnCallbacks
-from deepctl.cli.repl import outside_mentions, slash_commands, status
+from deepctl.cli.repl import file_command, outside_mentions, slash_commands, status
 from deepctl.cli.repl.completer import ConversationCandidates
 from deepctl.cli.repl.line_editor import Editor, prompt_history
 from deepctl.cli.repl.state import ReplState
@@ -41,6 +41,7 @@ _SLASH = re.compile(r"/[A-Za-z?][\w-]*(?=\s|$)|/(?:!.*|[^\w\s]*)$")
 """The start of a command, known or unknown. `/etc/passwd is odd` is a prompt."""
 _ENVIRONMENT_CODES = ("model_key_missing", "bad_key", "bad_address")
 """Codes of errors about environment variables, which cannot be changed from within a chat."""
+_FILE_CODES = ("file_not_found", "bad_file", "file_unreadable", "file_too_large")
 _MODEL_CODES = ("unknown_model", "model_extra_missing")
 _ANOTHER_MODEL = "/model NAME selects another model; /model lists the models."
 
@@ -73,7 +74,7 @@ def converse(chat: ChatSession, session: str | None, new: str | None, files: Seq
         chat.display.notice(chat.begin(session, new))
         chat.display.notice(_WELCOME)
         if files:
-            chat.display.notice(f"With the next prompt: {', '.join(os.path.basename(file) for file in files)}")
+            chat.display.notice(file_command.listing(files))
         repl = Repl(ReplState(chat, slash_commands.names_for(chat), session, new, files))
     repl.run()
 
@@ -90,7 +91,7 @@ class Repl:
         self._is_in_turn = False
         self._latest: str | None = None
         """The latest session, once the toolbar has needed it since the prompt was drawn."""
-        candidates = ConversationCandidates(state)
+        candidates = ConversationCandidates(state, slash_commands.available(state.chat))
         history = prompt_history(state.chat.prompt_history)
         self._editor = Editor(history, candidates, self._toolbar, lambda: f"{state.chat.name}> ")
 
@@ -190,6 +191,8 @@ class Repl:
             options.advise(error, chat.paths().name)
         if error.code in _ENVIRONMENT_CODES:
             error.hint = _ANOTHER_MODEL
+        elif error.code in _FILE_CODES and self._state.files:
+            error.hint = "/file lists the attached files; /file --remove PATH takes one back."
         elif error.code == "locked":
             error.hint = "Try again later; the Up key brings the line back."
         render.error(error, as_json=False)
@@ -240,7 +243,9 @@ class Repl:
             self._is_in_turn = False
 
     def _toolbar(self) -> status.Toolbar:
-        return status.toolbar(self._state, self._latest_session, "loading…" if self._loading else "")
+        files = len(self._state.files)
+        note = "loading…" if self._loading else f"{counted(files, 'file')} attached" if files else ""
+        return status.toolbar(self._state, self._latest_session, note)
 
     def _latest_session(self) -> str | None:
         """The session of the next turn where none is chosen."""

@@ -17,7 +17,7 @@ from deepctl.cli import editor, options, tty_modes, usage_errors
 from deepctl.cli.chat_session import ChatSession, EphemeralChatSession
 from deepctl.cli.confirm import confirm
 from deepctl.cli.options import UNNAMED
-from deepctl.cli.repl import command_names, help, run_cli_command, settings_commands, status
+from deepctl.cli.repl import command_names, file_command, help, run_cli_command, settings_commands, status
 from deepctl.cli.repl.command_names import CommandNames
 from deepctl.cli.repl.run_cli_command import has_help_option, split
 from deepctl.cli.repl.state import ReplState, SlashCommand
@@ -440,6 +440,7 @@ ALL = (
     SlashCommand("/status", "", "Show the state of the chat.", _HERE, status.show_status, in_ephemeral=True),
     SlashCommand("/details", "[N]", "Show the last tool calls and results in full, or one.",
                  _HERE, _details, in_ephemeral=True),
+    SlashCommand("/file", "[PATH…]", file_command.HELP, _HERE, file_command.run, "files", in_ephemeral=True),
     SlashCommand("/edit", "[TEXT]", "Write the prompt in your editor, starting from TEXT.",
                  _HERE, _edit, in_ephemeral=True),
     SlashCommand("/help", "[COMMAND]", "List the commands, or explain one.", _HERE, _help, in_ephemeral=True),

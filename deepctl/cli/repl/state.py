@@ -85,9 +85,7 @@ class ReplState:
     def project(self) -> str | None:
         """The directory of the project in which the next turn works; `None` for the workspace of the profile."""
         session = self.current_session_if_any()
-        if session is None or session.project is None:
-            return None
-        return projects.directory_of(self.profile(), session.project) or None
+        return projects.directory_of_session(self.profile(), session) if session is not None else None
 
     def current_session_if_any(self) -> SessionRecord | None:
         """The same, or `None`."""

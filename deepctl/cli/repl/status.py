@@ -180,6 +180,8 @@ def show_status(state: ReplState, arguments: str) -> None:
         rows.append(("Sandbox", f"unknown: {error.message}"))
     if is_kept:
         rows.append(("MCP servers", _servers(state)))
+    if state.files:
+        rows.append(("Attached", ", ".join(map(home, state.files))))
     rows += _usage_rows(state)
     show(_Status(rows), as_json=False)
 
