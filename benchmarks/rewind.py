@@ -123,7 +123,8 @@ def _list() -> bool:
 _SNAPSHOT = """
 import resource, sys
 from deepctl.store.records import Position
-from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
+from deepctl.store.checkpoint_store import Checkpoints
+from deepctl.store.workspaces import WorkspaceOptions
 with Checkpoints(sys.argv[2]) as store:
     store.save(Position("s", 0, "", 0, 0, ""), "turn", author="agent", workspace=WorkspaceOptions(sys.argv[1]))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -26,11 +26,12 @@ from deepctl.layout import Root
 from deepctl.locks import Lease, Lock
 from deepctl.store import log_file, lookup, message_chains, prune, pydantic_deep, session_reader
 from deepctl.store import rewind as rewinding
-from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
+from deepctl.store.checkpoint_store import Checkpoints
 from deepctl.store.ledger import MESSAGES
 from deepctl.store.lookup import CheckpointNotFound, CheckpointProblem
 from deepctl.store.message_chains import ChainEnd, MessageChains
 from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record
+from deepctl.store.workspaces import WorkspaceOptions
 from deepctl.unicode import whole, whole_value
 
 T = TypeVar("T")

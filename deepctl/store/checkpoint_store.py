@@ -15,39 +15,28 @@ at any time; the next change writes it again.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Protocol, Self
 
 from deepctl import quantities
 from deepctl.errors import Interrupted, Refused
 from deepctl.files import atomic
 from deepctl.layout import ProfilePaths
-from deepctl.store import log_file, restore, session_catalogue, trees
+from deepctl.store import log_file, session_catalogue, trees, workspaces
 from deepctl.store.index_db import Cache
 from deepctl.store.ledger import LEDGER, Ledger, LedgerWriter, read
-from deepctl.store.mounts import MountedProject
 from deepctl.store.object_store import ObjectBatch, ObjectReader, ObjectStore, ObjectWriter
 from deepctl.store.pack_store import PackStore, is_uncounted
 from deepctl.store.records import Position, Record, Rewind, new_id
 from deepctl.store.restore import RestoreResult, WorkingTree
-from deepctl.store.trees import DIRECTORY, Report, ScratchWriter, Snapshot, TreeChange
+from deepctl.store.trees import DIRECTORY, ScratchWriter, Snapshot, TreeChange
+from deepctl.store.workspaces import WorkspaceOptions
 
 PACKS = "packs"
 NOTHING_REWOUND = "Nothing was rewound; nothing has changed."
 _PROMPT_LENGTH = 200
-
-
-class WorkspaceOptions(NamedTuple):
-    """A workspace: its directory, the patterns of left out files, and the function that receives the progress of a
-    long snapshot. `project` is the project whose files belong to it.
-    """
-
-    root: str
-    exclude: Sequence[str] = ()
-    report: Report | None = None
-    project: MountedProject | None = None
 
 
 class HeadMove(Protocol):
@@ -155,14 +144,7 @@ class Checkpoints:
 
     def snapshot(self, workspace: WorkspaceOptions, sink: ObjectWriter) -> Snapshot:
         """A snapshot of the whole workspace; new objects go into `sink`."""
-        return trees.snapshot(
-            workspace.root,
-            sink,
-            self.cache,
-            leave_out=trees.excluding(workspace.exclude),
-            report=workspace.report,
-            tidy=True,
-        )
+        return workspaces.snapshot(workspace, self.objects, sink, self.cache, self.tree, tidy=True)
 
     def is_unchanged(self, workspace: WorkspaceOptions) -> bool:
         """Whether a workspace is unchanged since its last snapshot."""
@@ -262,6 +244,7 @@ class Checkpoints:
                 bytes=present.bytes,
                 unkept=[[os.fsdecode(entry.path), entry.reason] for entry in present.unkept],
                 exclude=list(workspace.exclude),
+                project=workspace.project.id if workspace.project is not None else "",
             )
         return record
 
@@ -270,9 +253,11 @@ class Checkpoints:
         """The tree of the last snapshot; empty if there was none."""
         return self.ledger.states[-1].tree if self.ledger.states else ""
 
-    def apply_rewind(self, root: str, intent: Rewind, changes: list[TreeChange], head: HeadMove) -> RestoreResult:
+    def apply_rewind(
+        self, workspace: WorkspaceOptions, intent: Rewind, changes: list[TreeChange], head: HeadMove
+    ) -> RestoreResult:
         """Execute the intent. If the workspace cannot be changed, undo it and raise `StorageError`."""
-        working_tree = restore.working_tree(root, self.objects)
+        working_tree = workspaces.working_tree(workspace, self.objects)
         result = RestoreResult([], [], [])
         try:
             if changes:
@@ -315,7 +300,8 @@ class Checkpoints:
         edited_paths: list[bytes] = []
         if intent.tree:
             all_changes = list(trees.changes(self.objects, bytes.fromhex(safety.tree), bytes.fromhex(intent.tree)))
-            restore.working_tree(workspace.root, self.objects).sweep((change.path for change in all_changes), intent.id)
+            working_tree = workspaces.working_tree(workspace, self.objects)
+            working_tree.sweep((change.path for change in all_changes), intent.id)
             now = self.snapshot(workspace, ScratchWriter(self.objects)).tree
             current_changes = trees.changes(self.objects, now, bytes.fromhex(intent.tree))
             current = {change.path: change.before for change in current_changes}
@@ -326,7 +312,7 @@ class Checkpoints:
                     open_changes.append(change)
             self.objects.scratch.clear()
         above = _directories_above(self.objects, safety, open_changes)
-        self.apply_rewind(workspace.root, intent, [*above, *open_changes], head)
+        self.apply_rewind(workspace, intent, [*above, *open_changes], head)
         notes = ["An interrupted rewind has been finished."]
         if edited_paths:
             paths = ", ".join(repr(os.fsdecode(path))[1:-1] for path in edited_paths[:5])

@@ -46,6 +46,12 @@ class CoverageRules:
             return False
         return self._leave_out is None or not self._leave_out(path, is_directory)
 
+    def hides(self, path: bytes, is_directory: bool) -> bool:
+        """Whether `path` was not covered because of itself or of a directory above it. Sizes do not count."""
+        parts = path.split(b"/")
+        above = (b"/".join(parts[:number]) for number in range(1, len(parts)))
+        return not self.covers(path, is_directory) or any(not self.covers(parent, True) for parent in above)
+
     def to_json(self) -> bytes:
         """The rules as they are stored with a checkpoint."""
         document = {"v": FORMAT, "exclude": self._exclude, "max_file": self._max_file}

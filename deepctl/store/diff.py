@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
 from deepctl.errors import Damaged, NotFound
 from deepctl.files.atomic import is_of_machine
-from deepctl.files.paths_beneath import DirectoryTree
-from deepctl.store import log_file, lookup, session_catalogue, trees
+from deepctl.store import log_file, lookup, mounts, projects, session_catalogue, trees, workspaces
 from deepctl.store.object_store import ObjectReader
-from deepctl.store.records import Record
+from deepctl.store.records import Record, SessionRecord
 from deepctl.store.repository import ReadOnlyRepository
-from deepctl.store.trees import DIRECTORY, LINK, TreeChange, TreeEntry
+from deepctl.store.trees import DIRECTORY, TreeChange, TreeEntry
+from deepctl.store.workspaces import Content
 
 _LARGE = 1 << 20
 _BINARY_PEEK = 8000
-
-Content = Callable[[bytes, TreeEntry], bytes]
-"""Reads the content of a path. Raises `Damaged` or `OSError`."""
 
 
 class Turn(NamedTuple):
@@ -67,32 +64,24 @@ def read_from_store(objects: ObjectReader) -> Content:
     return lambda path, entry: objects.read(entry.digest)
 
 
-def read_from_workspace(root: str, objects: ObjectReader) -> Content:
-    """Reads from the workspace itself, without following links."""
-    tree = DirectoryTree(root, follow=False)
+def differences(
+    changes: Iterable[TreeChange], before: Content, after: Content, project: str = ""
+) -> Iterator[FileDifference]:
+    """Every path that differs, in order; a directory only if no path below it differs.
 
-    def read(path: bytes, entry: TreeEntry) -> bytes:
-        if entry.kind == LINK:
-            return os.fsencode(tree.link_target(os.fsdecode(path)))
-        if objects.has(entry.digest):
-            return objects.read(entry.digest)
-        return tree.read(os.fsdecode(path))
-
-    return read
-
-
-def differences(changes: Iterable[TreeChange], before: Content, after: Content) -> Iterator[FileDifference]:
-    """Every path that differs, in order; a directory only if no path below it differs."""
+    Paths are as they are shown in a session of `project`; other projects, and coverage rules, are left out.
+    """
     for change in changes:
-        if _is_dull(change):
+        if _is_dull(change) or not mounts.is_shown(change.path, project):
             continue
-        yield _difference(change, before, after)
+        yield _difference(change, before, after, mounts.shown(change.path, project))
 
 
-def unread_difference(change: TreeChange) -> FileDifference:
+def unread_difference(change: TreeChange, project: str = "") -> FileDifference:
     """A path whose old content cannot be read, so the difference is unknown."""
     kind = "modified" if change.after is not None else "deleted"
-    return FileDifference(os.fsdecode(change.path), kind, None, change.after, None, None, b"", "cannot be read")
+    name = os.fsdecode(mounts.shown(change.path, project))
+    return FileDifference(name, kind, None, change.after, None, None, b"", "cannot be read")
 
 
 def _is_dull(change: TreeChange) -> bool:
@@ -100,9 +89,9 @@ def _is_dull(change: TreeChange) -> bool:
     return before is not None and after is not None and before[:2] == after[:2] and before.digest == after.digest
 
 
-def _difference(change: TreeChange, before: Content, after: Content) -> FileDifference:
+def _difference(change: TreeChange, before: Content, after: Content, shown_path: bytes) -> FileDifference:
     path, old, new = change
-    name = os.fsdecode(path)
+    name = os.fsdecode(shown_path)
     kind = _change(old, new)
     if kind == "mode" or DIRECTORY in (old and old.kind, new and new.kind):
         return FileDifference(name, kind, old, new, 0, 0, b"", None)
@@ -147,18 +136,29 @@ def compare(
     paths, objects = repository.paths, repository.objects
     first = _first(repository, before, session)
     second = lookup.find_checkpoint(paths, repository.ledger, after, session) if after is not None else None
-    new = bytes.fromhex(second.tree) if second is not None else repository.present().tree
+    owner = _owner(repository, first)
+    workspace = repository.workspace_of(owner)
+    new = bytes.fromhex(second.tree) if second is not None else repository.present(owner).tree
     old = bytes.fromhex(first.tree)
     files = list(
         differences(
             trees.changes(objects, old, new) if old and new else (),
             read_from_store(objects),
-            read_from_store(objects) if second is not None else read_from_workspace(paths.workspace, objects),
+            read_from_store(objects) if second is not None else workspaces.content(workspace, objects),
+            first.project,
         )
     )
     turns_removed, turns_added = _turns(repository, first, second, session)
     remark = None if old and new else _no_files_remark([first] if second is None else [first, second])
     return CheckpointComparison(first, second, files, turns_removed, turns_added, remark)
+
+
+def _owner(repository: ReadOnlyRepository, record: Record) -> SessionRecord | None:
+    """A session that works where a checkpoint was made, for the present state; `None` for the workspace alone."""
+    if not record.project:
+        return None
+    project = projects.session_project(repository.paths, record.project)
+    return SessionRecord("", "", record.session, "", "", project=project)
 
 
 def _no_files_remark(records: list[Record]) -> str:

@@ -198,11 +198,21 @@ class Cache:
             [],
         )
 
-    def directories(self) -> dict[bytes, tuple[bytes | None, bytes]]:
-        """The key and the tree of every stored directory, by path."""
+    def directories(self, mount: bytes = b"", mounts: bytes = b"") -> dict[bytes, tuple[bytes | None, bytes]]:
+        """The key and the tree of every stored directory at or below `mount`, by path.
+
+        Without `mount`, the directories below `mounts` are left out.
+        """
+        where, directory = (
+            ("path = ? OR path > ? AND path < ?", mount) if mount else ("NOT (path > ? AND path < ?)", mounts)
+        )
+        bounds = (directory + b"/", directory + b"0")  # "0" follows "/"
         return self._guarded(
             lambda database: {
-                path: (key, tree) for path, key, tree in database.execute("SELECT path, key, tree FROM directories")
+                path: (key, tree)
+                for path, key, tree in database.execute(
+                    f"SELECT path, key, tree FROM directories WHERE {where}", (mount, *bounds) if mount else bounds
+                )
             },
             {},
         )

@@ -20,13 +20,23 @@ from deepctl import quantities
 from deepctl.errors import Damaged, DeepctlError, Refused
 from deepctl.files import atomic
 from deepctl.layout import ProfilePaths
-from deepctl.store import checkpoint_store, log_file, repack, rewind_plan, session_catalogue, session_log, trees
+from deepctl.store import (
+    checkpoint_store,
+    log_file,
+    mounts,
+    repack,
+    rewind_plan,
+    session_catalogue,
+    session_log,
+    trees,
+)
 from deepctl.store.checkpoint_store import Checkpoints, ProfileStore
 from deepctl.store.ledger import Ledger
 from deepctl.store.object_store import ObjectReader
 from deepctl.store.pack_store import PackStore
 from deepctl.store.records import Record, Rewind, WorkspaceState
 from deepctl.store.repack import Repacking, Tell
+from deepctl.store.rewind_scope import StoredRules
 from deepctl.store.trees import Report
 
 
@@ -203,7 +213,7 @@ def _after(
         if state.id in dropped_ids and not is_last:
             continue
         is_mixed = len({state.by for state in gap}) > 1 or any(state.merged or state.unkept for state in gap)
-        if states and objects is not None and len(gap) > 1 and is_mixed:
+        if states and objects is not None and len(gap) > 1 and (is_mixed or _rules_differ(objects, [states[-1], *gap])):
             _add_account(accounts, state.id, _authors(objects, [states[-1], *gap]))
         states.append(state)
         gap = []
@@ -218,15 +228,26 @@ def _add_account(accounts: Merged, identity: str, account: list[tuple[str | None
     accounts[identity] = [] if earlier == [] else (earlier or []) + account
 
 
+def _rules_differ(objects: ObjectReader, states: list[WorkspaceState]) -> bool:
+    """Whether these states cover different paths of a project, so that each interval has to be read."""
+    try:
+        rules = [mounts.all_rules(objects, tree) for tree in {bytes.fromhex(state.tree) for state in states}]
+    except Damaged:
+        return True
+    return any(other != rules[0] for other in rules)
+
+
 def _authors(objects: ObjectReader, states: list[WorkspaceState]) -> list[tuple[str | None, list[str]]]:
     """The authors of the changed paths from the first of these states to the last; nothing if that cannot be read."""
     by: dict[str | None, set[str]] = {}
+    rules = StoredRules(objects)
     try:
         for before, after in pairwise(states):
-            stretch = rewind_plan.interval(before, after)
+            stretch = rewind_plan.interval(before, after, rules)
             for change in trees.changes(objects, stretch.before, stretch.after):
                 authors = stretch.authors(change.path)
-                if stretch.hidden(change.path) or stretch.hidden_after(change.path):
+                path, is_directory = change.path, change.is_directory
+                if stretch.hidden(path, is_directory) or stretch.hidden_after(path, is_directory):
                     # Between two snapshots without the path, any author may have changed it.
                     authors = authors | {None}
                 for author in authors:

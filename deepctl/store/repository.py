@@ -30,9 +30,9 @@ from deepctl.store import (
     session_delete,
     session_reader,
     todo,
-    trees,
+    workspaces,
 )
-from deepctl.store.checkpoint_store import Checkpoints, ProfileStore, WorkspaceOptions
+from deepctl.store.checkpoint_store import Checkpoints, ProfileStore
 from deepctl.store.coverage import CoverageSettings
 from deepctl.store.index_db import Cache
 from deepctl.store.mounts import MountedProject
@@ -40,7 +40,8 @@ from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.pack_store import PackStore
 from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record, Rewind, SessionRecord
 from deepctl.store.session_reader import SessionReaders
-from deepctl.store.trees import Report, ScratchWriter, Snapshot, encode
+from deepctl.store.trees import Report, ScratchWriter, Snapshot
+from deepctl.store.workspaces import WorkspaceOptions
 
 EVERY_TURN, EVERY_TOOL, MANUAL_ONLY = "every_turn", "every_tool", "manual_only"
 
@@ -68,7 +69,13 @@ class SnapshotOptions(NamedTuple):
                     code="project_unknown",
                 )
             mounted = MountedProject(project.id, root, self.coverage)
-        return WorkspaceOptions(paths.workspace, self.exclude, self.report, mounted)
+        return WorkspaceOptions(
+            paths.workspace,
+            self.exclude,
+            self.report,
+            mounted,
+            lambda identity: projects.by_id(paths, identity) is not None,
+        )
 
 
 class ReadOnlyRepository:
@@ -107,15 +114,8 @@ class ReadOnlyRepository:
         """
         workspace = self.workspace_of(session)
         ownership.regain(workspace.root, layout.OWN_DIRECTORIES)
-        if not os.path.isdir(workspace.root):
-            return Snapshot(self.sink.add(encode([])), 0, 0, [])
-        return trees.snapshot(
-            workspace.root,
-            self.sink,
-            self.cache,
-            leave_out=trees.excluding(workspace.exclude),
-            report=workspace.report,
-        )
+        last_tree = self.ledger.states[-1].tree if self.ledger.states else ""
+        return workspaces.snapshot(workspace, self.objects, self.sink, self.cache, last_tree, tidy=False)
 
     def close(self) -> None:
         """Close the cache."""

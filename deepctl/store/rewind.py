@@ -16,8 +16,9 @@ the intent on, because the next command finishes an interrupted rewind there.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -32,21 +33,22 @@ from deepctl.store import (
     rewind_plan,
     session_catalogue,
     trees,
+    workspaces,
 )
-from deepctl.store.checkpoint_store import NOTHING_REWOUND, Checkpoints, HeadMove, WorkspaceOptions
+from deepctl.store.checkpoint_store import NOTHING_REWOUND, Checkpoints, HeadMove
 from deepctl.store.diff import FileDifference
 from deepctl.store.ledger import Ledger
 from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.records import BOTH, Position, Record, Rewind, SessionRecord, WorkspaceState, new_id, state_author
 from deepctl.store.repository import ReadOnlyRepository, Repository, SessionHead
 from deepctl.store.rewind_plan import Interval, RewindChanges
+from deepctl.store.rewind_scope import RewindScope, StoredRules, hidden_by
 from deepctl.store.session_reader import SessionReader
-from deepctl.store.trees import DIRECTORY, Snapshot, TreeChange, TreeEntry, excluding
+from deepctl.store.trees import DIRECTORY, Snapshot, TreeChange
+from deepctl.store.workspaces import Content, WorkspaceOptions
 
 _SHOWN = 5
 """Maximum number of paths in the text of an error; its JSON has all."""
-
-Content = Callable[[bytes, TreeEntry], bytes]
 
 
 class RewindConflicts(Refused):
@@ -118,7 +120,8 @@ class RewindPlan(NamedTuple):
     `session` is the name of the session, empty for an application. `goal` is the new tree of the workspace.
     `kept_paths` differ from the checkpoint and stay unchanged. `undone` is the first prompt that is removed. Messages
     and turns are removed from the conversation (`…_removed`), or added to it again (`…_restored`). `unread_paths` are
-    paths of the changes whose present content cannot be read. `refusal` is the reason why the rewind is not done.
+    paths of the changes whose present content cannot be read. `ignored_paths` stay, because the coverage rules of the
+    target or of now ignore them. `refusal` is the reason why the rewind is not done.
     """
 
     session: str
@@ -131,6 +134,7 @@ class RewindPlan(NamedTuple):
     conflicts: list[bytes]
     kept_paths: list[bytes]
     unread_paths: list[bytes]
+    ignored_paths: list[bytes]
     refusal: DeepctlError | None
     messages_removed: int = 0
     turns_removed: int = 0
@@ -278,7 +282,7 @@ def preview(
             request,
             position or current.position(),
             last_author,
-            content=diff.read_from_workspace(workspace.root, objects),
+            content=workspaces.content(workspace, objects),
             current=current,
         )
     finally:
@@ -288,10 +292,11 @@ def preview(
 
 def differences(repository: ReadOnlyRepository, plan: RewindPlan) -> list[FileDifference]:
     """The files that a rewind would change, with the added and removed lines."""
-    now = diff.read_from_workspace(plan.workspace.root, repository.objects)
+    now = workspaces.content(plan.workspace, repository.objects)
     readable = [change for change in plan.changes if change.path not in plan.unread_paths]
-    files = list(diff.differences(readable, now, diff.read_from_store(repository.objects)))
-    files += [diff.unread_difference(change) for change in plan.changes if change.path in plan.unread_paths]
+    project = plan.workspace.project.id if plan.workspace.project is not None else ""
+    files = list(diff.differences(readable, now, diff.read_from_store(repository.objects), project))
+    files += [diff.unread_difference(change, project) for change in plan.changes if change.path in plan.unread_paths]
     return sorted(files, key=lambda file: os.fsencode(file.path))
 
 
@@ -373,9 +378,12 @@ def _run(
         store.writer.begin(safety, intent)
     if current is not None:
         checkpoint_store.add_to_index(current.paths, store.ledger, safety, current.session.name)
-    result = store.apply_rewind(workspace.root, intent, plan.changes, head)
+    result = store.apply_rewind(workspace, intent, plan.changes, head)
     # A directory that stays because it contains a file of another author is not reported, only the file.
-    in_the_way = [(path, reason) for path, reason in result.kept_paths if reason != restore.IN_USE]
+    deleted_paths = {change.path for change in plan.changes if change.after is None}
+    in_the_way = [
+        (path, reason) for path, reason in result.kept_paths if reason != restore.IN_USE or path not in deleted_paths
+    ]
     return RewindResult(plan, safety, result.written_paths, result.deleted_paths, in_the_way)
 
 
@@ -421,6 +429,7 @@ def _plan(
         conflicts=files.plan.conflict_paths,
         kept_paths=files.kept_paths,
         unread_paths=files.plan.unsaved_paths,
+        ignored_paths=files.plan.ignored_paths,
         refusal=files.refusal,
     )
     if current is None or not request.moves_conversation:
@@ -482,22 +491,19 @@ def _plan_files(
             "`--only conversation` rewinds to it.",
             code="no_files",
         )
-    now_hidden = rewind_plan.hidden_by([], excluding(workspace.exclude))
-
-    def is_selected(path: bytes) -> bool:
-        return (not request.only or rewind_plan.in_memory(path) == (request.only == "memory")) and not now_hidden(path)
-
+    rules = StoredRules(objects)
+    scope = RewindScope(rules, workspace, target, present, request.only)
     unread_paths = [entry.path for entry in present.unkept if entry.is_content]
     now = present.tree
 
     def exactly() -> RewindChanges:
-        is_hidden = rewind_plan.hidden_by(target.unkept, excluding(target.exclude))
         exact_plan = rewind_plan.exact(
             objects,
             now,
             bytes.fromhex(target.tree),
-            is_selected=is_selected,
-            is_hidden=is_hidden,
+            is_selected=scope.selects,
+            is_hidden=rules.hidden(bytes.fromhex(target.tree), target.unkept, target.exclude),
+            is_ignored=scope.ignores,
             unread_paths=unread_paths,
         )
         restore.check_readable(objects, exact_plan.changes)
@@ -506,11 +512,19 @@ def _plan_files(
     if request.exact:
         file_plan = exactly()
     else:
-        is_unseen = rewind_plan.hidden_by([[os.fsdecode(path), ""] for path in unread_paths], None)
+        is_unread = hidden_by([[os.fsdecode(path), ""] for path in unread_paths], ())
         try:
-            intervals = _intervals(ledger, target, now, author)
+            intervals = _intervals(ledger, target, present, workspace, author, rules)
             file_plan = rewind_plan.own_work(
-                objects, intervals, now, session, sink, is_selected=is_selected, is_unseen=is_unseen, content=content
+                objects,
+                intervals,
+                now,
+                session,
+                sink,
+                is_selected=scope.selects,
+                is_ignored=scope.ignores,
+                is_unseen=lambda path: is_unread(path, False),
+                content=content,
             )
             restore.check_readable(objects, file_plan.changes)
         except Damaged as error:
@@ -524,26 +538,36 @@ def _plan_files(
     kept_paths = [
         entry.path
         for entry in all_changes
-        if is_selected(entry.path) and entry.path not in changed_paths and not _is_directory(entry)
+        if scope.selects(entry.path)
+        and entry.path not in changed_paths
+        and not _is_directory(entry)
+        and not scope.ignores(entry.path, False)
     ]
     # Unreadable files may differ, and are in neither of the trees.
     known_paths = {*changed_paths, *(os.fsencode(path) for path, _ in target.unkept)}
-    kept_paths += [path for path in unread_paths if is_selected(path) and path not in known_paths]
-    return _FilesPlan(tree.hex(), file_plan, kept_paths, _refusal(objects, workspace.root, present, file_plan, request))
+    kept_paths += [path for path in unread_paths if scope.selects(path) and path not in known_paths]
+    return _FilesPlan(tree.hex(), file_plan, kept_paths, _refusal(objects, workspace, present, file_plan, request))
 
 
 def _refusal(
-    objects: ObjectReader, root: str, present: Snapshot, plan: RewindChanges, request: RewindRequest
+    objects: ObjectReader,
+    workspace: WorkspaceOptions,
+    present: Snapshot,
+    plan: RewindChanges,
+    request: RewindRequest,
 ) -> DeepctlError | None:
     """The reason against a rewind, or `None`. `--force` and `--exact` override authors, but never unkept files."""
     effective = [change for change in plan.changes if not trees.is_same(change.before, change.after)]
+    shown = partial(map, workspace.shown)
     try:
+        workspaces.check_available(workspace, effective)
         if plan.unsaved_paths:
-            raise FilesNotKept(plan.unsaved_paths, _reason(present, plan.unsaved_paths[0]))
+            reason = _reason(present, plan.unsaved_paths[0])
+            raise FilesNotKept(list(shown(plan.unsaved_paths)), reason)
         if plan.conflict_paths and not request.force:
-            raise RewindConflicts(plan.conflict_paths, plan.unknown_paths)
+            raise RewindConflicts(list(shown(plan.conflict_paths)), list(shown(plan.unknown_paths)))
         restore.check_saved(objects, effective)
-        restore.working_tree(root, objects).check_writable(effective)
+        workspaces.working_tree(workspace, objects).check_writable(effective)
     except DeepctlError as error:
         return error
     except OSError as error:
@@ -561,7 +585,14 @@ def _is_directory(change: TreeChange) -> bool:
     return any(entry is not None and entry.kind == DIRECTORY for entry in change[1:])
 
 
-def _intervals(ledger: Ledger, target: Record, now: bytes, author: str | None) -> list[Interval]:
+def _intervals(
+    ledger: Ledger,
+    target: Record,
+    present: Snapshot,
+    workspace: WorkspaceOptions,
+    author: str | None,
+    rules: StoredRules,
+) -> list[Interval]:
     """The intervals since the target: from one snapshot of the workspace to the next, and to the present state."""
     # The last state of that id counts, because an application may save an id again.
     start = max((number for number, state in enumerate(ledger.states) if state.id == target.id), default=None)
@@ -569,5 +600,5 @@ def _intervals(ledger: Ledger, target: Record, now: bytes, author: str | None) -
         raise Damaged(
             f"Checkpoint {target.id} has lost its position in the history.", "`deepctl checkpoints verify` shows more."
         )
-    states = [*ledger.states[start:], WorkspaceState("", now.hex(), author, [], [], [])]
-    return [rewind_plan.interval(before, after) for before, after in pairwise(states)]
+    states = [*ledger.states[start:], WorkspaceState("", present.tree.hex(), author, [], [], [])]
+    return [rewind_plan.interval(before, after, rules) for before, after in pairwise(states)]

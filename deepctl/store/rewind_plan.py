@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
-from deepctl import layout
 from deepctl.files import atomic
 from deepctl.store import trees
 from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.records import WorkspaceState
-from deepctl.store.trees import DIRECTORY, FILE, NO_CONTENT, TreeChange, TreeEntry, TreeReader, changes, excluding
+from deepctl.store.rewind_scope import Hidden, StoredRules, above, hidden_by, in_memory
+from deepctl.store.trees import DIRECTORY, FILE, NO_CONTENT, TreeChange, TreeEntry, TreeReader, changes
 
-_MEMORY = layout.MEMORY_DIRECTORY.encode()
 _RECEIPTS = b".memory-operations.json"
 """The journal of the harness' memory store; its only purpose is that a repeated call is not done twice."""
 
@@ -33,15 +32,16 @@ class Interval(NamedTuple):
     """The time between two snapshots: the trees before and after, and the author of the changes.
 
     `by` is a session's id, empty for another author, `None` if it is unknown; `merged` has the authors by path instead,
-    unless it is empty. `hidden` says whether the first snapshot ignored a path, `hidden_after` the second one.
+    unless it is empty. `hidden` says whether the first snapshot ignored a path, `hidden_after` the second one; their
+    second argument says whether the path is a directory.
     """
 
     before: bytes
     after: bytes
     by: str | None
     merged: Sequence[tuple[str | None, frozenset[bytes]]] = ()
-    hidden: Callable[[bytes], bool] = lambda path: False
-    hidden_after: Callable[[bytes], bool] = lambda path: False
+    hidden: Hidden = lambda path, is_directory: False
+    hidden_after: Hidden = lambda path, is_directory: False
 
     def authors(self, path: bytes) -> set[str | None]:
         """The possible authors of the change of this path."""
@@ -50,15 +50,16 @@ class Interval(NamedTuple):
         return {author for author, paths in self.merged if path in paths} or {None}
 
 
-def interval(before: WorkspaceState, after: WorkspaceState) -> Interval:
+def interval(before: WorkspaceState, after: WorkspaceState, rules: StoredRules) -> Interval:
     """The interval between two neighbouring states of a workspace."""
+    old, new = bytes.fromhex(before.tree), bytes.fromhex(after.tree)
     return Interval(
-        bytes.fromhex(before.tree),
-        bytes.fromhex(after.tree),
+        old,
+        new,
         after.by,
         [(by, frozenset(map(os.fsencode, paths))) for by, paths in after.merged],
-        hidden_by(before.unkept, excluding(before.exclude)),
-        hidden_by([unkept for unkept in after.unkept if unkept[1] not in NO_CONTENT], excluding(after.exclude)),
+        rules.hidden(old, before.unkept, before.exclude),
+        rules.hidden(new, [unkept for unkept in after.unkept if unkept[1] not in NO_CONTENT], after.exclude),
     )
 
 
@@ -67,7 +68,8 @@ class RewindChanges(NamedTuple):
 
     Of these paths, `unknown_paths` have an edit of an unknown author. `blocked_paths` are changed paths of the session
     that cannot be restored, because their earlier content was not stored. `unsaved_paths` are paths of the changes
-    whose present content could not be stored, so that a change would lose it permanently.
+    whose present content could not be stored, so that a change would lose it permanently. `ignored_paths` stay, because
+    coverage rules ignore them.
     """
 
     changes: list[TreeChange]
@@ -75,11 +77,7 @@ class RewindChanges(NamedTuple):
     blocked_paths: list[bytes] = []
     unknown_paths: list[bytes] = []
     unsaved_paths: list[bytes] = []
-
-
-def in_memory(path: bytes) -> bool:
-    """Whether a path of a workspace belongs to memory."""
-    return path == _MEMORY or path.startswith(_MEMORY + b"/")
+    ignored_paths: list[bytes] = []
 
 
 def exact(
@@ -88,22 +86,35 @@ def exact(
     target: bytes,
     *,
     is_selected: Callable[[bytes], bool] = lambda path: True,
-    is_hidden: Callable[[bytes], bool] = lambda path: False,
+    is_hidden: Hidden = lambda path, is_directory: False,
+    is_ignored: Hidden = lambda path, is_directory: False,
     unread_paths: Sequence[bytes] = (),
 ) -> RewindChanges:
-    """Restore the whole workspace, for all authors, except for paths that the target's snapshot ignored.
+    """Restore the whole workspace, for all authors, except for paths that the target's snapshot ignored (`is_hidden`),
+    or that coverage rules ignore (`is_ignored`).
 
     `unread_paths` are paths that could not be read now: changing them, or paths below them, would lose content.
     """
-    all_changes = [change for change in changes(objects, now, target) if is_selected(change.path)]
-    blocked_paths = [change.path for change in all_changes if is_hidden(change.path)]
-    planned_changes = {change.path: change for change in all_changes if not is_hidden(change.path)}
-    is_unread = hidden_by([[os.fsdecode(path), ""] for path in unread_paths], None)
+    blocked_paths: list[bytes] = []
+    ignored_paths: list[bytes] = []
+    planned_changes: dict[bytes, TreeChange] = {}
+    for change in changes(objects, now, target):
+        path, is_directory = change.path, change.is_directory
+        if not is_selected(path):
+            continue
+        if is_ignored(path, is_directory):
+            ignored_paths.append(path)
+        elif is_hidden(path, is_directory):
+            blocked_paths.append(path)
+        else:
+            planned_changes[path] = change
+    is_unread = hidden_by([[os.fsdecode(path), ""] for path in unread_paths], ())
     unsaved_paths = {
-        path for path in planned_changes if is_unread(path) and not atomic.is_temporary(posixpath.basename(path))
+        path for path in planned_changes if is_unread(path, False) and not atomic.is_temporary(posixpath.basename(path))
     }
     for path in unread_paths:
-        if is_selected(path) and not is_hidden(path) and path not in planned_changes:
+        is_kept = is_ignored(path, False) or is_hidden(path, False)
+        if is_selected(path) and not is_kept and path not in planned_changes:
             # The path is in no tree. The target has no entry there, or another one.
             planned_changes[path] = TreeChange(path, None, None)
             unsaved_paths.add(path)
@@ -113,6 +124,7 @@ def exact(
         blocked_paths,
         [],
         sorted(unsaved_paths),
+        ignored_paths,
     )
 
 
@@ -124,16 +136,17 @@ def own_work(
     sink: ObjectWriter,
     *,
     is_selected: Callable[[bytes], bool] = lambda path: True,
+    is_ignored: Hidden = lambda path, is_directory: False,
     is_unseen: Callable[[bytes], bool] = lambda path: False,
     content: Callable[[bytes, TreeEntry], bytes] | None = None,
 ) -> RewindChanges:
     """Undo the changes of `session` in `intervals`, which are in the order of time and end at the tree `now`.
 
-    `is_selected` says whether a path may be changed, `is_unseen` whether it could not be read now. The changes ignore
-    conflicts; a caller that must not lose an edit does nothing if there are conflicts. Merged notebooks are stored in
-    `sink`; `content` reads present contents that `objects` does not have.
+    `is_selected` says whether a path may be changed, `is_ignored` whether coverage rules ignore it, `is_unseen` whether
+    it could not be read now. The changes ignore conflicts; a caller that must not lose an edit does nothing if there
+    are conflicts. Merged notebooks are stored in `sink`; `content` reads present contents that `objects` does not have.
     """
-    work = _SessionWork(objects, content or (lambda path, entry: objects.read(entry.digest)))
+    work = _SessionWork(objects, content or (lambda path, entry: objects.read(entry.digest)), is_ignored)
     for interval in intervals:
         for change in changes(objects, interval.before, interval.after):
             if is_selected(change.path):
@@ -144,8 +157,10 @@ def own_work(
 class _SessionWork:
     """The changes of a session, by path."""
 
-    def __init__(self, objects: ObjectReader, content: Callable[[bytes, TreeEntry], bytes]) -> None:
+    def __init__(self, objects: ObjectReader, content: Callable[[bytes, TreeEntry], bytes], is_ignored: Hidden) -> None:
         self._objects = objects
+        self._is_ignored = is_ignored
+        self._ignored: set[bytes] = set()
         self._content = content
         self._goal: dict[bytes, TreeEntry | None] = {}
         self._steps: dict[bytes, list[tuple[TreeEntry | None, TreeEntry | None]]] = {}
@@ -155,13 +170,16 @@ class _SessionWork:
         self._blocked: set[bytes] = set()
 
     def take(self, change: TreeChange, interval: Interval, session: str) -> None:
-        path = change.path
-        if interval.hidden_after(path):
+        path, is_directory = change.path, change.is_directory
+        if interval.hidden_after(path, is_directory):
             return  # the snapshot ignored it, so it was not necessarily deleted
         authors = interval.authors(path)
         is_own = bool(authors & {session, None})
+        if is_own and self._is_ignored(path, is_directory):
+            self._ignored.add(path)
+            return
         if is_own and path not in self._goal:
-            if interval.hidden(path):
+            if interval.hidden(path, is_directory):
                 self._blocked.add(path)
                 return
             self._goal[path] = change.before
@@ -200,8 +218,8 @@ class _SessionWork:
                         continue
             planned_changes[path] = TreeChange(path, current, entry)
         for path in list(planned_changes):
-            for above in _above(path):
-                self._place(path, above, planned_changes, present, is_selected)
+            for directory in above(path):
+                self._place(path, directory, planned_changes, present, is_selected)
         unsaved_paths = [path for path in sorted(planned_changes) if is_unseen(path)]
         self._conflicts.update(unsaved_paths)
         return RewindChanges(
@@ -210,29 +228,30 @@ class _SessionWork:
             sorted(self._blocked),
             sorted(self._conflicts - self._certain),
             unsaved_paths,
+            sorted(self._ignored),
         )
 
     def _place(
         self,
         path: bytes,
-        above: bytes,
+        directory: bytes,
         planned_changes: dict[bytes, TreeChange],
         present: TreeReader,
         is_selected: Callable[[bytes], bool],
     ) -> None:
-        """Plan the directory `above`, so that it exists and has the right mode after the change of `path`."""
-        current = present.entry(above)
-        entry = planned_changes[above].after if above in planned_changes else current
+        """Plan the directory `directory`, so that it exists and has the right mode after the change of `path`."""
+        current = present.entry(directory)
+        entry = planned_changes[directory].after if directory in planned_changes else current
         if entry is not None and entry.kind == DIRECTORY:
             # With this change its mode is restored at the end, even if the directory had to be made writable.
-            planned_changes.setdefault(above, TreeChange(above, current, current))
+            planned_changes.setdefault(directory, TreeChange(directory, current, current))
         elif planned_changes[path].after is not None:
-            if above not in self._goal and is_selected(above):
+            if directory not in self._goal and is_selected(directory):
                 # Another author removed the directory of the path that should be restored.
                 self._conflicts.add(path)
                 self._certain.add(path)
-            planned_changes[above] = TreeChange(
-                above, current, TreeEntry(DIRECTORY, 0o755, 0, bytes(32), posixpath.basename(above))
+            planned_changes[directory] = TreeChange(
+                directory, current, TreeEntry(DIRECTORY, 0o755, 0, bytes(32), posixpath.basename(directory))
             )
 
     def _merged(self, path: bytes, current: TreeEntry | None, sink: ObjectWriter) -> tuple[TreeEntry | None] | None:
@@ -258,32 +277,6 @@ class _SessionWork:
 
     def _read(self, entry: TreeEntry | None) -> bytes:
         return self._objects.read(entry.digest) if entry is not None else b""
-
-
-def hidden_by(unkept: list[list[str]], leave_out: Callable[[bytes, bool], bool] | None) -> Callable[[bytes], bool]:
-    """Whether a snapshot ignored a path: it could not be stored, was excluded, or is a temporary file."""
-    paths = {os.fsencode(path) for path, _ in unkept}
-    if not paths and leave_out is None:
-        return lambda path: atomic.is_temporary(posixpath.basename(path))
-
-    def hidden(path: bytes) -> bool:
-        if atomic.is_temporary(posixpath.basename(path)):
-            return True
-        above = _above(path)
-        if not paths.isdisjoint((path, *above)):
-            return True
-        if leave_out is None:
-            return False
-        return leave_out(path, True) or leave_out(path, False) or any(leave_out(parent, True) for parent in above)
-
-    return hidden
-
-
-def _above(path: bytes) -> list[bytes]:
-    parents = []
-    while path := posixpath.dirname(path):
-        parents.append(path)
-    return parents
 
 
 def take_back_lines(before: bytes, after: bytes, now: bytes) -> bytes | None:

@@ -102,6 +102,12 @@ class TreeChange(NamedTuple):
     before: TreeEntry | None
     after: TreeEntry | None
 
+    @property
+    def is_directory(self) -> bool:
+        """Whether the path is a directory in the last tree that has it."""
+        entry = self.after or self.before
+        return entry is not None and entry.kind == DIRECTORY
+
 
 def changes(
     objects: ObjectReader, before: bytes | None, after: bytes | None, prefix: bytes = b""
@@ -198,11 +204,18 @@ _TICK = 20_000_000
 """Nanoseconds in which two changes can have the same time: twice the slowest kernel's clock tick."""
 
 
-NO_CONTENT = ("a FIFO", "a socket", "a device")
+NO_CONTENT = ("a FIFO", "a socket", "a device", "in the place of a directory of deepctl")
 """Reasons of unkept entries without content; an earlier file at such a path has really been deleted."""
+
+TOO_LARGE = "larger than snapshot.max_file"
+"""The reason of a file that a project does not cover because of its size. A rewind does not touch it."""
 
 _REPLACED = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ENODEV)
 """Errors of opening an entry that was of another kind a moment ago."""
+
+MOUNTS = b".deep/projects"
+"""The directory of mounted trees in the tree of a workspace (`deepctl.store.mounts`). A real one is left out."""
+_OWN, _MOUNTS_NAME = MOUNTS.split(b"/")
 
 _REPORT_EVERY = 64
 _MAX_DEPTH = 200
@@ -217,7 +230,7 @@ class UnkeptPath(NamedTuple):
     @property
     def is_content(self) -> bool:
         """Whether the entry has content that could not be read."""
-        return self.reason not in NO_CONTENT
+        return self.reason not in NO_CONTENT and self.reason != TOO_LARGE
 
 
 class Snapshot(NamedTuple):
@@ -253,18 +266,24 @@ def snapshot(
     leave_out: LeaveOut | None = None,
     report: Report | None = None,
     tidy: bool = False,
+    mount: bytes = b"",
+    max_file: int | None = None,
 ) -> Snapshot:
     """Store a whole directory. The tree's hash is valid only after the caller has committed the batch.
+
+    `mount` is the place of the directory in a larger tree (`deepctl.store.mounts`): the prefix of its paths in `cache`
+    and in the unkept entries. The paths that `leave_out` receives are relative to `root`. Files of more than `max_file`
+    bytes are not stored.
 
     Links are never followed, and a directory is opened relative to the one above it, so nothing outside `root` is
     stored, even if entries are replaced meanwhile. Only entries that may not be read are left out. Raises `OSError` if
     `root` cannot be opened, or the machine fails. deepctl's temporary files are ignored; with `tidy`, for which the
     caller holds the lock, leftovers of killed writers are removed.
     """
-    reader = _SnapshotWriter(sink, cache, leave_out, report, tidy=tidy)
+    reader = _SnapshotWriter(sink, cache, leave_out, report, tidy=tidy, mount=mount, max_file=max_file)
     descriptor = os.open(root, _OPEN_DIRECTORY)
     try:
-        tree = reader.directory(descriptor, b"")
+        tree = reader.directory(descriptor, mount)
     finally:
         os.close(descriptor)
     sink.afterwards(reader.remember)
@@ -284,14 +303,25 @@ class _SnapshotWriter:
     """
 
     def __init__(
-        self, sink: ObjectWriter, cache: Cache, leave_out: LeaveOut | None, report: Report | None, *, tidy: bool
+        self,
+        sink: ObjectWriter,
+        cache: Cache,
+        leave_out: LeaveOut | None,
+        report: Report | None,
+        *,
+        tidy: bool,
+        mount: bytes,
+        max_file: int | None,
     ) -> None:
         self._tidy = tidy
+        self._max_file = max_file
+        self._inner = len(mount) + 1 if mount else 0
+        self._is_mount = bool(mount)
         self._sink = sink
         self._cache = cache
         self._leave_out = leave_out
         self._report = report
-        self._before = cache.directories()
+        self._before = cache.directories(mount, MOUNTS)
         self._seen: set[bytes] = set()
         self._changed: list[tuple[bytes, bytes | None, bytes, bytes]] = []
         # A change within one tick after the file was read can leave its status unchanged.
@@ -309,6 +339,8 @@ class _SnapshotWriter:
         status: list[_Status] = []
         below: list[tuple[bytes, int, bytes]] = []
         prefix = path + b"/" if path else b""
+        relative_prefix = prefix[self._inner :]
+        not_here = _MOUNTS_NAME if path == _OWN and not self._is_mount else None
         unkept_before = len(self.unkept)
         passed_over: list[bytes] = []
         with os.scandir(descriptor) as items:
@@ -325,13 +357,17 @@ class _SnapshotWriter:
                 if name[:9] == b".deepctl-" and atomic.is_temporary(name) and not stat.S_ISDIR(mode):
                     passed_over.append(name)
                     continue
-                if self._leave_out is not None and self._leave_out(prefix + name, stat.S_ISDIR(mode)):
+                if name == not_here:
+                    continue
+                if self._leave_out is not None and self._leave_out(relative_prefix + name, stat.S_ISDIR(mode)):
                     continue
                 kind = mode & 0o170000
                 if kind == 0o040000:
                     tree = self._below(descriptor, name, prefix)
                     if tree is not None:
                         below.append((name, mode & 0o7777, tree))
+                elif self._max_file is not None and info.st_size > self._max_file and kind == 0o100000:
+                    self.unkept.append(UnkeptPath(prefix + name, TOO_LARGE))
                 elif kind in (0o100000, 0o120000):
                     status.append((name, mode, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino))
                     self.bytes += info.st_size

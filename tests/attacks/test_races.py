@@ -24,12 +24,13 @@ from deepctl.agent.backend import files_of
 from deepctl.domain.memory.directory import Memory
 from deepctl.errors import DeepctlError
 from deepctl.files.paths_beneath import DirectoryTree
-from deepctl.store import diff, restore, trees
-from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
+from deepctl.store import restore, trees, workspaces
+from deepctl.store.checkpoint_store import Checkpoints
 from deepctl.store.index_db import Cache
 from deepctl.store.pack_store import PackStore
 from deepctl.store.records import Position
 from deepctl.store.trees import LINK, ScratchWriter, TreeChange, TreeEntry, snapshot
+from deepctl.store.workspaces import WorkspaceOptions
 from tests.attacks.scene import Call, Scene
 from tests.support.command import InProcess
 
@@ -559,7 +560,7 @@ def test_a_comparison_does_not_read_a_link_through_another(calm: Path, tmp_path:
     (calm / "d").symlink_to(outside)  # a directory a moment ago
     cache = Cache(":memory:")
     try:
-        read = diff.read_from_workspace(str(calm), PackStore(str(tmp_path / "packs"), cache))
+        read = workspaces.content(WorkspaceOptions(str(calm)), PackStore(str(tmp_path / "packs"), cache))
         with pytest.raises(OSError, match=r"Not a directory|symbolic link"):
             read(b"d/pointer", TreeEntry(LINK, 0, 6, bytes(32), b"pointer"))
     finally:

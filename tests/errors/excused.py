@@ -54,6 +54,7 @@ EXCUSED: dict[tuple[str, str], str] = {
     ("store/coverage.py", "The coverage rules of a checkpoint are damaged."): (
         "needs an object with a valid hash that does not contain coverage rules"
     ),
+    ("store/workspaces.py", "The project directory … is missing, or cannot be opened."): _PROJECTS,
     ("store/projects.py", "… is already a project of profile …."): _PROJECTS,
     ("store/projects.py", "… is not a project of profile …."): _PROJECTS,
     (

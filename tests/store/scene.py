@@ -10,8 +10,8 @@ from typing import Any
 
 from deepctl.domain import profiles
 from deepctl.layout import ProfilePaths, Root
-from deepctl.store import log_file, lookup, rewind, session_catalogue, session_log, session_reader
-from deepctl.store.records import Record, SessionRecord
+from deepctl.store import log_file, lookup, projects, rewind, session_catalogue, session_log, session_reader
+from deepctl.store.records import Record, SessionProject, SessionRecord
 from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindRequest, RewindResult
 from deepctl.store.trees import ScratchWriter
@@ -24,10 +24,21 @@ class Scene:
         root = Root(str(place))
         self.paths = profiles.find(root, "alice") if profiles.exists(root, "alice") else profiles.create(root, "alice")
         self.workspace = Path(self.paths.workspace)
+        self.directories: dict[str, Path] = {}
+        """The project of each session that has one."""
 
     def session(self, name: str = "main") -> SessionRecord:
         found = session_catalogue.stored_name(self.paths, name)
-        return session_catalogue.find(self.paths, found) if found else session_catalogue.start(self.paths, name)
+        if found:
+            return session_catalogue.find(self.paths, found)
+        return session_catalogue.start(self.paths, name, self.project(name))
+
+    def project(self, session: str) -> SessionProject | None:
+        """The project in which a session starts."""
+        if session not in self.directories:
+            return None
+        project = projects.ensure(self.paths, str(self.directories[session]))
+        return SessionProject(project.id, project.path)
 
     @contextmanager
     def work(self, **options: Any) -> Iterator[Repository]:
@@ -117,10 +128,12 @@ class Scene:
             if path.is_file() and not path.is_symlink()
         }
 
-    def tree(self) -> str:
+    def tree(self, session: str = "main") -> str:
         """The hash of the workspace as it is."""
         with self.work() as work:
-            return work.store.snapshot(work.workspace_of(self.session()), ScratchWriter(work.store.objects)).tree.hex()
+            return work.store.snapshot(
+                work.workspace_of(self.session(session)), ScratchWriter(work.store.objects)
+            ).tree.hex()
 
     def last(self, kind: str = "turn") -> Record:
         found = [record for record in self.records() if record.kind == kind]

@@ -13,7 +13,8 @@ from deepctl import cancellation
 from deepctl.errors import TimedOut
 from deepctl.files import sparse_files
 from deepctl.store import compression, restore, trees
-from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
+from deepctl.store.checkpoint_store import Checkpoints
+from deepctl.store.workspaces import WorkspaceOptions
 from tests.store.scene import Scene
 
 _MIB = 1 << 20

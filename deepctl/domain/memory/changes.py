@@ -32,8 +32,9 @@ from deepctl.store import rewind_plan, session_catalogue
 from deepctl.store.diff import line_counts
 from deepctl.store.records import Record, SessionRecord
 from deepctl.store.repository import MANUAL_ONLY, Repository
-from deepctl.store.rewind_plan import hidden_by, take_back_lines
-from deepctl.store.trees import entry_at, excluding
+from deepctl.store.rewind_plan import take_back_lines
+from deepctl.store.rewind_scope import hidden_by
+from deepctl.store.trees import entry_at
 
 
 class MemoryChange(NamedTuple):
@@ -263,7 +264,7 @@ def _lines(notebooks: list[Notebook], request: ForgetRequest) -> list[NotebookLi
 
 def can_undo(memory: Memory, exclude: list[str]) -> bool:
     """Whether checkpoints contain the notebooks, so that forgotten lines can be restored."""
-    return not hidden_by([], excluding(exclude))(os.fsencode(memory.path(layout.NOTEBOOK)))
+    return not hidden_by([], exclude)(os.fsencode(memory.path(layout.NOTEBOOK)), False)
 
 
 def forget(

@@ -20,8 +20,8 @@ from deepctl.store.lookup import CheckpointProblem
 from deepctl.store.object_store import ObjectReader
 from deepctl.store.records import Record, WorkspaceState
 from deepctl.store.repository import ReadOnlyRepository
-from deepctl.store.rewind_plan import hidden_by
-from deepctl.store.trees import DIRECTORY, FILE, NO_CONTENT, TreeEntry, decode, excluding
+from deepctl.store.rewind_scope import Hidden, hidden_by
+from deepctl.store.trees import DIRECTORY, FILE, NO_CONTENT, TreeEntry, decode
 
 NOW, REWOUND = "now", "rewound"
 
@@ -57,7 +57,7 @@ class CheckpointTrees:
     def __init__(self, objects: ObjectReader) -> None:
         self._objects = objects
         self._known: dict[tuple[bytes, bytes], TreeEntry | None] = {}
-        self._rules: dict[tuple[str, ...], Callable[[bytes], bool]] = {}
+        self._rules: dict[tuple[str, ...], Hidden] = {}
 
     def entry(self, tree: bytes, path: str) -> TreeEntry | None:
         """The entry at `path` in a tree, or the entry that blocks the way; `None` for nothing. Raises `Damaged`."""
@@ -83,10 +83,10 @@ class CheckpointTrees:
         """Whether the checkpoint left `path` out, so that it only seems to be missing."""
         exclude = tuple(state.exclude)
         if exclude not in self._rules:
-            self._rules[exclude] = hidden_by([], excluding(exclude))
+            self._rules[exclude] = hidden_by([], exclude)
         unread_items = [item for item in state.unkept if item[1] not in NO_CONTENT]
-        return self._rules[exclude](os.fsencode(path)) or (
-            bool(unread_items) and hidden_by(unread_items, None)(os.fsencode(path))
+        return self._rules[exclude](os.fsencode(path), False) or (
+            bool(unread_items) and hidden_by(unread_items, ())(os.fsencode(path), False)
         )
 
 

@@ -1,0 +1,202 @@
+"""The workspace of a session: the directory in the profile, and the directory of its project.
+
+A snapshot has both in one tree (`deepctl.store.mounts`), and the trees of the other projects as in the snapshot before.
+A restore maps the paths of that tree to the two directories. These two, and the reader of contents, are the only places
+that know where a path of a tree lies.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from deepctl.errors import Damaged, Refused
+from deepctl.files.paths_beneath import DirectoryTree
+from deepctl.store import coverage, mounts, restore, trees
+from deepctl.store.index_db import Cache
+from deepctl.store.mounts import MountedProject
+from deepctl.store.object_store import ObjectReader, ObjectWriter
+from deepctl.store.restore import RestoreResult, WorkingTree
+from deepctl.store.trees import LINK, NO_CONTENT, Report, Snapshot, TreeChange, TreeEntry, UnkeptPath
+
+Content = Callable[[bytes, TreeEntry], bytes]
+"""Reads the content of a path. Raises `Damaged` or `OSError`."""
+
+
+class WorkspaceOptions(NamedTuple):
+    """A workspace: its directory, the patterns of left out files, and the function that receives the progress of a
+    long snapshot.
+
+    `project` is the project whose files belong to it. `is_known` says whether a snapshot keeps the tree of another
+    project, by its id.
+    """
+
+    root: str
+    exclude: Sequence[str] = ()
+    report: Report | None = None
+    project: MountedProject | None = None
+    is_known: Callable[[str], bool] = lambda project: True
+
+    def shown(self, path: bytes) -> bytes:
+        """A path of its tree as it is shown to the user."""
+        return mounts.shown(path, self.project.id if self.project is not None else "")
+
+
+def is_available(root: str) -> bool:
+    """Whether the directory of a project is there. A link on its path makes it another directory."""
+    return os.path.isdir(root) and os.path.realpath(root) == root and os.access(root, os.R_OK | os.X_OK)
+
+
+def snapshot(
+    workspace: WorkspaceOptions, objects: ObjectReader, sink: ObjectWriter, cache: Cache, last_tree: str, *, tidy: bool
+) -> Snapshot:
+    """A snapshot of a workspace and of its project; new objects go into `sink`, and can be read from `objects`.
+
+    `last_tree` is the tree of the snapshot before, from which the trees of other projects are taken, and that of its
+    own project if its directory is not there. The numbers of files and bytes are those of the workspace and of its
+    project. `tidy` is that of `trees.snapshot`; without it, for readers, a missing workspace is empty.
+    """
+    if tidy or os.path.isdir(workspace.root):
+        leave_out = trees.excluding(workspace.exclude)
+        own = trees.snapshot(workspace.root, sink, cache, leave_out=leave_out, report=workspace.report, tidy=tidy)
+    else:
+        own = Snapshot(sink.add(trees.encode([])), 0, 0, [])
+    projects = _kept_projects(objects, last_tree, workspace) if last_tree != own.tree.hex() else {}
+    project = workspace.project
+    if project is not None and is_available(project.root):
+        rules = coverage.read_rules(project.root, project.coverage)
+        files = trees.snapshot(
+            project.root,
+            sink,
+            cache,
+            leave_out=lambda path, is_directory: not rules.covers(path, is_directory),
+            report=workspace.report,
+            tidy=tidy,
+            mount=mounts.prefix(project.id),
+            max_file=project.coverage.max_file,
+        )
+        projects[project.id] = mounts.mount_of(sink, files.tree, rules.to_json())
+        own = Snapshot(own.tree, own.files + files.files, own.bytes + files.bytes, own.unkept + files.unkept)
+    tree, replaced_path = mounts.mount(objects, sink, own.tree, projects)
+    replaced = [UnkeptPath(replaced_path, NO_CONTENT[-1])] if replaced_path is not None else []
+    return own._replace(tree=tree, unkept=own.unkept + replaced)
+
+
+def _kept_projects(objects: ObjectReader, last_tree: str, workspace: WorkspaceOptions) -> dict[str, bytes]:
+    """The mounted projects of the snapshot before. They are lost if it is damaged."""
+    if not last_tree:
+        return {}
+    with suppress(Damaged):
+        before = mounts.mounts_in(objects, bytes.fromhex(last_tree))
+        own = workspace.project.id if workspace.project is not None else None
+        return {name: tree for name, tree in before.items() if name == own or workspace.is_known(name)}
+    return {}
+
+
+def content(workspace: WorkspaceOptions, objects: ObjectReader) -> Content:
+    """Reads the present content of a path, from the store if it has it, without following links."""
+    workspace_tree = DirectoryTree(workspace.root, follow=False)
+    project = workspace.project
+    project_tree = DirectoryTree(project.root, follow=False) if project is not None else None
+
+    def read(path: bytes, entry: TreeEntry) -> bytes:
+        place = mounts.mounted(path)
+        tree, name = workspace_tree, path
+        if place is not None and place.path is not None and project_tree is not None:
+            tree, name = project_tree, place.path
+        if entry.kind == LINK:
+            return os.fsencode(tree.link_target(os.fsdecode(name)))
+        if objects.has(entry.digest):
+            return objects.read(entry.digest)
+        return tree.read(os.fsdecode(name))
+
+    return read
+
+
+def check_available(workspace: WorkspaceOptions, changes: Iterable[TreeChange]) -> None:
+    """Raises `Refused` if changes concern a project whose directory is not there."""
+    project = workspace.project
+    if project is None or is_available(project.root):
+        return
+    if any(mounts.mounted(change.path) is not None for change in changes):
+        raise Refused(
+            f"The project directory {project.root} is missing, or cannot be opened.",
+            "`deepctl projects move OLD NEW` names its new path. `--only conversation` and `--only memory` still work.",
+            code="project_gone",
+        )
+
+
+NOT_OWN = "it does not belong to this session"
+OF_GIT = "it belongs to git"
+
+
+def working_tree(workspace: WorkspaceOptions, objects: ObjectReader) -> WorkingTree:
+    """The files of a workspace and of its project, by the paths of its trees."""
+    return _WorkspaceTree(workspace, objects)
+
+
+class _Parts(NamedTuple):
+    """Changes by the directory in which they lie; those of the project are relative to it."""
+
+    workspace: list[TreeChange]
+    project: list[TreeChange]
+    refused: list[tuple[bytes, str]]
+
+
+class _WorkspaceTree:
+    """A workspace and its project. Paths of other projects and of `.git` are never changed."""
+
+    def __init__(self, workspace: WorkspaceOptions, objects: ObjectReader) -> None:
+        project = workspace.project
+        self._project = project.id if project is not None else None
+        self._prefix = mounts.prefix(project.id) + b"/" if project is not None else b""
+        self._workspace_tree = restore.working_tree(workspace.root, objects)
+        self._project_tree = restore.working_tree(project.root, objects) if project is not None else None
+
+    def _parts(self, changes: Iterable[TreeChange]) -> _Parts:
+        parts = _Parts([], [], [])
+        for change in changes:
+            place = mounts.mounted(change.path)
+            if place is None:
+                parts.workspace.append(change)
+            elif place.project == self._project and place.path and not mounts.is_of_git(place.path):
+                parts.project.append(change._replace(path=place.path))
+            elif not trees.is_same(change.before, change.after):
+                reason = OF_GIT if place.path and place.project == self._project else NOT_OWN
+                parts.refused.append((change.path, reason))
+        return parts
+
+    def _in_tree(self, paths: Iterable[bytes]) -> list[bytes]:
+        return [self._prefix + path for path in paths]
+
+    def check_writable(self, changes: Iterable[TreeChange]) -> None:
+        parts = self._parts(changes)
+        self._workspace_tree.check_writable(parts.workspace)
+        if self._project_tree is not None:
+            self._project_tree.check_writable(parts.project)
+
+    def apply(self, changes: Iterable[TreeChange], mark: str = "restore") -> RestoreResult:
+        parts = self._parts(changes)
+        written, deleted, kept = self._workspace_tree.apply(parts.workspace, mark)
+        kept = [*kept, *parts.refused]
+        if self._project_tree is not None and parts.project:
+            result = self._project_tree.apply(parts.project, mark)
+            written = written + self._in_tree(result.written_paths)
+            deleted = deleted + self._in_tree(result.deleted_paths)
+            kept += [(self._prefix + path, reason) for path, reason in result.kept_paths]
+        return RestoreResult(written, deleted, kept)
+
+    def sweep(self, paths: Iterable[bytes], mark: str) -> None:
+        parts = self._parts(TreeChange(path, None, None) for path in paths)
+        self._workspace_tree.sweep((change.path for change in parts.workspace), mark)
+        if self._project_tree is not None:
+            self._project_tree.sweep((change.path for change in parts.project), mark)
+
+    def unmet(self, changes: Iterable[TreeChange]) -> list[bytes]:
+        parts = self._parts(changes)
+        unmet = self._workspace_tree.unmet(parts.workspace)
+        if self._project_tree is not None:
+            unmet = unmet + self._in_tree(self._project_tree.unmet(parts.project))
+        return unmet

@@ -1,0 +1,451 @@
+"""Sessions that work in a directory of the user: one tree for both places, and a rewind that changes only its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from deepctl.errors import Refused
+from deepctl.store import lookup, mounts, projects, rewind, session_catalogue, trees
+from deepctl.store.records import SessionProject
+from deepctl.store.rewind import RewindConflicts, RewindRequest
+from tests.store.scene import Scene
+
+State = dict[str, tuple[str, int, bytes]]
+
+
+def contents(directory: Path) -> State:
+    """Every entry below a directory: its kind, its mode, and its bytes or the target of a link."""
+    state: State = {}
+    for path in sorted(directory.rglob("*")):
+        status = path.lstat()
+        name = os.fsencode(path.relative_to(directory)).decode("utf-8", "surrogateescape")
+        if stat.S_ISLNK(status.st_mode):
+            state[name] = ("link", 0, os.fsencode(os.readlink(path)))
+        elif stat.S_ISDIR(status.st_mode):
+            state[name] = ("directory", stat.S_IMODE(status.st_mode), b"")
+        else:
+            state[name] = ("file", stat.S_IMODE(status.st_mode), path.read_bytes())
+    return state
+
+
+def populate(directory: Path) -> None:
+    """Files of the user with odd names, modes and links, and a repository."""
+    (directory / "src" / "empty").mkdir(parents=True)
+    (directory / "src" / "app.py").write_text("print('hello')\n")
+    (directory / "run.sh").write_text("#!/bin/sh\n")
+    (directory / "run.sh").chmod(0o755)
+    (directory / "secret").write_text("0600\n")
+    (directory / "secret").chmod(0o600)
+    (directory / "link").symlink_to("src/app.py")
+    (directory / "dangling").symlink_to("/no/such/thing")
+    (directory / "bytes").write_bytes(bytes(range(256)))
+    Path(os.fsdecode(os.fsencode(directory) + b"/not\xffutf8")).write_text("odd\n")
+    (directory / ".git" / "hooks").mkdir(parents=True)
+    (directory / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    (directory / ".git" / "config").write_text("[core]\n")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    place = tmp_path / "project"
+    place.mkdir()
+    populate(place)
+    return place
+
+
+@pytest.fixture
+def scene(tmp_path: Path, directory: Path) -> Scene:
+    scene = Scene(tmp_path / "root")
+    scene.directories["main"] = directory
+    return scene
+
+
+def _ravage(directory: Path) -> None:
+    """What a shell command of the agent does."""
+    shutil.rmtree(directory / "src")
+    (directory / "src").write_text("a file where a directory was")
+    (directory / "link").unlink()
+    (directory / "link").mkdir()
+    (directory / "link" / "inner").write_text("new\n")
+    (directory / "bytes").write_bytes(b"short")
+    (directory / "run.sh").chmod(0o644)
+    (directory / "secret").unlink()
+    (directory / "new" / "deep").mkdir(parents=True)
+    (directory / "new" / "deep" / "file").write_text("new\n")
+
+
+def test_a_session_stays_in_the_project_in_which_it_began(scene: Scene, directory: Path) -> None:
+    session = scene.session()
+    assert session.project is not None
+    assert session.project.path == str(directory)
+    assert session_catalogue.find(scene.paths, "main").project == session.project
+    assert scene.session("private").project is None
+    assert b'"project"' not in (Path(scene.session("private").directory) / "session.json").read_bytes()
+    assert session_catalogue.latest_session(scene.paths) == "private"
+    assert session_catalogue.latest_session(scene.paths, session.project.id) == "main"
+    assert session_catalogue.latest_session(scene.paths, "00000000") is None
+
+
+def test_a_rewind_and_its_undo_restore_bytes_modes_and_links(scene: Scene, directory: Path) -> None:
+    before = contents(directory)
+    with scene.turn("ravage"):
+        _ravage(directory)
+        scene.write(".deep/memory/main/MEMORY.md", "- tea\n")
+    after = contents(directory)
+    assert after != before
+    result = scene.rewind("~1")
+    assert contents(directory) == before
+    assert not (scene.workspace / ".deep/memory/main/MEMORY.md").exists()
+    assert not (scene.workspace / ".deep/projects").exists()
+    assert result.in_the_way == []
+    scene.undo()
+    assert contents(directory) == after
+    assert (scene.workspace / ".deep/memory/main/MEMORY.md").read_text() == "- tea\n"
+    scene.undo()
+    assert contents(directory) == before
+
+
+def test_a_rewind_leaves_files_that_are_right_untouched(scene: Scene, directory: Path) -> None:
+    times = (directory / "run.sh").stat().st_mtime_ns, (directory / "run.sh").stat().st_ino
+    with scene.turn("write"):
+        (directory / "other").write_text("x")
+    scene.rewind("~1")
+    assert ((directory / "run.sh").stat().st_mtime_ns, (directory / "run.sh").stat().st_ino) == times
+
+
+def test_git_is_neither_stored_nor_changed(scene: Scene, directory: Path) -> None:
+    (directory / "vendor" / "sub" / ".git").mkdir(parents=True)
+    (directory / "vendor" / "sub" / ".git" / "HEAD").write_text("x")
+    with scene.turn("commit"):
+        (directory / ".git" / "HEAD").write_text("ref: refs/heads/other\n")
+        (directory / ".git" / "hooks" / "post-checkout").write_text("evil")
+        (directory / "src" / "app.py").write_text("changed")
+    git = contents(directory / ".git")
+    record = scene.last()
+    with scene.work() as work:
+        names = [path for path, _ in trees.walk(work.objects, bytes.fromhex(record.tree))]
+    assert not [name for name in names if b".git" in name.split(b"/")]
+    assert any(name.endswith(b"/files/src/app.py") for name in names)
+    scene.rewind("~1")
+    assert (directory / "src" / "app.py").read_text() == "print('hello')\n"
+    assert contents(directory / ".git") == git
+
+
+def test_a_tree_that_names_git_changes_nothing_there(scene: Scene, directory: Path) -> None:
+    """Such a tree can only come from an archive that somebody else made."""
+    with scene.turn("write"):
+        (directory / "a").write_text("a")
+    session = scene.session()
+    with scene.work() as work:
+        workspace = work.workspace_of(session)
+        assert workspace.project is not None
+        prefix = mounts.prefix(workspace.project.id)
+        with work.store.new_batch() as batch:
+            digest = batch.add(b"evil")
+        work.store.writer._append({"repaired": {}, "packs": [batch.pack], "gone": []})  # otherwise it is rubbish
+        entry = trees.TreeEntry(trees.FILE, 0o755, 4, digest, b"post-checkout")
+        from deepctl.store import workspaces
+
+        changes = [
+            trees.TreeChange(prefix + b"/" + path, None, entry._replace(name=os.path.basename(path)))
+            for path in (b".git/hooks/post-checkout", b"src/.GIT/x", b".git", b"fine")
+        ]
+        changes.append(trees.TreeChange(b".deep/projects/00000000/files/x", None, entry._replace(name=b"x")))
+        result = workspaces.working_tree(workspace, work.objects).apply(changes)
+    assert result.written_paths == [prefix + b"/fine"]
+    assert {path.removeprefix(prefix) for path, _ in result.kept_paths} == {
+        b"/.git/hooks/post-checkout",
+        b"/src/.GIT/x",
+        b"/.git",
+        b".deep/projects/00000000/files/x",
+    }
+    assert not (directory / ".git/hooks/post-checkout").exists()
+    assert not (scene.workspace / ".deep/projects").exists()
+
+
+def test_only_files_is_the_project_and_only_memory_the_notebooks(scene: Scene, directory: Path) -> None:
+    with scene.turn("both"):
+        (directory / "a").write_text("a")
+        scene.write("plans/plan.md", "# plan\n")
+        scene.write(".deep/memory/main/MEMORY.md", "- tea\n")
+    scene.rewind("~1", only="files")
+    assert not (directory / "a").exists()
+    assert (scene.workspace / "plans/plan.md").exists()
+    assert (scene.workspace / ".deep/memory/main/MEMORY.md").exists()
+    scene.undo()
+    assert (directory / "a").exists()
+    scene.rewind("~1", only="memory")
+    assert (directory / "a").exists()
+    assert not (scene.workspace / ".deep/memory/main/MEMORY.md").exists()
+    assert (scene.workspace / "plans/plan.md").exists()
+    scene.rewind("~1")
+    assert not (directory / "a").exists()
+    assert not (scene.workspace / "plans/plan.md").exists()
+
+
+def test_the_users_edits_survive_and_are_named_by_their_paths_in_the_project(scene: Scene, directory: Path) -> None:
+    with scene.turn("write"):
+        (directory / "src" / "app.py").write_text("agent\n")
+        (directory / "new").write_text("agent\n")
+    (directory / "src" / "app.py").write_text("user\n")
+    (directory / "mine").write_text("user\n")
+    with pytest.raises(RewindConflicts) as caught:
+        scene.rewind("~1")
+    assert caught.value.paths == [b"src/app.py"]
+    assert (directory / "new").exists()
+    scene.rewind("~1", force=True)
+    assert (directory / "src" / "app.py").read_text() == "print('hello')\n"
+    assert (directory / "mine").read_text() == "user\n"
+    assert not (directory / "new").exists()
+
+
+def test_exact_restores_the_users_edits_too(scene: Scene, directory: Path) -> None:
+    before = contents(directory)
+    with scene.turn("write"):
+        (directory / "new").write_text("agent\n")
+    (directory / "mine").write_text("user\n")
+    (directory / "secret").unlink()
+    scene.write("plans/mine.md", "user\n")
+    scene.rewind("~1", exact=True)
+    assert contents(directory) == before
+    assert not (scene.workspace / "plans/mine.md").exists()
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_two_sessions_in_two_projects_do_not_change_each_others_files(
+    scene: Scene, directory: Path, tmp_path: Path, exact: bool
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "theirs").write_text("theirs\n")
+    scene.directories["second"] = other
+    with scene.turn("one"):
+        (directory / "one").write_text("1")
+    with scene.turn("two", "second"):
+        (other / "two").write_text("2")
+    with scene.turn("private", "private"):
+        scene.write("three", "3")
+    first, second = scene.session().project, scene.session("second").project
+    assert first is not None
+    assert second is not None
+    with scene.work() as work:
+        tree = bytes.fromhex(scene.last().tree)
+        assert mounts.mounts_in(work.objects, tree).keys() == {first.id, second.id}
+    before = contents(directory)
+    scene.rewind("~1", "second", exact=exact)
+    assert contents(directory) == before
+    assert sorted(contents(other)) == ["theirs"]
+    assert (scene.workspace / "three").exists() != exact, "the workspace belongs to both"
+    theirs = contents(other)
+    scene.rewind("~1", "main", exact=exact)
+    assert not (directory / "one").exists()
+    assert contents(other) == theirs
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_private_session_never_changes_a_project(scene: Scene, directory: Path, exact: bool) -> None:
+    with scene.turn("private", "private"):
+        scene.write("three", "3")
+    with scene.turn("one"):
+        (directory / "one").write_text("1")
+    before = contents(directory)
+    with scene.turn("private again", "private"):
+        scene.write("three", "4")
+        (directory / "one").write_text("changed by a command of the private session")
+    changed = contents(directory)
+    scene.rewind("~2", "private", exact=exact)
+    assert not (scene.workspace / "three").exists()
+    assert contents(directory) == changed != before
+
+
+def test_the_tree_of_a_private_profile_is_as_before(tmp_path: Path) -> None:
+    scene = Scene(tmp_path / "root")
+    with scene.turn("one"):
+        scene.write("one", "1")
+    with scene.work() as work:
+        plain = trees.snapshot(str(scene.workspace), work.sink, work.store.cache).tree.hex()
+    assert scene.last().tree == plain
+    assert scene.last().project == ""
+
+
+def test_a_real_directory_in_the_place_of_the_mounts_is_left_out(scene: Scene, directory: Path) -> None:
+    scene.write(".deep/projects/x/files/planted", "planted\n")
+    with scene.turn("one"):
+        (directory / "one").write_text("1")
+    with scene.work() as work:
+        names = [path for path, _ in trees.walk(work.objects, bytes.fromhex(scene.last().tree))]
+    assert not [name for name in names if b"planted" in name]
+    scene.rewind("~1", exact=True)
+    assert (scene.workspace / ".deep/projects/x/files/planted").read_text() == "planted\n"
+
+
+def test_a_link_in_the_place_of_deepctls_directory_hides_no_file_of_the_project(
+    scene: Scene, directory: Path, tmp_path: Path
+) -> None:
+    scene.write(".deep/memory/main/MEMORY.md", "- tea\n")
+    before = contents(directory)
+    (tmp_path / "elsewhere").mkdir()
+    with scene.turn("replace"):
+        shutil.rmtree(scene.workspace / ".deep")
+        (scene.workspace / ".deep").symlink_to(tmp_path / "elsewhere")
+        (directory / "one").write_text("1")
+    assert [".deep", "in the place of a directory of deepctl"] in scene.last().unkept
+    scene.rewind("~1")
+    assert contents(directory) == before
+    assert (scene.workspace / ".deep/memory/main/MEMORY.md").read_text() == "- tea\n"
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_the_cached_directories_of_one_place_survive_snapshots_of_another(scene: Scene, directory: Path) -> None:
+    with scene.turn("one"):
+        (directory / "one").write_text("1")
+    with scene.turn("private", "private"):
+        scene.write("three", "3")
+    project = scene.session().project
+    assert project is not None
+    prefix = mounts.prefix(project.id)
+    with scene.work() as work:
+        rows = work.store.cache.directories(b"", trees.MOUNTS)
+        assert b"" in rows
+        assert not [path for path in rows if path.startswith(trees.MOUNTS)]
+        assert work.store.cache.directories(prefix).keys() == {prefix, prefix + b"/src", prefix + b"/src/empty"}
+
+
+class TestADirectoryThatIsGone:
+    @pytest.fixture(autouse=True)
+    def gone(self, scene: Scene, directory: Path) -> Path:
+        with scene.turn("both"):
+            (directory / "a").write_text("a")
+            scene.write(".deep/memory/main/MEMORY.md", "- tea\n")
+        return directory.rename(directory.with_name("moved"))
+
+    def test_other_sessions_work_and_its_tree_stays(self, scene: Scene, directory: Path) -> None:
+        tree = scene.last().tree
+        with scene.turn("private", "private"):
+            scene.write("three", "3")
+        project = scene.session().project
+        assert project is not None
+        with scene.work() as work:
+            then, now = (mounts.mounts_in(work.objects, bytes.fromhex(one)) for one in (tree, scene.last().tree))
+        assert then == now
+        assert project.id in then
+
+    def test_memory_and_conversation_can_be_rewound(self, scene: Scene, directory: Path) -> None:
+        with pytest.raises(Refused) as caught:
+            scene.rewind("~1")
+        assert caught.value.code == "project_gone"
+        scene.rewind("~1", only="memory")
+        assert not (scene.workspace / ".deep/memory/main/MEMORY.md").exists()
+        scene.rewind("~1", only="conversation")
+        assert scene.prompts() == []
+
+    def test_after_a_move_everything_can_be_rewound(self, scene: Scene, directory: Path, gone: Path) -> None:
+        moved = projects.move(scene.paths, str(directory), str(gone))
+        assert moved.path == str(gone)
+        assert moved.inode == gone.stat().st_ino
+        scene.rewind("~1")
+        assert not (gone / "a").exists()
+        assert not directory.exists()
+
+    def test_a_link_in_its_place_is_not_followed(self, scene: Scene, directory: Path, gone: Path) -> None:
+        directory.symlink_to(gone)
+        before = contents(gone)
+        with pytest.raises(Refused) as caught:
+            scene.rewind("~1")
+        assert caught.value.code == "project_gone"
+        assert contents(gone) == before
+
+    def test_another_directory_in_its_place_is_edited_by_somebody_else(self, scene: Scene, directory: Path) -> None:
+        directory.mkdir()
+        (directory / "a").write_text("another file\n")
+        with pytest.raises(RewindConflicts):
+            scene.rewind("~1")
+        assert (directory / "a").read_text() == "another file\n"
+
+
+class TestTheDocument:
+    def test_it_is_built_again_from_the_sessions(self, scene: Scene, directory: Path) -> None:
+        session = scene.session()
+        document = Path(scene.paths.directory) / "projects.json"
+        before = projects.read(scene.paths)
+        assert [project.path for project in before] == [str(directory)]
+        for damage in (b"", b"{}", document.read_bytes()[:-9], document.read_bytes().replace(b"project", b"prefect")):
+            document.write_bytes(damage)
+            found = projects.read(scene.paths)
+            assert [(project.id, project.path) for project in found] == [(before[0].id, str(directory))]
+        document.unlink()
+        with scene.turn("one"):
+            (directory / "one").write_text("1")
+        assert scene.last().project == (session.project or SessionProject("", "")).id
+        assert projects.ensure(scene.paths, str(directory)).id == before[0].id
+        assert document.exists()
+
+    def test_a_session_whose_record_is_damaged_keeps_its_project(self, scene: Scene, directory: Path) -> None:
+        with scene.turn("one"):
+            (directory / "one").write_text("1")
+        session = scene.session()
+        (Path(session.directory) / "session.json").write_bytes(b"broken\n")
+        assert scene.session().project == SessionProject(scene.last().project, "")
+        scene.rewind("~1")
+        assert not (directory / "one").exists()
+
+    def test_a_session_whose_directory_nothing_knows_is_refused(self, scene: Scene, directory: Path) -> None:
+        with scene.turn("one"):
+            (directory / "one").write_text("1")
+        (Path(scene.session().directory) / "session.json").write_bytes(b"broken\n")
+        (Path(scene.paths.directory) / "projects.json").write_bytes(b"broken\n")
+        with pytest.raises(Refused) as caught:
+            scene.rewind("~1")
+        assert caught.value.code == "project_unknown"
+        assert (directory / "one").exists()
+        with scene.turn("private", "private"):
+            scene.write("three", "3")
+
+    def test_forget_and_trust(self, scene: Scene, directory: Path) -> None:
+        project = projects.ensure(scene.paths, str(directory))
+        projects.set_trusted(scene.paths, project.id, "digest")
+        assert projects.by_path(scene.paths, str(directory)) == project._replace(trusted="digest")
+        assert projects.ensure(scene.paths, str(directory)).trusted == "digest"
+        projects.forget(scene.paths, project.id)
+        assert projects.read(scene.paths) == []
+
+    def test_two_projects_never_have_one_directory(self, scene: Scene, directory: Path, tmp_path: Path) -> None:
+        other = tmp_path / "other"
+        other.mkdir()
+        for place in (directory, other):
+            projects.ensure(scene.paths, str(place))
+        with pytest.raises(Refused):
+            projects.move(scene.paths, str(directory), str(other))
+
+
+def test_a_fork_inherits_the_project(scene: Scene, directory: Path) -> None:
+    with scene.turn("one"):
+        (directory / "one").write_text("1")
+    with scene.work() as work:
+        forked = work.fork(scene.last(), "forked")
+    assert forked.project == scene.session().project
+    with scene.turn("two", "forked"):
+        (directory / "two").write_text("2")
+    scene.rewind("~1", "forked")
+    assert (directory / "one").exists()
+    assert not (directory / "two").exists()
+
+
+def test_files_that_the_rules_ignore_stay_and_are_listed(scene: Scene, directory: Path) -> None:
+    with scene.turn("one"):
+        (directory / "build.log").write_text("1")
+        (directory / "one").write_text("1")
+    with scene.work(exclude=["*.log"]) as work:
+        session = scene.session()
+        target = lookup.find_checkpoint(scene.paths, work.ledger, "~1", "main")
+        result = rewind.run(work, session, RewindRequest(target))
+        project = session.project
+        assert project is not None
+        assert result.plan.ignored_paths == [mounts.prefix(project.id) + b"/build.log"]
+    assert (directory / "build.log").exists()
+    assert not (directory / "one").exists()
