@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from deepctl import layout
 from deepctl.store.coverage import CoverageSettings
 from deepctl.store.object_store import ObjectReader, ObjectWriter
-from deepctl.store.trees import DIRECTORY, FILE, MOUNTS, TreeEntry, TreeReader, decode, encode
+from deepctl.store.trees import DIRECTORY, FILE, TreeEntry, TreeReader, decode, encode
 
+PROJECTS = layout.PROJECTS_DIRECTORY.encode()
 FILES, RULES = b"files", b"rules"
 _DIRECTORY_MODE, _FILE_MODE = 0o700, 0o600
 _GIT = b".git"
@@ -39,16 +41,16 @@ class MountedPath(NamedTuple):
 
 def prefix(project: str) -> bytes:
     """The path of the files of a project in a tree."""
-    return b"%s/%s/%s" % (MOUNTS, project.encode(), FILES)
+    return b"%s/%s/%s" % (PROJECTS, project.encode(), FILES)
 
 
 def mounted(path: bytes) -> MountedPath | None:
     """The parts of a path in a tree; `None` for a path of the workspace."""
-    if path == MOUNTS:
+    if path == PROJECTS:
         return MountedPath("", None)
-    if not path.startswith(MOUNTS + b"/"):
+    if not path.startswith(PROJECTS + b"/"):
         return None
-    project, _, inner = path[len(MOUNTS) + 1 :].partition(b"/")
+    project, _, inner = path[len(PROJECTS) + 1 :].partition(b"/")
     name = project.decode("ascii", "replace")
     if inner == FILES:
         return MountedPath(name, b"")
@@ -62,7 +64,7 @@ def is_of_git(path: bytes) -> bool:
 
 def mounts_in(objects: ObjectReader, tree: bytes) -> dict[str, bytes]:
     """The mounted projects in a tree: the tree of `.deep/projects/<id>` by id. Raises `Damaged`."""
-    entry = TreeReader(objects, tree).entry(MOUNTS)
+    entry = TreeReader(objects, tree).entry(PROJECTS)
     if entry is None or entry.kind != DIRECTORY:
         return {}
     entries = decode(objects.read(entry.digest))
@@ -71,7 +73,7 @@ def mounts_in(objects: ObjectReader, tree: bytes) -> dict[str, bytes]:
 
 def rules_digest(objects: ObjectReader, tree: bytes, project: str) -> bytes | None:
     """The hash of the rules of a mounted project; `None` if the tree does not contain it. Raises `Damaged`."""
-    entry = TreeReader(objects, tree).entry(b"%s/%s/%s" % (MOUNTS, project.encode(), RULES))
+    entry = TreeReader(objects, tree).entry(b"%s/%s/%s" % (PROJECTS, project.encode(), RULES))
     return entry.digest if entry is not None and entry.kind == FILE else None
 
 
@@ -104,7 +106,7 @@ def mount(objects: ObjectReader, sink: ObjectWriter, tree: bytes, projects: Mapp
     if not projects:
         return Mount(tree)
     entries = [TreeEntry(DIRECTORY, _DIRECTORY_MODE, 0, inner, name.encode()) for name, inner in projects.items()]
-    own_name, name = MOUNTS.split(b"/")
+    own_name, name = PROJECTS.split(b"/")
     top = {entry.name: entry for entry in decode(objects.read(tree))}
     own = top.get(own_name)
     replaced_path = own_name if own is not None and own.kind != DIRECTORY else None

@@ -213,9 +213,9 @@ TOO_LARGE = "larger than snapshot.max_file"
 _REPLACED = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ENODEV)
 """Errors of opening an entry that was of another kind a moment ago."""
 
-MOUNTS = b".deep/projects"
+_MOUNTS = layout.PROJECTS_DIRECTORY.encode()
 """The directory of mounted trees in the tree of a workspace (`deepctl.store.mounts`). A real one is left out."""
-_OWN, _MOUNTS_NAME = MOUNTS.split(b"/")
+_OWN, _MOUNTS_NAME = _MOUNTS.split(b"/")
 
 _REPORT_EVERY = 64
 _MAX_DEPTH = 200
@@ -321,7 +321,7 @@ class _SnapshotWriter:
         self._cache = cache
         self._leave_out = leave_out
         self._report = report
-        self._before = cache.directories(mount, MOUNTS)
+        self._before = cache.directories(mount, _MOUNTS)
         self._seen: set[bytes] = set()
         self._changed: list[tuple[bytes, bytes | None, bytes, bytes]] = []
         # A change within one tick after the file was read can leave its status unchanged.

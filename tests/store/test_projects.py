@@ -310,9 +310,9 @@ def test_the_cached_directories_of_one_place_survive_snapshots_of_another(scene:
     assert project is not None
     prefix = mounts.prefix(project.id)
     with scene.work() as work:
-        rows = work.store.cache.directories(b"", trees.MOUNTS)
+        rows = work.store.cache.directories(b"", mounts.PROJECTS)
         assert b"" in rows
-        assert not [path for path in rows if path.startswith(trees.MOUNTS)]
+        assert not [path for path in rows if path.startswith(mounts.PROJECTS)]
         assert work.store.cache.directories(prefix).keys() == {prefix, prefix + b"/src", prefix + b"/src/empty"}
 
 
