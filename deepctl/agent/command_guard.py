@@ -41,9 +41,10 @@ _REFUSALS = (
 )
 _GIT_REFUSED = re.compile(
     r"could not (?:lock|write) config file"
-    r"|(?:^|[\s/'\"])\.git/(?:\S*/)?(?:config|hooks|info|modules)\b"
-    r"|(?:^|[\s'\"])(?:config|hooks)['/:]"
+    r"|(?:^|[\s/'\"\u2018])\.git/(?:\S*/)?(?:config|hooks|info|modules)\b"
+    r"|(?:^|[\s'\"\u2018])(?:config|hooks)['/:\u2019]"
 )
+"""The settings and hooks in messages of git, shells and coreutils, which have typographic quotation marks."""
 _MOST_TEXT = 256 << 10
 """Characters of the output that are searched for refusals."""
 
