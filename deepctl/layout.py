@@ -142,6 +142,11 @@ class ProfilePaths(NamedTuple):
         return os.path.join(self.directory, RESERVE)
 
     @property
+    def package_cache(self) -> str:
+        """What package managers download when the agent's commands in a project use them. No checkpoint contains it."""
+        return os.path.join(self.cache, "packages")
+
+    @property
     def commands_home(self) -> str:
         """The home directory of unsandboxed commands during a turn."""
         return os.path.join(self.cache, "home")

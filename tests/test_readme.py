@@ -198,7 +198,7 @@ def test_a_mistyped_command_or_option_is_exit_2_with_a_hint(deepctl: InProcess) 
         ("--sesion", "--session"),
         ("--sess", "--session"),
         ("--models", "--model"),
-        ("--no-network", "--network"),
+        ("--no-net", "--no-network"),
     ],
 )
 def test_a_slip_in_an_option_is_told_by_its_letters(deepctl: InProcess, typed: str, meant: str) -> None:

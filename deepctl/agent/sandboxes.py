@@ -34,8 +34,9 @@ from pydantic_ai.workspaces import (
 from pydantic_ai_harness.bubblewrap_sandbox import BubblewrapWorkspace
 
 from deepctl.errors import Refused
+from deepctl.files.git import identity
 from deepctl.files.rmtree import PrivateHome
-from deepctl.sandbox import bubblewrap, cgroups, container
+from deepctl.sandbox import bubblewrap, cgroups, container, read_only
 from deepctl.sandbox import project as projects
 from deepctl.sandbox.policy import COMMAND_PATH, OUTPUT_BYTES, VARIABLES, Limits, ProjectMounts, Unavailable
 from deepctl.sandbox.project import ProjectLayout
@@ -134,8 +135,8 @@ class Executor(Protocol):
 class DirectExecutor(StreamingBackend):
     """Unsandboxed commands, with a home to which no sandboxed command has written."""
 
-    def __init__(self, root: str, home: PrivateHome) -> None:
-        super().__init__(root, env=_unsandboxed(_NO_HOME))
+    def __init__(self, root: str, home: PrivateHome, variables: Mapping[str, str]) -> None:
+        super().__init__(root, env={**_unsandboxed(_NO_HOME), **variables})
         self._home = home
 
     async def run(
@@ -349,6 +350,13 @@ class _CapturedOutput:
         return out, err
 
 
+def _of_project(project: ProjectMounts | None, *, is_mounted: bool = False) -> dict[str, str]:
+    """The variables of commands in a project. `is_mounted` is whether its mounts exist: in a sandbox."""
+    if project is None:
+        return {}
+    return {**(projects.variables(project) if is_mounted else {}), **identity(project.root)}
+
+
 class Sandbox(Protocol):
     """A place where commands run."""
 
@@ -379,6 +387,8 @@ class NoSandbox:
 
     limits: Limits = Limits()
     home: str | None = None
+    read_only_paths: tuple[str, ...] = ()
+    """Directories of programs that are on `PATH` behind those of the system."""
     name: ClassVar[str] = "none"
     confined: ClassVar[bool] = False
 
@@ -386,7 +396,10 @@ class NoSandbox:
         """Without a sandbox, there is nothing to test."""
 
     def commands(self, root: str, project: ProjectMounts | None = None) -> Executor:
-        return DirectExecutor(root, PrivateHome(self.home))
+        variables = {**read_only.variables(self.read_only_paths), **_of_project(project)}
+        if project is not None and project.cache is not None:
+            variables |= projects.cache_variables(project.cache)
+        return DirectExecutor(root, PrivateHome(self.home), variables)
 
 
 @dataclass(frozen=True)
@@ -402,6 +415,8 @@ class Bubblewrap:
     """The variables that may contain `$DEEPCTL_BWRAP`. Commands receive none of them."""
     outside: tuple[str, ...] = ()
     """Directories to which agents write, so that no `bwrap` below them is used. The workspace is always one of them."""
+    read_only_paths: tuple[str, ...] = ()
+    """Further files and directories that commands can read. Their programs are on `PATH` behind those of the system."""
     name: ClassVar[str] = "bubblewrap"
     confined: ClassVar[bool] = True
 
@@ -413,8 +428,15 @@ class Bubblewrap:
             projects.check(project)
         home = self.variables.get("HOME")
         hidden_directories = (*self.outside, *([home] if home else []))
-        variables = projects.variables(project) if project is not None else {}
-        return bubblewrap.Policy(program, root, self.limits, self.network, hidden_directories, variables=variables)
+        return bubblewrap.Policy(
+            program,
+            root,
+            self.limits,
+            self.network,
+            hidden_directories,
+            read_only.binds(self.read_only_paths),
+            {**read_only.variables(self.read_only_paths), **_of_project(project, is_mounted=True)},
+        )
 
     def check(self) -> None:
         bubblewrap.check(self._policy(None))
@@ -436,6 +458,8 @@ class Docker:
     network: bool = False
     limits: Limits = Limits()
     profile: str = ""
+    read_only_paths: tuple[str, ...] = ()
+    """Further files and directories of this machine that commands can read, as in `Bubblewrap`."""
     name: ClassVar[str] = "docker"
     confined: ClassVar[bool] = True
 

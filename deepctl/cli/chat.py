@@ -88,7 +88,14 @@ def chat(
             "then auto."
         ),
     ] = None,
-    network: Annotated[bool, typer.Option("--network", help="Let sandboxed commands use the network.")] = False,
+    network: Annotated[
+        bool | None,
+        typer.Option(
+            "--network/--no-network",
+            help="Whether sandboxed commands can use the network. Default: the setting network, then no.",
+            show_default=False,
+        ),
+    ] = None,
     ephemeral: Annotated[
         bool, typer.Option("--ephemeral", help="Keep all state in memory. Nothing is read from or written to disk.")
     ] = False,
@@ -102,6 +109,7 @@ def chat(
     starts at a terminal.
     """
     flags = {"model": model, "approve": approve, "sandbox": sandbox, "model_settings.thinking": thinking}
+    flags["network"] = None if network is None else "on" if network else "off"
     in_force = settings.without_files(os.environ, flags) if ephemeral else settings.load(os.environ, options=flags)
     name = layout.check_name(user or "ephemeral") if ephemeral else options.user(user, in_force)
     if session is not None and new is not None:
@@ -129,7 +137,7 @@ def chat(
         raise UsageError("--json needs a PROMPT as an argument or on stdin.", "deepctl chat --json 'your prompt'")
     is_interactive = is_terminal(sys.stdin) and is_terminal(sys.stderr)
     with closing(_display(as_json, text)) as display:
-        setup = ChatSetup(name, in_force, timeout, network, ask_at_terminal(display) if is_interactive else None)
+        setup = ChatSetup(name, in_force, timeout, ask_at_terminal(display) if is_interactive else None)
         with closing(_session(setup, wait, display, ephemeral=ephemeral)) as talk:
             if text is not None:
                 talk.turn(text, session, new, files or ())

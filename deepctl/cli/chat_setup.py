@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar, cast
 
-from deepctl.domain import env_variables, mcp_servers, profiles, provider_keys, settings
+from deepctl.domain import env_variables, mcp_servers, profiles, provider_keys, read_only_paths, settings
 from deepctl.domain.mcp_servers import McpServer
 from deepctl.domain.permissions import CommandPolicy, Permissions, without_sandbox
 from deepctl.domain.settings import Settings
@@ -61,7 +61,6 @@ class ChatSetup(NamedTuple):
     settings: Settings
     """The settings in force; the command line comes first."""
     timeout: float | None = None
-    network: bool = False
     ask: Ask | None = None
     """The function that asks the person at the terminal; `None` without a terminal."""
 
@@ -81,6 +80,11 @@ class ChatSetup(NamedTuple):
     def approve(self) -> Approve:
         """The result of approval requests."""
         return cast("Approve", self.settings.get("approve") or "ask")
+
+    @property
+    def network(self) -> bool:
+        """Whether sandboxed commands have the network."""
+        return self.settings.get("network") == "on"
 
     def ephemeral(self) -> Engine[EphemeralChat]:
         """A chat in memory. The environment is read, settings files are not."""
@@ -103,7 +107,8 @@ class ChatSetup(NamedTuple):
         permissions, limits = in_force.permissions(), in_force.limits()
         image = in_force.get("docker.image") or ""
         servers = in_force.mcp_servers()
-        approve = self.approve
+        approve, network = self.approve, self.network
+        read_only = read_only_paths.resolve(in_force, os.environ, root)
         _prepare(model, servers)
         _load()
         from deepctl.agent import sandboxes
@@ -116,13 +121,13 @@ class ChatSetup(NamedTuple):
                 mcp.load()
         paths = known_profile(root, self.name) or root.profile(self.name)
         choices: dict[str, Sandbox] = {
-            "none": sandboxes.NoSandbox(limits, paths.commands_home),
-            "bubblewrap": sandboxes.Bubblewrap(self.network, limits, dict(os.environ), (root.path,)),
+            "none": sandboxes.NoSandbox(limits, paths.commands_home, read_only),
+            "bubblewrap": sandboxes.Bubblewrap(network, limits, dict(os.environ), (root.path,), read_only),
         }
         sandbox = in_force.get("sandbox") or "auto"
         if sandbox == "docker":
             name = container_name(paths.directory)
-            choices[sandbox] = sandboxes.Docker(name, image, self.network, limits, paths.name)
+            choices[sandbox] = sandboxes.Docker(name, image, network, limits, paths.name, read_only)
         choice = sandboxes.choose(sandbox, choices, can_ask=self.ask is not None)
         commands = self._commands(choice, approve, permissions, image)
         if choice.problem is not None:
@@ -193,7 +198,7 @@ class ChatSetup(NamedTuple):
         self, choice: SandboxChoice | None, approve: Approve, permissions: Permissions, image: str | None = None
     ) -> CommandSetup:
         sandbox = choice.sandbox if choice is not None else None
-        network = sandbox is not None and (self.network or not sandbox.confined)
+        network = sandbox is not None and (not sandbox.confined or self.network)
         policy = CommandPolicy(
             sandbox.name if sandbox is not None else None,
             approve,

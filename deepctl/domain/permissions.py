@@ -280,8 +280,9 @@ class CommandPolicy(NamedTuple):
         return f"{statement[:1].upper()}{statement[1:]}."
 
     def notice(self) -> str | None:
-        """The notice before the first prompt; `None` if commands run confined."""
-        if self.sandbox is not None and not self.unsandboxed and self._outcome(self._default) != "refused":
+        """The notice before the first prompt; `None` if commands run confined and without the network."""
+        is_usual = not self.unsandboxed and not self.network and self._outcome(self._default) != "refused"
+        if self.sandbox is not None and is_usual:
             return None
         reason = f" Bubblewrap cannot be used: {self.problem.reason}. {self.problem.fix}" if self.problem else ""
         return f"{self.sentence()}{reason}"

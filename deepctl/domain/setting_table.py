@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 from deepctl.domain import agent_tools
 from deepctl.domain.addresses import address_problem, without_passwords
 from deepctl.errors import BadSetting
+from deepctl.sandbox.policy import PROTECTED
 
 SANDBOXES = ("auto", "bubblewrap", "docker", "none")
 APPROVALS = ("ask", "auto", "never")
+NETWORK = ("off", "on")
 CHECKPOINTS = ("every_tool", "every_turn", "manual_only")
 TOOLS = ("full", "lean")
 THINKING = ("off", "minimal", "low", "medium", "high", "xhigh", "max", "on")
@@ -31,6 +33,8 @@ _PROFILE = "it changes what the model is sent, and how its answers are read"
 _TOOLS = "it decides which tools the agent has"
 _WAITING = "it decides how long deepctl waits for an answer"
 _FLAG = ("true", "false")
+_NO_PATHS = "none"
+"""The text of an empty list of paths: it differs from the default."""
 
 
 class Setting(NamedTuple):
@@ -38,9 +42,10 @@ class Setting(NamedTuple):
 
     `kind` is the meaning of its text: `text`, `patterns` (several, separated by commas), `count` (a whole number),
     `seconds`, `size` (bytes, or a number with K, M or G for 1024-fold units), or `cost` (USD, up to six places). A
-    `percent` is a whole number from 10 to 95, or `never`. `names` are several tool names, separated by commas; `flag`
-    is true or false; `integer` and `decimal` are numbers within `bounds`; `texts` is a JSON list of texts; `table` is a
-    JSON object. `risk` is the possible consequence of a value that another person chose.
+    `percent` is a whole number from 10 to 95, or `never`. `paths` are several, separated by commas, or `none`. `names`
+    are several tool names, separated by commas; `flag` is true or false; `integer` and `decimal` are numbers within
+    `bounds`; `texts` is a JSON list of texts; `table` is a JSON object. `risk` is the possible consequence of a value
+    that another person chose.
     """
 
     help: str
@@ -156,6 +161,23 @@ SETTINGS: dict[str, Setting] = {
         kind="patterns",
         risk="no checkpoint contains these files, and no rewind restores them",
     ),
+    "network": Setting(
+        "whether the agent's commands have the network",
+        "off",
+        NETWORK,
+        risk="with the network, the agent's commands can send your files to others",
+    ),
+    "protected": Setting(
+        "paths of a project that the agent's commands cannot change or create, separated by commas, or none",
+        ",".join(PROTECTED),
+        kind="paths",
+        risk="your programs obey these files, so what the agent writes there can run with your rights",
+    ),
+    "read_only_paths": Setting(
+        "files and directories of this machine that the agent's commands can read, separated by commas, or none",
+        kind="paths",
+        risk="the agent's commands can read these files",
+    ),
     "docker.image": Setting(
         "image of the container of the docker sandbox",
         "python:3.12-slim",
@@ -252,6 +274,8 @@ def _problem(key: str, setting: Setting, value: str) -> str | None:
         return "It must be a sum in USD above 0 and below 1000000, such as 0.50."
     if kind == "percent" and value not in ("never", *map(str, _PERCENT)):
         return f"It must be a percentage from {_PERCENT.start} to {_PERCENT.stop - 1}, or never."
+    if kind == "paths":
+        return _paths_problem(key, value)
     if kind in ("count", "seconds", "size"):
         return _number_problem(key, kind, value)
     if kind in ("integer", "decimal"):
@@ -295,6 +319,28 @@ def _bounds_problem(setting: Setting, value: str) -> str | None:
         number = float(value) if _DECIMAL.fullmatch(value) else math.nan
     kind = "whole number" if setting.kind == "integer" else "number"
     return None if least <= number <= largest else f"It must be a {kind} from {least} to {largest}."
+
+
+def _paths_problem(key: str, value: str) -> str | None:
+    absolute = key == "read_only_paths"
+    if value == _NO_PATHS:
+        return None
+    for path in patterns(value):
+        parts = path.rstrip("/").split("/")
+        start = parts.pop(0) if absolute else ""
+        is_usable = start in ("", "~") and all(part not in ("", ".", "..") and part.isprintable() for part in parts)
+        if not is_usable or (absolute and not parts) or parts[0] == ".git":
+            break
+    else:
+        return None if patterns(value) else "It must not be empty."
+    if absolute:
+        return "It must be absolute paths, or paths that begin with ~/, without `..`, separated by commas, or none."
+    return "It must be paths in a project, relative to it and without `..`, separated by commas, or none."
+
+
+def paths(value: str | None) -> list[str]:
+    """The values of a setting of kind `paths`."""
+    return [] if value == _NO_PATHS else patterns(value)
 
 
 def _is_texts(value: Any) -> bool:
@@ -357,9 +403,10 @@ def patterns(value: str | None) -> list[str]:
 def to_text(setting: Setting, value: Any) -> Any:
     """The text of a value in a settings file; the value itself if its type is wrong for the setting."""
     kind = setting.kind
-    if kind in ("patterns", "names"):
+    if kind in ("patterns", "names", "paths"):
         is_list = isinstance(value, list) and all(isinstance(item, str) for item in value)
-        return ",".join(value) if is_list else value
+        text = ",".join(value) if is_list else value
+        return _NO_PATHS if kind == "paths" and value == [] else text
     if isinstance(value, bool):
         if "off" in setting.choices:
             return "on" if value else "off"
@@ -383,6 +430,8 @@ def to_value(setting: Setting, valid_text: str) -> Any:
         return int(valid_text)
     if kind in ("patterns", "names"):
         return patterns(valid_text)
+    if kind == "paths":
+        return paths(valid_text)
     if kind == "decimal":
         return float(valid_text)
     if kind == "flag" or (valid_text == "false" and setting.choices):

@@ -236,6 +236,10 @@ class Settings(NamedTuple):
         """The values in force of a setting with several values."""
         return patterns(self.get(key))
 
+    def paths(self, key: str) -> list[str]:
+        """The paths in force of a setting of kind `paths`."""
+        return setting_table.paths(self.get(key))
+
     def size(self, key: str) -> int:
         """The bytes in force of a setting of kind `size`."""
         return size(self.get(key) or "")

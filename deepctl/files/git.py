@@ -217,6 +217,28 @@ def _asked(directory: str) -> GitHead | None:
     return GitHead(commit.decode().strip(), "" if name == "HEAD" else name.removeprefix("refs/heads/"))
 
 
+def identity(directory: str) -> dict[str, str]:
+    """The variables that give a command of git the name and the address that it would have in a directory.
+
+    They come from the settings of the user and of the repository. Empty if git has none, or cannot be asked.
+    """
+    try:
+        output = run(directory, "config", "--null", "--get-regexp", r"^(user|author|committer)\.(name|email)$")
+    except GitFailed:
+        return {}
+    settings: dict[str, str] = {}
+    for entry in output.decode("utf-8", "replace").split("\0"):
+        key, _, value = entry.partition("\n")
+        settings[key] = value
+    variables: dict[str, str] = {}
+    for role in ("author", "committer"):
+        for part in ("name", "email"):
+            value = settings.get(f"{role}.{part}") or settings.get(f"user.{part}", "")
+            if value.strip() and value.isprintable():
+                variables[f"GIT_{role}_{part}".upper()] = value
+    return variables
+
+
 def commits_between(directory: str, old: str, new: str) -> list[Commit]:
     """The commits that HEAD `new` contains and HEAD `old` does not, newest first. Raises `GitFailed`.
 

@@ -33,7 +33,8 @@ from typing import NamedTuple
 
 from deepctl.sandbox import project as projects
 from deepctl.sandbox.policy import COMMAND_PATH, MOUNT, VARIABLES, Limits, Unavailable
-from deepctl.sandbox.project import Bind, ProjectLayout
+from deepctl.sandbox.project import ProjectLayout
+from deepctl.sandbox.read_only import Bind
 
 VARIABLE = "DEEPCTL_BWRAP"
 """The environment variable that names the program."""

@@ -23,6 +23,7 @@ from typing import NamedTuple
 from deepctl.files import git_directories, placeholders
 from deepctl.files.placeholders import Placeholder
 from deepctl.sandbox.policy import CACHE_MOUNT, HOME_DIRECTORY, MOUNT, PROFILE_MOUNT, ProjectMounts, Unavailable
+from deepctl.sandbox.read_only import Bind
 
 _SYSTEM = ("/bin", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run", "/sbin", "/sys", "/tmp")
 _SYSTEM_PLACES = (*_SYSTEM, "/usr", "/usr/bin", "/var", "/var/tmp")
@@ -51,14 +52,6 @@ CACHE_VARIABLES: Mapping[str, str] = {
     "npm_config_store_dir": "pnpm",
 }
 """Variables by which package managers find their caches, and a directory for each among the package caches."""
-
-
-class Bind(NamedTuple):
-    """A directory or a file of this machine, and its path for commands."""
-
-    source: str
-    target: str
-    writable: bool = True
 
 
 class ProjectLayout(NamedTuple):

@@ -72,6 +72,8 @@ def _some_value(key: str, setting: Setting) -> Any:
         "texts": ["<a>", "</a>"],
         "table": {"min_p": 0.1, "x": {"y": ["z"]}},
     }
+    if setting.kind == "paths":
+        return ["/usr/share"] if key == "read_only_paths" else "none"
     return known.get(setting.kind, "http://example.com/v1" if key == "base_url" else "value")
 
 

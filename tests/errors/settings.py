@@ -129,6 +129,17 @@ def _(s: Situation) -> list[str]:
     return ["config", "set", "snapshot.exclude", "!"]
 
 
+@case("config set", "a path of `read_only_paths` or `protected` is invalid")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "protected", "../x"]
+
+
+@case("chat", "a path of `read_only_paths` is missing, or must not be seen by commands")
+def _(s: Situation) -> list[str]:
+    s.configure('read_only_paths = ["/proc"]\n')
+    return ["chat", "hello"]
+
+
 @case("config set", "`default_user` is not a valid name")
 def _(s: Situation) -> list[str]:
     return ["config", "set", "default_user", "a/b"]

@@ -1,4 +1,4 @@
-"""`/model`, `/models`, `/thinking`, `/approve` and `/sandbox`: the settings of this conversation."""
+"""`/model`, `/models`, `/thinking`, `/approve`, `/sandbox` and `/network`: the settings of this conversation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shlex
 from deepctl.cli.chat_session import ProfileChat
 from deepctl.cli.repl import run_cli_command
 from deepctl.cli.repl.state import ReplState
+from deepctl.domain.setting_table import NETWORK as NETWORK
 from deepctl.domain.setting_table import THINKING as THINKING
 from deepctl.domain.settings import Value
 from deepctl.errors import UsageError
@@ -109,6 +110,21 @@ def sandbox(state: ReplState, arguments: str) -> None:
         raise UsageError("An --ephemeral chat has no directory for commands.", "Start the chat without --ephemeral.")
     state.chat.change(sandbox=choice)
     state.chat.display.notice(f"{sandbox_sentence(state)}{_how_to_keep(state, 'sandbox', choice)}")
+
+
+def network(state: ReplState, arguments: str) -> None:
+    """Show whether sandboxed commands have the network, or change it."""
+    words = run_cli_command.split(arguments)
+    if not words:
+        value = in_force(state, "network")
+        setting = f" Selected: {value.value} ({source(value)})." if isinstance(state.chat, ProfileChat) else ""
+        state.chat.display.notice(f"{sandbox_sentence(state)}{setting}")
+        return
+    choice = _choice("/network", words, NETWORK)
+    if not isinstance(state.chat, ProfileChat):
+        raise UsageError("An --ephemeral chat has no directory for commands.", "Start the chat without --ephemeral.")
+    state.chat.change(network=choice)
+    state.chat.display.notice(f"{sandbox_sentence(state)}{_how_to_keep(state, 'network', choice)}")
 
 
 def sandbox_sentence(state: ReplState) -> str:
