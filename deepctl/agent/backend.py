@@ -455,20 +455,6 @@ class LocalBackend(ConfinedWorkspace):
             raise WorkspacePathError(f"{path!r} is outside the workspace")
 
 
-def backend_of(
-    workspace: str,
-    project: str | None,
-    sandbox: Sandbox | None,
-    *,
-    by_user: bool = False,
-    options: ProjectOptions = _PROJECT,
-) -> LocalBackend:
-    """The backend of a profile's session: in the directory `project`, without one in the workspace of the profile."""
-    if project is None:
-        return LocalBackend(workspace, sandbox=sandbox, by_user=by_user)
-    return LocalBackend(project, sandbox=sandbox, by_user=by_user, profile_dir=workspace, project=options)
-
-
 def workspace_of(backend: object) -> Workspace:
     """The tools' view of a backend. Accepts a `LocalBackend`, a `StateBackend` or any workspace backend."""
     if isinstance(backend, Workspace):

@@ -51,13 +51,15 @@ from deepctl.agent.model_wrappers import Retries, RetryingModel
 from deepctl.agent.models import resolve, warnings_told
 from deepctl.agent.provider_errors import ModelEndpoint
 from deepctl.agent.sandboxes import Sandbox
+from deepctl.agent.session_backend import open_backend
 from deepctl.agent.turn import Outcome, TokenUsage, TurnRecord, run_turn, to_json
-from deepctl.domain import attachments
+from deepctl.domain import attachments, repository_files
 from deepctl.domain.mcp_servers import McpServer
 from deepctl.domain.outside_files import OutsideFile
 from deepctl.domain.permissions import Permissions
 from deepctl.errors import DeepctlError, StorageError
 from deepctl.quantities import counted
+from deepctl.sandbox.policy import PROTECTED
 from deepctl.store import projects, session_catalogue, session_log, session_reader, todo
 from deepctl.store.log_file import Compaction, Message, MessageList
 from deepctl.store.records import Position, SessionRecord
@@ -98,6 +100,8 @@ class Options(NamedTuple):
     profile: str | None = None
     """The profile of the agent; an ephemeral chat has none."""
     window_cache: str | None = None
+    protected: Sequence[str] = PROTECTED
+    """Files of a project that only the user changes, or the agent after an approval."""
 
 
 class TurnRunner:
@@ -387,6 +391,7 @@ class Chat:
 
     def __init__(self, runner: TurnRunner) -> None:
         self._runner = runner
+        self._introduced: set[str] = set()
 
     def turn(
         self,
@@ -419,7 +424,7 @@ class Chat:
             user_content = [prompt, *file_parts] if file_parts else prompt
             while True:
                 try:
-                    outcome = self._attempt(checkpoints, conversation, user_content)
+                    outcome = self._attempt(work, checkpoints, conversation, user_content)
                     break
                 except RewindRequested as request:
                     self._runner.again()
@@ -427,6 +432,17 @@ class Chat:
                     conversation = self._read(work, session)
             latest = checkpoints.latest.id if checkpoints.latest else None
             return TurnResult(outcome, conversation.session.name, latest, notices + checkpoints.unkept())
+
+    def _introduce(self, work: Repository, session: SessionRecord, emit: Emit) -> None:
+        """Say once what the repository of a project has for agents, and whether the model gets it."""
+        if session.project is None:
+            return
+        known = projects.by_id(work.paths, session.project.id)
+        root = projects.directory_of(work.paths, session.project)
+        for text in repository_files.introduction(root, known.trusted if known is not None else ""):
+            if text not in self._introduced:
+                self._introduced.add(text)
+                emit({"type": "notice", "message": text})
 
     def _read(self, work: Repository, session: str) -> _Conversation:
         reader = work.readers.of(session_catalogue.find(work.paths, session))
@@ -457,8 +473,18 @@ class Chat:
         emit({"type": "checkpoint", "id": last.id, "kind": last.kind})
         return result._replace(checkpoint=head.id)
 
+    def _backend(self, work: Repository, session: SessionRecord) -> LocalBackend:
+        options = self._runner.options
+        project = work.workspace_of(session).project
+        directory = project.root if project is not None else None
+        return open_backend(work.paths, directory, options.sandbox, protected=options.protected)
+
     def _attempt(
-        self, checkpoints: TurnCheckpoints, conversation: _Conversation, user_content: str | list[UserContent]
+        self,
+        work: Repository,
+        checkpoints: TurnCheckpoints,
+        conversation: _Conversation,
+        user_content: str | list[UserContent],
     ) -> Outcome:
         """Run a turn to its end; raises `RewindRequested` if the agent wants to start it again from an earlier
         checkpoint.
@@ -468,7 +494,7 @@ class Chat:
         writer = session_log.LogWriter.after(reader, before.turn + 1)
         checkpoints.attempt(session, before, writer)
         try:
-            with closing(LocalBackend(checkpoints.workspace, sandbox=self._runner.options.sandbox)) as backend:
+            with closing(self._backend(work, session)) as backend:
                 deps = DeepAgentDeps(
                     backend=backend,
                     checkpoint_store=checkpoints,

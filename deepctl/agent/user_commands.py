@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -18,13 +19,15 @@ from pydantic_ai.workspaces import (
     WorkspaceUnavailableError,
 )
 
-from deepctl.agent.backend import LocalBackend, backend_of
+from deepctl.agent.backend import LocalBackend
 from deepctl.agent.interruption import AbandonedRun, Interruption, close
 from deepctl.agent.sandboxes import Sandbox, heard_by
+from deepctl.agent.session_backend import open_backend
 from deepctl.errors import Interrupted, StorageError, UsageError
+from deepctl.layout import ProfilePaths
 from deepctl.quantities import size
 from deepctl.sandbox.container import Sink
-from deepctl.sandbox.policy import OUTPUT_BYTES
+from deepctl.sandbox.policy import OUTPUT_BYTES, PROTECTED
 
 _LONGEST = 100_000
 """Maximum length of a command in bytes; Linux accepts 128 KiB as one argument of a program."""
@@ -38,10 +41,18 @@ class CommandEnd(NamedTuple):
     seconds: float
 
 
-def run(workspace: str, sandbox: Sandbox, line: str, sink: Sink, *, project: str | None = None) -> CommandEnd:
+def run(
+    profile: ProfilePaths,
+    sandbox: Sandbox,
+    line: str,
+    sink: Sink,
+    *,
+    project: str | None = None,
+    protected: Sequence[str] = PROTECTED,
+) -> CommandEnd:
     """Run a shell line in a workspace; `sink` receives its output while it runs. The caller holds the lock.
 
-    `project` is the directory of a project. The line then runs there, and `workspace` is seen as `/profile`.
+    `project` is a directory of the user, with its `protected` files. The line then runs there.
 
     Ctrl-C, SIGTERM and SIGHUP end the command, and its child processes as far as the sandbox can end them. Raises
     `Interrupted` or `Terminated` then, `UsageError` for an invalid line, and `Refused` or `StorageError` if the sandbox
@@ -51,7 +62,10 @@ def run(workspace: str, sandbox: Sandbox, line: str, sink: Sink, *, project: str
     began = time.monotonic()
     stops, runner = Interruption(), asyncio.Runner()
     try:
-        with stops.watched(), closing(backend_of(workspace, project, sandbox, by_user=True)) as backend:
+        with (
+            stops.watched(),
+            closing(open_backend(profile, project, sandbox, protected=protected, by_user=True)) as backend,
+        ):
             code, reason = stops.run(runner, _run(backend, sandbox, line, sink))
     except (Interrupted, AbandonedRun, KeyboardInterrupt):
         raise Interrupted("The command was stopped.") from None

@@ -337,7 +337,7 @@ class ProfileChat(ChatSession):
             with options.open_repository(profile, settings.load(os.environ, profile), self.display.notice) as work:
                 # The leftovers of a killed turn are recorded first, because they are not work of the user.
                 work.between()
-            return user_commands.run(profile.workspace, sandbox, line, sink)
+            return user_commands.run(profile, sandbox, line, sink)
 
     def begin(self, session: str | None, new: str | None) -> str:
         if profiles.exists(self.root, self._user):

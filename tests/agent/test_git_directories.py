@@ -20,6 +20,7 @@ from deepctl.agent.approvals import ApprovalAnswer
 from deepctl.errors import Refused
 from deepctl.files import git_directories
 from deepctl.files.git_directories import GitSurvey, additions, describe, set_aside, survey
+from deepctl.layout import ProfilePaths
 from deepctl.sandbox.policy import MOUNT
 from tests.agent.test_agent import Call, _run
 from tests.agent.test_approvals import NO, YES, Person, _rules
@@ -509,10 +510,12 @@ def test_what_a_line_of_the_persons_own_leaves_stays_and_is_named(work: Path, sa
         return True
 
     line = "cd repo && git config core.editor vim && echo true > .git/hooks/pre-commit"
-    assert user_commands.run(str(work), sandbox, line, sink).code == 0
+    workspace = work.rename(work.with_name("workspace"))
+    profile = ProfilePaths("alice", str(workspace.parent), "")
+    assert user_commands.run(profile, sandbox, line, sink).code == 0
     assert printed.decode().count("deepctl: ") == 1
     assert "repo/.git/config: core.editor = vim; repo/.git/hooks/pre-commit" in printed.decode()
-    assert _git(work / "repo", "config", "core.editor") == "vim\n"
+    assert _git(workspace / "repo", "config", "core.editor") == "vim\n"
     (said,) = _sandboxed(work, sandbox, "git -C repo config core.abbrev 8")
     assert "deepctl" not in said
     assert (work / "repo" / ".git" / "hooks" / "pre-commit").exists()
