@@ -122,7 +122,7 @@ def git_directory_of(path: str) -> str | None:
     except OSError:
         return None
     if stat.S_ISREG(mode):
-        content = _read(path, _LARGEST, follow=True)
+        content = read_file(path, _LARGEST, follow=True)
         if content is None or not content.startswith(b"gitdir: "):
             return None
         target = os.fsdecode(content.removeprefix(b"gitdir: ").rstrip(b"\r\n"))
@@ -152,7 +152,7 @@ def _is_git_directory(directory: str) -> bool:
             if not os.readlink(head).startswith("refs/"):
                 return False
         else:
-            content = _read(head, _LARGEST)
+            content = read_file(head, _LARGEST)
             if content is None or not (_HASH.match(content) or _REFERENCE.match(content)):
                 return False
     except OSError:
@@ -162,7 +162,7 @@ def _is_git_directory(directory: str) -> bool:
 
 
 def _common(directory: str) -> str:
-    content = _read(os.path.join(directory, "commondir"), _LARGEST)
+    content = read_file(os.path.join(directory, "commondir"), _LARGEST)
     path = os.fsdecode(content.rstrip(b"\r\n")) if content is not None else "."
     return os.path.realpath(os.path.join(directory, path)) if "\0" not in path else directory
 
@@ -198,10 +198,10 @@ def _reference(place: Worktree, name: str) -> bytes | None:
         return b"ref: " + os.fsencode(os.readlink(path))  # of a very old git
     except OSError:
         pass
-    content = _read(path, _LARGEST)
+    content = read_file(path, _LARGEST)
     if content is not None:
         return content
-    packed = _read(os.path.join(place.common, "packed-refs"), _LARGEST_PACKED) or b""
+    packed = read_file(os.path.join(place.common, "packed-refs"), _LARGEST_PACKED) or b""
     line = re.search(rb"^([0-9a-f]{40,64}) %b$" % re.escape(os.fsencode(name)), packed, re.MULTILINE)
     return line[1] if line else None
 
@@ -256,13 +256,15 @@ def commits_between(directory: str, old: str, new: str) -> list[Commit]:
     return [Commit(*line.split(" ", 1)) if " " in line else Commit(line, "") for line in lines if line]
 
 
-def _read(path: str, largest: int, *, follow: bool = False) -> bytes | None:
-    """The content of a regular file, `None` if there is none, or it is larger."""
+def read_file(path: str, largest: int, *, follow: bool = False, descriptor: int | None = None) -> bytes | None:
+    """The content of a regular file; `None` if there is none, or it has more than `largest` bytes.
+
+    `descriptor` is the directory to which the path is relative. `follow` allows a link.
+    """
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
-        descriptor = os.open(path, flags)
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        with open(os.open(path, flags, dir_fd=descriptor), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 return None
             content = file.read(largest + 1)
     except (OSError, ValueError):

@@ -142,13 +142,14 @@ def _tokens(pattern: bytes, ignore_case: bool) -> list[bytes] | None:
             tokens.append(token)
         elif byte == b"/":
             tokens.append(_SLASH)
+        elif byte == b"\\":
+            byte = pattern[at : at + 1]
+            at += 1
+            if not byte:
+                return None
+            tokens.append(_ESCAPED_SLASH if byte == b"/" else re.escape(byte))  # git does not fold its case
         else:
-            if byte == b"\\":
-                byte = pattern[at : at + 1]
-                at += 1
-                if not byte:
-                    return None
-            tokens.append(_ESCAPED_SLASH if byte == b"/" else re.escape(byte.lower() if ignore_case else byte))
+            tokens.append(re.escape(byte.lower() if ignore_case else byte))
     return tokens
 
 
@@ -343,9 +344,9 @@ class Level:
                 yield glob, negated
 
     @property
-    def reaches_below(self) -> bool:
-        """Whether a path pattern can match something in a directory at this level."""
-        return bool(self._states)
+    def leads_on(self) -> bool:
+        """Whether a pattern with a directory at its start matched the directories up to here, and may match below."""
+        return any(self._chain.patterns[index].components[0] is not None for index, _ in self._states)
 
     def below(self, name: bytes) -> Level:
         """The level of the directory `name`."""

@@ -1,21 +1,34 @@
 """The coverage rules of a project: which of its files a checkpoint covers.
 
-A snapshot reads the rules of a directory (`read_rules`) and stores them with the tree. So a rewind knows for every
-checkpoint which paths were covered at that time, without the files that the rules came from.
+Covered is what git would list, that is tracked files and files that are not ignored, besides the ignored files that
+`snapshot.include` names. Nested repositories are one entry for git, so their contents are not covered. In a directory
+without a repository, or in one that its repository ignores, everything is covered except `snapshot.exclude`. `.git` is
+never covered.
+
+A snapshot reads the rules of a directory (`read_rules`), follows them from directory to directory (`DirectoryRules`),
+and stores them with the tree. They contain every .gitignore that the snapshot met, so a rewind knows for every
+checkpoint which paths were covered at that time.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Iterable, Sequence
+from types import NoneType
 from typing import Any, NamedTuple
 
 from deepctl.errors import StoreDamaged
-from deepctl.store import trees
+from deepctl.files import git, gitignore
+from deepctl.files.gitignore import Level
+from deepctl.store import git_rules
+from deepctl.store.git_rules import GitRules, TrackedPaths
 
 FORMAT = 1
 LARGEST_FILE = 100 << 20
 """The default of `snapshot.max_file` in projects, in bytes."""
+_GIT = b".git"
+_GITIGNORE = b".gitignore"
 
 
 class CoverageSettings(NamedTuple):
@@ -31,42 +44,230 @@ class CoverageSettings(NamedTuple):
 
 
 class CoverageRules:
-    """The rules at one time. Paths are relative to the project."""
+    """The rules at one time. Paths are relative to the project.
 
-    def __init__(self, exclude: Sequence[str], max_file: int | None) -> None:
-        self._exclude = list(exclude)
-        self._max_file = max_file
-        self._leave_out = trees.excluding(self._exclude)
+    `nested` are nested repositories. `uncovered` are the paths that a snapshot left out, each with whether it is a
+    directory; nothing below such a directory is in it. `problem` is the reason why tracked files are unknown.
+    """
 
-    def covers(self, path: bytes, is_directory: bool, size: int | None = None) -> bool:
-        """Whether a checkpoint covers `path`. It does not look at the directories above; `size` is in bytes."""
-        if path.rpartition(b"/")[2] == b".git":
-            return False
-        if size is not None and self._max_file is not None and size > self._max_file:
-            return False
-        return self._leave_out is None or not self._leave_out(path, is_directory)
+    def __init__(self, settings: CoverageSettings, repository: GitRules | None, texts: dict[bytes, bytes]) -> None:
+        self.settings = settings
+        self.nested: set[bytes] = set()
+        self.uncovered: dict[bytes, bool] = {}
+        self.problem = ""
+        self.root = ""
+        self._tracked = TrackedPaths([])
+        self._texts = texts
+        level = repository.level() if repository is not None else None
+        self._repository = repository if level is not None else None
+        self._level = level if level is not None else _level(settings.exclude)
+        self._directories: dict[bytes, DirectoryRules | None] = {}
+
+    @property
+    def ignore_case(self) -> bool:
+        """Whether git ignores the case of letters in this directory."""
+        return self._repository is not None and self._repository.ignore_case
+
+    @property
+    def has_git(self) -> bool:
+        """Whether the rules of a repository decide."""
+        return self._repository is not None
+
+    def top(self) -> DirectoryRules:
+        """The rules for the names in the directory of the project."""
+        return DirectoryRules(self, b"", self._level, _level(self.settings.include))
 
     def hides(self, path: bytes, is_directory: bool) -> bool:
-        """Whether `path` was not covered because of itself or of a directory above it. Sizes do not count."""
-        parts = path.split(b"/")
-        above = (b"/".join(parts[:number]) for number in range(1, len(parts)))
-        return not self.covers(path, is_directory) or any(not self.covers(parent, True) for parent in above)
+        """Whether `path` is not covered because of itself or of a directory above it. Sizes do not count."""
+        directory, _, name = path.rpartition(b"/")
+        rules = self._directory(directory)
+        files, directories = ((), (name,)) if is_directory else ((name,), ())
+        return rules is None or path in self.nested or bool(rules.left_out(files, directories))
+
+    def covers(self, path: bytes, is_directory: bool, size: int | None = None) -> bool:
+        """Whether a checkpoint covers `path`; `size` is in bytes."""
+        limit = self.settings.max_file
+        return not (size is not None and limit is not None and size > limit) and not self.hides(path, is_directory)
+
+    def _directory(self, path: bytes) -> DirectoryRules | None:
+        """The rules for the names in a directory, or `None` if it is not covered."""
+        if path not in self._directories:
+            if not path:
+                self._directories[path] = self.top().entered()
+            else:
+                above, _, name = path.rpartition(b"/")
+                rules = self._directory(above)
+                is_hidden = rules is None or path in self.nested or bool(rules.left_out((), (name,)))
+                self._directories[path] = rules.below(name).entered() if rules is not None and not is_hidden else None
+        return self._directories[path]
+
+    def text(self, directory: bytes) -> bytes:
+        """The text of the .gitignore in a directory, empty if there was none."""
+        return self._texts.get(directory, b"")
+
+    def met(self, directory: bytes, text: bytes) -> None:
+        """Remember the .gitignore of a directory."""
+        if git_rules.patterns(text, self.ignore_case):
+            self._texts[directory] = text
+            self._directories.clear()
+
+    @property
+    def tracked(self) -> TrackedPaths:
+        """The tracked files; in stored rules only those that a pattern matches."""
+        return self._tracked
+
+    def _tracked_and_ignored(self) -> list[bytes]:
+        """The tracked files that a pattern matches, also those that a snapshot did not meet because they are gone."""
+        if self._repository is None:
+            return []
+        key = (
+            self._repository.base,
+            self._repository.general,
+            *self._repository.above.items(),
+            *sorted(self._texts.items()),
+        )
+        if self._tracked.ignored is not None and self._tracked.ignored[0] == key:
+            return self._tracked.ignored[1]
+        bare = CoverageRules(CoverageSettings(), self._repository, self._texts)
+        bare.nested = self.nested
+        ignored: list[bytes] = []
+        for directory, names in self._tracked.directories():
+            rules = bare._directory(directory)
+            prefix = directory + b"/" if directory else b""
+            hidden = rules.left_out(names, ()) if rules is not None else names
+            ignored += [prefix + name for name in hidden]
+        self._tracked.ignored = key, sorted(ignored)
+        return self._tracked.ignored[1]
 
     def to_json(self) -> bytes:
         """The rules as they are stored with a checkpoint."""
-        document = {"v": FORMAT, "exclude": self._exclude, "max_file": self._max_file}
-        return json.dumps(document, separators=(",", ":")).encode()
+        document = {
+            "v": FORMAT,
+            "git": self._repository.to_document() if self._repository is not None else None,
+            "texts": {os.fsdecode(path): os.fsdecode(text) for path, text in self._texts.items()},
+            "tracked": list(map(os.fsdecode, self._tracked_and_ignored())),
+            "nested": list(map(os.fsdecode, sorted(self.nested))),
+            "include": list(self.settings.include),
+            "exclude": list(self.settings.exclude),
+            "max_file": self.settings.max_file,
+        }
+        return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> CoverageRules:
         """The rules from the result of `to_json`. Raises `StoreDamaged`."""
         try:
             document: dict[str, Any] = json.loads(data)
-            return cls(document["exclude"], document["max_file"])
-        except (ValueError, KeyError, TypeError):
+            settings = CoverageSettings(document["include"], document["max_file"], document["exclude"])
+            if type(settings.max_file) not in (int, NoneType):
+                raise ValueError("not a number of bytes")
+            _level(settings.include)
+            repository = GitRules.from_document(document["git"]) if document["git"] is not None else None
+            texts = {os.fsencode(path): os.fsencode(text) for path, text in document["texts"].items()}
+            rules = cls(settings, repository, texts)
+            rules.nested = set(map(os.fsencode, document["nested"]))
+            rules._tracked = TrackedPaths(sorted(map(os.fsencode, document["tracked"])))
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise StoreDamaged("The coverage rules of a checkpoint are damaged.") from None
+        return rules
+
+
+class DirectoryRules:
+    """The rules for the names in one directory.
+
+    `git` is the level of git's patterns, `None` below an ignored directory; `include` is that of `snapshot.include`,
+    `None` below a directory that it names: everything there is covered.
+    """
+
+    __slots__ = ("_git", "_include", "_path", "_prefix", "_rules")
+
+    def __init__(self, rules: CoverageRules, path: bytes, level: Level | None, include: Level | None) -> None:
+        self._rules = rules
+        self._path = path
+        self._prefix = path + b"/" if path else b""
+        self._git = level
+        self._include = include
+
+    def entered(self) -> DirectoryRules:
+        """The same with the .gitignore of this directory, if the rules know one."""
+        if self._git is not None and self._rules.has_git and (text := self._rules.text(self._path)):
+            self._git = self._git.extended(git_rules.patterns(text, self._rules.ignore_case))
+        return self
+
+    def enter(self, descriptor: int, files: Collection[bytes], directories: Collection[bytes]) -> bool:
+        """Read what the rules need from this directory, which is open and has these names.
+
+        Returns whether it is covered: a nested repository is not.
+        """
+        if not self._rules.has_git or self._git is None or self._include is None:
+            return True
+        if self._path and (_GIT in directories or _GIT in files):
+            path = os.path.join(self._rules.root, os.fsdecode(self._path), ".git")
+            if not self._rules.tracked.has_below(self._path) and git.is_nested(path):
+                self._rules.nested.add(self._path)
+                self._rules.uncovered[self._path] = True
+                return False
+        if _GITIGNORE in files:
+            text = git.read_file(".gitignore", git_rules.LARGEST_TEXT, descriptor=descriptor)
+            self._rules.met(self._path, text or b"")
+            self.entered()
+        return True
+
+    def left_out(self, files: Collection[bytes], directories: Collection[bytes]) -> set[bytes]:
+        """Those of the names in this directory that are not covered."""
+        is_git = _GIT in files or _GIT in directories
+        if self._include is None:
+            return {_GIT} if is_git else set()
+        ignored: set[bytes] = set()
+        for names, are_directories in ((files, False), (directories, True)):
+            if names and self._git is not None:
+                found = git_rules.select(
+                    self._git, names, are_directories=are_directories, ignore_case=self._rules.ignore_case
+                )
+            else:
+                found = set(names)
+            if found:
+                ignored |= {name for name in found if not self._is_kept(name, are_directories)}
+        return ignored | {_GIT} if is_git else ignored
+
+    def _is_kept(self, name: bytes, is_directory: bool) -> bool:
+        """Whether something ignored is covered, or a directory is looked into because something in it is."""
+        include, path, tracked = self._include, self._prefix + name, self._rules.tracked
+        if include is None or include.ignored((name,), are_directories=is_directory):
+            return True
+        if is_directory:
+            return tracked.has_below(path) or include.below(name).leads_on
+        return tracked.has(path)
+
+    def below(self, name: bytes) -> DirectoryRules:
+        """The rules for the names in the directory `name`, which is not left out."""
+        level, include = self._git, self._include
+        path = self._prefix + name
+        if include is not None:
+            if level is not None:
+                ignore_case = self._rules.ignore_case
+                is_ignored = git_rules.select(level, (name,), are_directories=True, ignore_case=ignore_case)
+                level = level.below(name.lower() if ignore_case else name) if not is_ignored else None
+            include = None if include.ignored((name,), are_directories=True) else include.below(name)
+        return DirectoryRules(self._rules, path, level, include)
+
+    def note(self, names: Iterable[bytes], directories: Collection[bytes]) -> None:
+        """Remember names in this directory that a snapshot left out."""
+        for name in names:
+            if name != _GIT:
+                self._rules.uncovered[self._prefix + name] = name in directories
+
+
+def _level(lines: Sequence[str]) -> Level:
+    text = "\n".join(lines).encode("utf-8", "surrogateescape")
+    return gitignore.level(git_rules.patterns(text, False))
 
 
 def read_rules(root: str, settings: CoverageSettings) -> CoverageRules:
-    """The rules that hold in the directory `root` now."""
-    return CoverageRules(settings.exclude, settings.max_file)
+    """The rules that hold in the directory `root` now, as far as they do not depend on the files in it."""
+    state = git_rules.read(root)
+    rules = CoverageRules(settings, state.rules if state is not None else None, {})
+    if state is not None:
+        rules._tracked, rules.problem = state.tracked, state.problem
+    rules.root = root
+    return rules

@@ -17,14 +17,15 @@ import os
 import posixpath
 import stat
 import struct
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from deepctl import cancellation, layout
 from deepctl.errors import StoreDamaged
-from deepctl.files import atomic, sparse_files
+from deepctl.files import atomic, gitignore, sparse_files
 from deepctl.store.index_db import Cache
 from deepctl.store.object_store import ObjectReader, ObjectWriter
 
@@ -200,6 +201,7 @@ def entry_at(objects: ObjectReader, tree: bytes, path: bytes) -> TreeEntry | Non
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 _TICK = 20_000_000
 """Nanoseconds in which two changes can have the same time: twice the slowest kernel's clock tick."""
 
@@ -242,20 +244,65 @@ class Snapshot(NamedTuple):
     unkept: list[UnkeptPath]
 
 
-LeaveOut = Callable[[bytes, bool], bool]
-"""Whether a snapshot leaves out a path; the second argument says whether it is a directory."""
 Report = Callable[[int], None]
 """Receives the number of processed files from time to time."""
 
 
-def excluding(patterns: Sequence[str]) -> LeaveOut | None:
-    """The function that says which paths the patterns of `snapshot.exclude` leave out, as in a .gitignore."""
+class LeaveOut(Protocol):
+    """The rules for the names in one directory of a snapshot: which of them it leaves out."""
+
+    def enter(self, descriptor: int, files: Collection[bytes], directories: Collection[bytes]) -> bool:
+        """Read what the rules need from the directory, which is open and has these names. Whether it is stored."""
+        ...
+
+    def left_out(self, files: Collection[bytes], directories: Collection[bytes]) -> set[bytes]:
+        """Those of the names that are not stored."""
+        ...
+
+    def note(self, names: Iterable[bytes], directories: Collection[bytes]) -> None:
+        """Remember names that were left out."""
+        ...
+
+    def below(self, name: bytes) -> LeaveOut:
+        """The rules for the names in the directory `name`."""
+        ...
+
+
+class Excluded:
+    """The paths that `snapshot.exclude` leaves out, below one directory. Calling it tells whether it has a path."""
+
+    def __init__(self, level: gitignore.Level) -> None:
+        self._level = level
+
+    def __call__(self, path: bytes, is_directory: bool) -> bool:
+        level = self._level
+        *parents, name = path.split(b"/")
+        for parent in parents:
+            if level.ignored((parent,), are_directories=True):
+                return True
+            level = level.below(parent)
+        return bool(level.ignored((name,), are_directories=is_directory))
+
+    def enter(self, descriptor: int, files: Collection[bytes], directories: Collection[bytes]) -> bool:
+        return True
+
+    def left_out(self, files: Collection[bytes], directories: Collection[bytes]) -> set[bytes]:
+        ignored = self._level.ignored(files, are_directories=False)
+        return ignored | self._level.ignored(directories, are_directories=True)
+
+    def note(self, names: Iterable[bytes], directories: Collection[bytes]) -> None:
+        pass
+
+    def below(self, name: bytes) -> Excluded:
+        level = self._level.below(name)
+        return self if level is self._level else Excluded(level)
+
+
+def excluding(patterns: Sequence[str]) -> Excluded | None:
+    """The paths that the patterns of `snapshot.exclude` leave out, as in a .gitignore; `None` without patterns."""
     if not patterns:
         return None
-    from pathspec import GitIgnoreSpec
-
-    spec = GitIgnoreSpec.from_lines(patterns)
-    return lambda path, is_directory: spec.match_file(os.fsdecode(path) + ("/" if is_directory else ""))
+    return Excluded(gitignore.level(gitignore.parse(os.fsencode("\n".join(patterns)))))
 
 
 def snapshot(
@@ -280,10 +327,10 @@ def snapshot(
     `root` cannot be opened, or the machine fails. deepctl's temporary files are ignored; with `tidy`, for which the
     caller holds the lock, leftovers of killed writers are removed.
     """
-    reader = _SnapshotWriter(sink, cache, leave_out, report, tidy=tidy, mount=mount, max_file=max_file)
+    reader = _SnapshotWriter(sink, cache, report, tidy=tidy, mount=mount, max_file=max_file)
     descriptor = os.open(root, _OPEN_DIRECTORY)
     try:
-        tree = reader.directory(descriptor, mount)
+        tree = reader.directory(descriptor, mount, leave_out) or sink.add(encode([]))
     finally:
         os.close(descriptor)
     sink.afterwards(reader.remember)
@@ -306,7 +353,6 @@ class _SnapshotWriter:
         self,
         sink: ObjectWriter,
         cache: Cache,
-        leave_out: LeaveOut | None,
         report: Report | None,
         *,
         tidy: bool,
@@ -315,11 +361,9 @@ class _SnapshotWriter:
     ) -> None:
         self._tidy = tidy
         self._max_file = max_file
-        self._inner = len(mount) + 1 if mount else 0
         self._is_mount = bool(mount)
         self._sink = sink
         self._cache = cache
-        self._leave_out = leave_out
         self._report = report
         self._before = cache.directories(mount, _MOUNTS)
         self._seen: set[bytes] = set()
@@ -332,59 +376,93 @@ class _SnapshotWriter:
         self.bytes = 0
         self.unkept: list[UnkeptPath] = []
 
-    def directory(self, descriptor: int, path: bytes) -> bytes:
-        """Store one directory and everything below it; returns the hash of its tree."""
+    def directory(self, descriptor: int, path: bytes, leave_out: LeaveOut | None) -> bytes | None:
+        """Store one directory and everything below it.
+
+        Returns the hash of its tree; `None` if the rules leave it out.
+        """
         cancellation.look()
-        self._seen.add(path)
-        status: list[_Status] = []
-        below: list[tuple[bytes, int, bytes]] = []
         prefix = path + b"/" if path else b""
-        relative_prefix = prefix[self._inner :]
         not_here = _MOUNTS_NAME if path == _OWN and not self._is_mount else None
-        unkept_before = len(self.unkept)
+        files: dict[bytes, _Status] = {}
+        directories: dict[bytes, int] = {}
+        others: dict[bytes, str] = {}
         passed_over: list[bytes] = []
         with os.scandir(descriptor) as items:
             for item in items:
-                name = os.fsencode(item.name)
+                name = item.name.encode(_ENCODING, _ERRORS)
                 try:
                     info = item.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue
                 except PermissionError as error:
-                    self.unkept.append(UnkeptPath(prefix + name, error.strerror or "cannot be read"))
+                    others[name] = error.strerror or "cannot be read"
                     continue
                 mode = info.st_mode
-                if name[:9] == b".deepctl-" and atomic.is_temporary(name) and not stat.S_ISDIR(mode):
-                    passed_over.append(name)
-                    continue
+                kind = mode & 0o170000
                 if name == not_here:
                     continue
-                if self._leave_out is not None and self._leave_out(relative_prefix + name, stat.S_ISDIR(mode)):
-                    continue
-                kind = mode & 0o170000
                 if kind == 0o040000:
-                    tree = self._below(descriptor, name, prefix)
-                    if tree is not None:
-                        below.append((name, mode & 0o7777, tree))
-                elif self._max_file is not None and info.st_size > self._max_file and kind == 0o100000:
-                    self.unkept.append(UnkeptPath(prefix + name, TOO_LARGE))
+                    directories[name] = mode & 0o7777
+                elif name[:9] == b".deepctl-" and atomic.is_temporary(name):
+                    passed_over.append(name)
                 elif kind in (0o100000, 0o120000):
-                    status.append((name, mode, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino))
-                    self.bytes += info.st_size
+                    files[name] = (name, mode, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino)
                 else:
-                    self.unkept.append(UnkeptPath(prefix + name, _kind(mode)))
+                    others[name] = _kind(mode)
+        if leave_out is not None and not self._select(descriptor, leave_out, files, directories, others):
+            return None
+        self._seen.add(path)
+        self.unkept += [UnkeptPath(prefix + name, reason) for name, reason in others.items()]
+        sizes = [file_status[2] for file_status in files.values()]
+        if self._max_file is not None and sizes and max(sizes) > self._max_file:
+            sizes = self._without_large(prefix, files, leave_out)
+        below: list[tuple[bytes, int, bytes]] = []
+        for name, mode in sorted(directories.items()):
+            tree = self._below(descriptor, name, prefix, leave_out)
+            if tree is not None:
+                below.append((name, mode, tree))
         for name in passed_over if self._tidy else ():
             atomic.remove_dead_temporary(descriptor, name)
+        status = sorted(files.values())
         self.files += len(status)
-        status.sort()
-        below.sort()
+        self.bytes += sum(sizes)
         key = hashlib.blake2b(marshal.dumps((status, below)), digest_size=16).digest()
         entry = self._before.get(path)
         if entry is not None and entry[0] == key and self._sink.has(entry[1]):
             return entry[1]
-        return self._afresh(descriptor, path, status, below, key, is_trusted=len(self.unkept) == unkept_before)
+        return self._afresh(descriptor, path, status, below, key)
 
-    def _below(self, parent: int, name: bytes, prefix: bytes) -> bytes | None:
+    def _select(
+        self,
+        descriptor: int,
+        leave_out: LeaveOut,
+        files: dict[bytes, _Status],
+        directories: dict[bytes, int],
+        others: dict[bytes, str],
+    ) -> bool:
+        """Remove the names that the rules leave out. Whether the directory is stored at all."""
+        if not leave_out.enter(descriptor, files, directories):
+            return False
+        left_out = leave_out.left_out({**files, **others} if others else files, directories)
+        if left_out:
+            leave_out.note(left_out, directories)
+            for name in left_out:
+                for names in (files, directories, others):
+                    names.pop(name, None)
+        return True
+
+    def _without_large(self, prefix: bytes, files: dict[bytes, _Status], leave_out: LeaveOut | None) -> list[int]:
+        """Remove files that are too large. Returns the sizes of the others."""
+        for name, mode, size, *_ in list(files.values()):
+            if self._max_file is not None and size > self._max_file and stat.S_ISREG(mode):
+                del files[name]
+                self.unkept.append(UnkeptPath(prefix + name, TOO_LARGE))
+                if leave_out is not None:
+                    leave_out.note((name,), ())
+        return [file_status[2] for file_status in files.values()]
+
+    def _below(self, parent: int, name: bytes, prefix: bytes, leave_out: LeaveOut | None) -> bytes | None:
         if prefix.count(b"/") >= _MAX_DEPTH:
             self.unkept.append(UnkeptPath(prefix + name, f"more than {_MAX_DEPTH} nested directories"))
             return None
@@ -396,7 +474,7 @@ class _SnapshotWriter:
             self.unkept.append(UnkeptPath(prefix + name, _unreadable(error)))
             return None
         try:
-            return self.directory(descriptor, prefix + name)
+            return self.directory(descriptor, prefix + name, leave_out.below(name) if leave_out is not None else None)
         finally:
             os.close(descriptor)
 
@@ -407,9 +485,8 @@ class _SnapshotWriter:
         status: list[_Status],
         below: list[tuple[bytes, int, bytes]],
         key: bytes,
-        *,
-        is_trusted: bool,
     ) -> bytes:
+        is_trusted = True
         raw = self._cache.files(path) if path in self._before else None
         before: dict[_Status, bytes] = _loaded(raw)
         after: dict[_Status, bytes] = {}

@@ -71,7 +71,7 @@ def snapshot(
             project.root,
             sink,
             cache,
-            leave_out=lambda path, is_directory: not rules.covers(path, is_directory),
+            leave_out=rules.top(),
             report=workspace.report,
             tidy=tidy,
             mount=mounts.prefix(project.id),

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from deepctl.agent import factory
 from deepctl.agent.backend import files_of
 from deepctl.domain.memory.directory import Memory
 from deepctl.errors import DeepctlError
+from deepctl.files import gitignore
 from deepctl.files.paths_beneath import DirectoryTree
 from deepctl.store import restore, trees, workspaces
 from deepctl.store.checkpoint_store import Checkpoints
@@ -493,16 +494,18 @@ def test_commands_hold_while_names_are_swapped(deepctl: InProcess, home: Path, t
 # Between the look at a name and its opening, one step at a time
 
 
-def _swapped_when_asked(workspace: Path, become: Callable[[Path], None]) -> Callable[[bytes, bool], bool]:
-    """A `leave_out` that leaves nothing out, but has `f` become something else once it has been looked at."""
+class _SwappedWhenAsked(trees.Excluded):
+    """Rules that leave nothing out, but have `f` become something else once it has been looked at."""
 
-    def leave_out(path: bytes, is_directory: bool) -> bool:
-        if path == b"f" and (workspace / "f").is_file():
-            (workspace / "f").unlink()
-            become(workspace / "f")
-        return False
+    def __init__(self, workspace: Path, become: Callable[[Path], None]) -> None:
+        super().__init__(gitignore.level(()))
+        self._file, self._become = workspace / "f", become
 
-    return leave_out
+    def left_out(self, files: Collection[bytes], directories: Collection[bytes]) -> set[bytes]:
+        if b"f" in files and self._file.is_file():
+            self._file.unlink()
+            self._become(self._file)
+        return set()
 
 
 @pytest.fixture
@@ -517,7 +520,7 @@ def _look(calm: Path, tmp_path: Path, become: Callable[[Path], None]) -> Any:
     cache = Cache(":memory:")
     try:
         sink = ScratchWriter(PackStore(str(tmp_path / "packs"), cache))
-        return snapshot(str(calm), sink, cache, leave_out=_swapped_when_asked(calm, become))
+        return snapshot(str(calm), sink, cache, leave_out=_SwappedWhenAsked(calm, become))
     finally:
         cache.close()
 

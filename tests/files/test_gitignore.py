@@ -148,11 +148,13 @@ def case(draw: st.DrawFn) -> tuple[list[bytes], bytes, list[tuple[bytes, bytes]]
 Case = tuple[list[bytes], bytes, list[tuple[bytes, bytes]]]
 
 
-def files_of(case: Case) -> dict[bytes, bytes]:
+def files_of(case: Case, ignore_case: bool) -> dict[bytes, bytes]:
+    """The files of a case; no two names differ only in the case of letters if that does not count."""
     paths, text, nested = case
-    files = dict.fromkeys(paths, b"")
+    spelled = bytes.upper if ignore_case else bytes
+    files = {spelled(path): b"" for path in paths}
     files[b".gitignore"] = text
-    return files | {directory + b"/.gitignore": below for directory, below in nested}
+    return files | {spelled(directory) + b"/.gitignore": below for directory, below in nested}
 
 
 @settings(max_examples=400 if _SOAK else 20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -163,8 +165,8 @@ def test_what_git_lists_is_listed(
     """Many trees side by side, so that git is started once for all: each has the rules of its own .gitignore."""
     root = init(tmp_path_factory.mktemp("case") / "repository")
     for number, case in enumerate(cases):
-        fill(root + b"/%d" % number, files_of(case))
-    fill(root, files_of(cases[0]))
+        fill(root + b"/%d" % number, files_of(case, ignore_case))
+    fill(root, files_of(cases[0], ignore_case))
     expected = git_lists(root, "-c", f"core.ignoreCase={ignore_case}")
     assert listed(root, level_of_top(), ignore_case=ignore_case) == expected
 

@@ -161,7 +161,7 @@ def test_what_is_left_out_is_neither_kept_nor_looked_into(work: Work) -> None:
     (work.root / "node_modules" / "deep").mkdir(parents=True)
     (work.root / "node_modules" / "deep" / "file").write_text("x")
     (work.root / "kept").write_text("x")
-    taken = work.snapshot(leave_out=lambda path, is_directory: is_directory and path == b"node_modules")
+    taken = work.snapshot(leave_out=trees.excluding(["node_modules/"]))
     assert set(work.kept(taken.tree)) == {b"kept"}
 
 
