@@ -381,6 +381,8 @@ function __deepctl_setting -S
             echo $before'network'\t'whether the agent\'s commands have the network'
             echo $before'protected'\t'paths of a project that the agent\'s commands cannot change or create, separated by commas, or none'
             echo $before'read_only_paths'\t'files and directories of this machine that the agent\'s commands can read, separated by commas, or none'
+            echo $before'snapshot.include'\t'files of a project that checkpoints contain although git ignores them, with patterns as in a .gitignore, separated by commas'
+            echo $before'snapshot.max_file'\t'size of a file of a project above which checkpoints leave it out'
             echo $before'docker.image'\t'image of the container of the docker sandbox'
             echo $before'max_requests'\t'maximum number of requests to the model in a turn'
             echo $before'max_tokens'\t'maximum number of tokens that a turn sends and receives'

@@ -121,7 +121,7 @@ CASES = [
     ("deepctl chat --sandbox=bub", "deepctl chat --sandbox=bubblewrap "),
     ("deepctl checkpoints rewind --only conv", "deepctl checkpoints rewind --only conversation "),
     ("deepctl checkpoints rewind --only=f", "deepctl checkpoints rewind --only=files "),
-    ("deepctl config get snap", "deepctl config get snapshot.exclude "),
+    ("deepctl config get snapshot.e", "deepctl config get snapshot.exclude "),
     ("deepctl config set checkpoints every_tu", "deepctl config set checkpoints every_turn "),
     ("deepctl config set default_user ali", "deepctl config set default_user alice "),
     ("deepctl config set model al", "deepctl config set model al"),

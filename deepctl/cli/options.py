@@ -81,12 +81,15 @@ def open_repository(
     `tell` is called with each note about an interrupted operation that was finished first. `frees` is true for commands
     that must work on a full disk.
     """
+    from deepctl.domain.coverage_settings import coverage_settings
     from deepctl.output.render import Progress
     from deepctl.store.repository import Repository
 
-    exclude, policy = in_force.patterns("snapshot.exclude"), in_force.get("checkpoints") or "every_tool"
+    coverage, policy = coverage_settings(in_force), in_force.get("checkpoints") or "every_tool"
     with Progress("Checkpoint") as progress:
-        with Repository.open(profile, exclude=exclude, policy=policy, report=progress, frees=frees) as work:
+        with Repository.open(
+            profile, exclude=coverage.exclude, coverage=coverage, policy=policy, report=progress, frees=frees
+        ) as work:
             for note in work.notes:
                 tell(note)
             yield work
@@ -95,12 +98,14 @@ def open_repository(
 @contextmanager
 def reading(user: str | None, verb: str) -> Iterator[ReadOnlyRepository]:
     """The profile of `--user`, open for reading. A progress line at the terminal shows `verb`."""
+    from deepctl.domain.coverage_settings import coverage_settings
     from deepctl.output.render import Progress
     from deepctl.store.repository import Repository
 
     profile, in_force = profile_and_settings(user)
+    coverage = coverage_settings(in_force)
     with Progress(verb) as progress:
-        with Repository.read_only(profile, exclude=in_force.patterns("snapshot.exclude"), report=progress) as reader:
+        with Repository.read_only(profile, exclude=coverage.exclude, coverage=coverage, report=progress) as reader:
             yield reader
 
 

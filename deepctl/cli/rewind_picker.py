@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from deepctl.cli.repl import screen
 from deepctl.cli.repl.clusters import with_stand_ins
+from deepctl.domain.coverage_settings import coverage_settings
 from deepctl.domain.settings import Settings
 from deepctl.errors import DeepctlError, Interrupted, NotFound
 from deepctl.layout import ProfilePaths
@@ -33,7 +34,8 @@ def pick(profile: ProfilePaths, in_force: Settings, session: str | None, only: s
 
     Raises `Interrupted` if the user leaves, `NotFound` without checkpoints.
     """
-    with Repository.read_only(profile, exclude=in_force.patterns("snapshot.exclude")) as reader:
+    coverage = coverage_settings(in_force)
+    with Repository.read_only(profile, exclude=coverage.exclude, coverage=coverage) as reader:
         current = lookup.current_session(reader.paths, session)
         line = reader.ledger.line_of(reader.ledger.head(current))
         records = [record for record in line if record.kind != "tool"]

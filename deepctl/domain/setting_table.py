@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from typing import Any, NamedTuple
 
 from deepctl.domain import agent_tools
 from deepctl.domain.addresses import address_problem, without_passwords
 from deepctl.errors import BadSetting
+from deepctl.files import gitignore
 from deepctl.sandbox.policy import PROTECTED
 
 SANDBOXES = ("auto", "bubblewrap", "docker", "none")
@@ -178,6 +180,18 @@ SETTINGS: dict[str, Setting] = {
         kind="paths",
         risk="the agent's commands can read these files",
     ),
+    "snapshot.include": Setting(
+        "files of a project that checkpoints contain although git ignores them, with patterns as in a .gitignore, "
+        "separated by commas",
+        kind="patterns",
+        risk="checkpoints and exports contain these files, such as .env with its passwords",
+    ),
+    "snapshot.max_file": Setting(
+        "size of a file of a project above which checkpoints leave it out",
+        "100M",
+        kind="size",
+        risk="no checkpoint contains larger files, and no rewind restores them",
+    ),
     "docker.image": Setting(
         "image of the container of the docker sandbox",
         "python:3.12-slim",
@@ -254,7 +268,7 @@ def check(key: str, setting: Setting, value: str, place: str) -> str:
     if hint is not None:
         raise BadSetting(f"Setting {key!r}{place} cannot be {without_passwords(value)!r}.", hint)
     if setting.kind == "patterns":
-        _check_patterns(value, place)
+        _check_patterns(key, value, place)
     if key == "base_url":
         value = value.strip()
         if (problem := address_problem(value)) is not None:
@@ -383,16 +397,13 @@ def size(value: str, *, units: str = "KMG") -> int:
     return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
 
 
-def _check_patterns(value: str, place: str) -> None:
-    from pathspec import GitIgnoreSpec
-
-    try:
-        GitIgnoreSpec.from_lines(patterns(value))
-    except ValueError as error:
-        raise BadSetting(
-            f"Setting 'snapshot.exclude'{place} cannot be {without_passwords(value)!r}: "
-            f"{without_passwords(str(error))}."
-        ) from None
+def _check_patterns(key: str, value: str, place: str) -> None:
+    for pattern in patterns(value):
+        if pattern == "!" or (pattern.endswith("\\") and not gitignore.parse(os.fsencode(pattern))):
+            raise BadSetting(
+                f"Setting {key!r}{place} cannot be {without_passwords(value)!r}: "
+                f"{without_passwords(pattern)!r} matches nothing."
+            )
 
 
 def patterns(value: str | None) -> list[str]:
