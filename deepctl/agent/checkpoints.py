@@ -413,7 +413,7 @@ class TurnCheckpoints:
         self.workspace = work.paths.workspace
         self._rewound: set[str] = set()
         self._first: Record | None = None
-        self._at_work = False
+        self._at_work = ""
         self._evicted = 0
         self.latest: Record | None = None
 
@@ -423,7 +423,7 @@ class TurnCheckpoints:
         self._before = before
         self._writer = writer
         self._is_over = False
-        self._at_work = False
+        self._at_work = ""
 
     def started(self, session: SessionRecord, before: Position) -> None:
         """Store the state before the turn."""
@@ -436,14 +436,14 @@ class TurnCheckpoints:
         if name not in READ_ONLY_TOOLS:
             with storing(), self._stoppable():
                 self._tell(self._work.before_tool(self._session, self._position()))
-            self._at_work = True
+            self._at_work = name
 
     def tool_done(self, name: str) -> None:
         """Store the state after a tool call that could have changed something."""
-        self._at_work = False
+        self._at_work = ""
         if name not in READ_ONLY_TOOLS or self._evicted != self._last_eviction():
             with storing(), self._stoppable():
-                self._tell(self._work.after_tool(self._session, self._position()))
+                self._tell(self._work.after_tool(self._session, self._position(), name))
 
     def _last_eviction(self) -> int:
         """The time of the last result that was written to a file, in nanoseconds, because reading can change the

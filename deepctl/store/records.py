@@ -80,6 +80,11 @@ class Record(NamedTuple):
 
 MOST_NOT_COVERED = 200
 
+LAST_TOOL = "last_tool"
+"""The key in `Record.metadata` with the name of the tool that changed the workspace before the checkpoint."""
+COMMAND = "execute"
+"""The name of the tool that runs commands."""
+
 CONVERSATION, FILES, BOTH = "conversation", "files", "conversation and files"
 """The possible losses of a checkpoint."""
 

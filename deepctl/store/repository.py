@@ -38,7 +38,7 @@ from deepctl.store.index_db import Cache
 from deepctl.store.mounts import MountedProject
 from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.pack_store import PackStore
-from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record, Rewind, SessionRecord
+from deepctl.store.records import AGENT, LAST_TOOL, OTHER, UNKNOWN, Position, Record, Rewind, SessionRecord
 from deepctl.store.session_reader import SessionReaders
 from deepctl.store.trees import Report, ScratchWriter, Snapshot
 from deepctl.store.workspaces import WorkspaceOptions
@@ -312,8 +312,9 @@ class Repository(ProfileStore):
         label: str = "",
         id: str | None = None,
         unless_tree: str | None = None,
+        tool: str = "",
     ) -> Record | None:
-        """The same; makes no checkpoint if the workspace equals the tree `unless_tree`."""
+        """The same; makes no checkpoint if the workspace equals the tree `unless_tree`. `tool` has changed it."""
         if position.log and not position.digest:
             position = lookup.with_digest(session, position)
         ownership.regain(self.paths.workspace, layout.OWN_DIRECTORIES)
@@ -326,6 +327,7 @@ class Repository(ProfileStore):
             label=label,
             id=id,
             unless_tree=unless_tree,
+            metadata={LAST_TOOL: tool} if tool else None,
         )
         if record is not None:
             checkpoint_store.add_to_index(self.paths, self.ledger, record, session.name)
@@ -415,11 +417,11 @@ class Repository(ProfileStore):
             return None
         return self._save(session, "tool", position, OTHER, unless_tree=self.store.tree)
 
-    def after_tool(self, session: SessionRecord, position: Position) -> Record | None:
-        """Store the state after a tool call, if it changed anything."""
+    def after_tool(self, session: SessionRecord, position: Position, tool: str = "") -> Record | None:
+        """Store the state after a call of this tool, if it changed anything."""
         if self.policy != EVERY_TOOL:
             return None
-        return self._save(session, "tool", position, AGENT, unless_tree=self.store.tree)
+        return self._save(session, "tool", position, AGENT, unless_tree=self.store.tree, tool=tool)
 
     def in_turn(self, *, tool_at_work: bool) -> str:
         """The author of the changes since the last snapshot, in the middle of a turn.
@@ -432,11 +434,12 @@ class Repository(ProfileStore):
             return UNKNOWN
         return AGENT if tool_at_work or self.policy != EVERY_TOOL else OTHER
 
-    def after_turn(self, session: SessionRecord, position: Position, *, tool_at_work: bool = False) -> Record | None:
-        """Store the state at the end of a turn, also after an interruption in the middle of a tool."""
+    def after_turn(self, session: SessionRecord, position: Position, *, tool_at_work: str = "") -> Record | None:
+        """Store the state at the end of a turn, also after an interruption in the middle of a tool (`tool_at_work`)."""
         if self.policy == MANUAL_ONLY:
             return None
-        return self._save(session, "turn", position, self.in_turn(tool_at_work=tool_at_work))
+        author = self.in_turn(tool_at_work=bool(tool_at_work))
+        return self._save(session, "turn", position, author, tool=tool_at_work)
 
     def between(self) -> str:
         """The author of the changes since the last snapshot, when no turn is running.

@@ -39,7 +39,19 @@ from deepctl.store.checkpoint_store import NOTHING_REWOUND, Checkpoints, HeadMov
 from deepctl.store.diff import FileDifference
 from deepctl.store.ledger import Ledger
 from deepctl.store.object_store import ObjectReader, ObjectWriter
-from deepctl.store.records import BOTH, Position, Record, Rewind, SessionRecord, WorkspaceState, new_id, state_author
+from deepctl.store.records import (
+    AGENT,
+    BOTH,
+    COMMAND,
+    LAST_TOOL,
+    Position,
+    Record,
+    Rewind,
+    SessionRecord,
+    WorkspaceState,
+    new_id,
+    state_author,
+)
 from deepctl.store.repository import ReadOnlyRepository, Repository, SessionHead
 from deepctl.store.rewind_plan import Interval, RewindChanges
 from deepctl.store.rewind_scope import RewindScope, StoredRules, hidden_by
@@ -100,13 +112,15 @@ def _shown(paths: Sequence[bytes]) -> str:
 class RewindRequest(NamedTuple):
     """The request of a rewind: the target, and the part to rewind (`only`, empty for everything).
 
-    `force` overrides conflicts, `exact` also undoes the changes of other authors.
+    `force` overrides conflicts, `exact` also undoes the changes of other authors. Without `merge`, a file with changes
+    by the agent and by another author is a conflict, even if they are in separate lines.
     """
 
     to: Record
     only: str = ""
     force: bool = False
     exact: bool = False
+    merge: bool = True
 
     @property
     def moves_conversation(self) -> bool:
@@ -121,7 +135,8 @@ class RewindPlan(NamedTuple):
     `kept_paths` differ from the checkpoint and stay unchanged. `undone` is the first prompt that is removed. Messages
     and turns are removed from the conversation (`…_removed`), or added to it again (`…_restored`). `unread_paths` are
     paths of the changes whose present content cannot be read. `ignored_paths` stay, because the coverage rules of the
-    target or of now ignore them. `refusal` is the reason why the rewind is not done.
+    target or of now ignore them. `merged_paths` keep the lines of other authors. `command_paths` are changed paths that
+    a command changed. `refusal` is the reason why the rewind is not done.
     """
 
     session: str
@@ -135,6 +150,8 @@ class RewindPlan(NamedTuple):
     kept_paths: list[bytes]
     unread_paths: list[bytes]
     ignored_paths: list[bytes]
+    merged_paths: list[bytes]
+    command_paths: list[bytes]
     refusal: DeepctlError | None
     messages_removed: int = 0
     turns_removed: int = 0
@@ -188,6 +205,7 @@ def request_rewind(
     only: str = "",
     force: bool = False,
     exact: bool = False,
+    merge: bool = True,
 ) -> tuple[SessionRecord, RewindRequest]:
     """The session called `session`, or the one that was used last, and its rewind to the checkpoint `reference`.
 
@@ -206,7 +224,7 @@ def request_rewind(
     reader = repository.readers.of(current) if reference.startswith("~") else None
     target = lookup.find_checkpoint(paths, ledger, reference, current.name, reader)
     check_session(ledger, current, target, session_catalogue.by_id(paths))
-    return current, RewindRequest(target, only, force, exact)
+    return current, RewindRequest(target, only, force, exact, merge)
 
 
 def request_undo(
@@ -430,6 +448,8 @@ def _plan(
         kept_paths=files.kept_paths,
         unread_paths=files.plan.unsaved_paths,
         ignored_paths=files.plan.ignored_paths,
+        merged_paths=files.plan.merged_paths,
+        command_paths=files.plan.command_paths,
         refusal=files.refusal,
     )
     if current is None or not request.moves_conversation:
@@ -525,6 +545,7 @@ def _plan_files(
                 is_ignored=scope.ignores,
                 is_unseen=lambda path: is_unread(path, False),
                 content=content,
+                merge=request.merge,
             )
             restore.check_readable(objects, file_plan.changes)
         except Damaged as error:
@@ -601,4 +622,12 @@ def _intervals(
             f"Checkpoint {target.id} has lost its position in the history.", "`deepctl checkpoints verify` shows more."
         )
     states = [*ledger.states[start:], WorkspaceState("", present.tree.hex(), author, [], [], [])]
-    return [rewind_plan.interval(before, after, rules) for before, after in pairwise(states)]
+    return [
+        rewind_plan.interval(before, after, rules)._replace(is_command=_is_command(ledger.records.get(after.id)))
+        for before, after in pairwise(states)
+    ]
+
+
+def _is_command(record: Record | None) -> bool:
+    """Whether a command of the agent ran before this checkpoint."""
+    return record is not None and record.author == AGENT and record.metadata.get(LAST_TOOL) == COMMAND

@@ -2,20 +2,20 @@
 
 The time between a target and now consists of intervals between two snapshots. The author of the changes in an interval
 is the session, or another author (the user's editor, another session). A path is restored to its state before the
-session's first change. If another author changed it later, that edit would be lost: a conflict. Notebooks of memory are
-merged by line instead, if possible.
+session's first change. If another author changed it later, that edit would be lost: a conflict. Notebooks of memory
+and text files of projects are merged by line instead, if possible (`line_merge`).
 """
 
 from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from difflib import SequenceMatcher
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from deepctl.files import atomic
-from deepctl.store import trees
+from deepctl.store import mounts, trees
+from deepctl.store.line_merge import MERGED_UP_TO, is_text, take_back_lines
 from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.records import WorkspaceState
 from deepctl.store.rewind_scope import Hidden, StoredRules, above, hidden_by, in_memory
@@ -24,16 +24,13 @@ from deepctl.store.trees import DIRECTORY, FILE, NO_CONTENT, TreeChange, TreeEnt
 _RECEIPTS = b".memory-operations.json"
 """The journal of the harness' memory store; its only purpose is that a repeated call is not done twice."""
 
-MERGED_UP_TO = 1 << 18
-"""Maximum size in bytes of a notebook that is merged by line."""
-
 
 class Interval(NamedTuple):
     """The time between two snapshots: the trees before and after, and the author of the changes.
 
     `by` is a session's id, empty for another author, `None` if it is unknown; `merged` has the authors by path instead,
     unless it is empty. `hidden` says whether the first snapshot ignored a path, `hidden_after` the second one; their
-    second argument says whether the path is a directory.
+    second argument says whether the path is a directory. `is_command` says that a command ran in this time.
     """
 
     before: bytes
@@ -42,6 +39,7 @@ class Interval(NamedTuple):
     merged: Sequence[tuple[str | None, frozenset[bytes]]] = ()
     hidden: Hidden = lambda path, is_directory: False
     hidden_after: Hidden = lambda path, is_directory: False
+    is_command: bool = False
 
     def authors(self, path: bytes) -> set[str | None]:
         """The possible authors of the change of this path."""
@@ -69,7 +67,9 @@ class RewindChanges(NamedTuple):
     Of these paths, `unknown_paths` have an edit of an unknown author. `blocked_paths` are changed paths of the session
     that cannot be restored, because their earlier content was not stored. `unsaved_paths` are paths of the changes
     whose present content could not be stored, so that a change would lose it permanently. `ignored_paths` stay, because
-    coverage rules ignore them.
+    coverage rules ignore them. `merged_paths` are paths of the changes that keep the lines of other authors.
+    `command_paths` are paths of the changes that a command of the session changed: an edit that another author saved
+    meanwhile counts as the command's.
     """
 
     changes: list[TreeChange]
@@ -78,6 +78,8 @@ class RewindChanges(NamedTuple):
     unknown_paths: list[bytes] = []
     unsaved_paths: list[bytes] = []
     ignored_paths: list[bytes] = []
+    merged_paths: list[bytes] = []
+    command_paths: list[bytes] = []
 
 
 def exact(
@@ -139,14 +141,16 @@ def own_work(
     is_ignored: Hidden = lambda path, is_directory: False,
     is_unseen: Callable[[bytes], bool] = lambda path: False,
     content: Callable[[bytes, TreeEntry], bytes] | None = None,
+    merge: bool = True,
 ) -> RewindChanges:
     """Undo the changes of `session` in `intervals`, which are in the order of time and end at the tree `now`.
 
     `is_selected` says whether a path may be changed, `is_ignored` whether coverage rules ignore it, `is_unseen` whether
     it could not be read now. The changes ignore conflicts; a caller that must not lose an edit does nothing if there
-    are conflicts. Merged notebooks are stored in `sink`; `content` reads present contents that `objects` does not have.
+    are conflicts. Merged files are stored in `sink`; `content` reads present contents that `objects` does not have.
+    Without `merge`, a file that would be merged is a conflict.
     """
-    work = _SessionWork(objects, content or (lambda path, entry: objects.read(entry.digest)), is_ignored)
+    work = _SessionWork(objects, content or (lambda path, entry: objects.read(entry.digest)), is_ignored, merge)
     for interval in intervals:
         for change in changes(objects, interval.before, interval.after):
             if is_selected(change.path):
@@ -157,8 +161,11 @@ def own_work(
 class _SessionWork:
     """The changes of a session, by path."""
 
-    def __init__(self, objects: ObjectReader, content: Callable[[bytes, TreeEntry], bytes], is_ignored: Hidden) -> None:
+    def __init__(
+        self, objects: ObjectReader, content: Callable[[bytes, TreeEntry], bytes], is_ignored: Hidden, merge: bool
+    ) -> None:
         self._objects = objects
+        self._merge = merge
         self._is_ignored = is_ignored
         self._ignored: set[bytes] = set()
         self._content = content
@@ -168,6 +175,7 @@ class _SessionWork:
         self._conflicts: set[bytes] = set()
         self._certain: set[bytes] = set()
         self._blocked: set[bytes] = set()
+        self._by_command: set[bytes] = set()
 
     def take(self, change: TreeChange, interval: Interval, session: str) -> None:
         path, is_directory = change.path, change.is_directory
@@ -183,7 +191,9 @@ class _SessionWork:
                 self._blocked.add(path)
                 return
             self._goal[path] = change.before
-        if is_own and in_memory(path):
+        if is_own and interval.is_command:
+            self._by_command.add(path)
+        if is_own and _is_mergeable(path):
             self._steps.setdefault(path, []).append((change.before, change.after))
             if authors != {session}:
                 # The authors of single lines in this step are unknown: undoing it could delete another author's line.
@@ -197,6 +207,7 @@ class _SessionWork:
     ) -> RewindChanges:
         present = TreeReader(self._objects, now)
         planned_changes: dict[bytes, TreeChange] = {}
+        merged_paths: list[bytes] = []
         for path, entry in self._goal.items():
             current = present.entry(path)
             if is_unseen(path):
@@ -206,19 +217,18 @@ class _SessionWork:
             if trees.is_same(current, entry):
                 self._conflicts.discard(path)
                 continue
-            if path in self._conflicts and in_memory(path):
-                if posixpath.basename(path) == _RECEIPTS:
-                    self._conflicts.discard(path)
+            if path in self._conflicts and in_memory(path) and posixpath.basename(path) == _RECEIPTS:
+                self._conflicts.discard(path)
+                continue
+            if path in self._conflicts and self._merge and (merged := self._merged(path, current, sink)) is not None:
+                self._conflicts.discard(path)
+                entry = merged[0]
+                if trees.is_same(current, entry):
                     continue
-                merged = self._merged(path, current, sink)
-                if merged is not None:
-                    self._conflicts.discard(path)
-                    entry = merged[0]
-                    if trees.is_same(current, entry):
-                        continue
+                merged_paths.append(path)
             planned_changes[path] = TreeChange(path, current, entry)
         for path in list(planned_changes):
-            for directory in above(path):
+            for directory in _above_in_place(path):
                 self._place(path, directory, planned_changes, present, is_selected)
         unsaved_paths = [path for path in sorted(planned_changes) if is_unseen(path)]
         self._conflicts.update(unsaved_paths)
@@ -229,6 +239,8 @@ class _SessionWork:
             sorted(self._conflicts - self._certain),
             unsaved_paths,
             sorted(self._ignored),
+            sorted(merged_paths),
+            sorted(path for path in self._by_command if _is_effective(planned_changes.get(path))),
         )
 
     def _place(
@@ -255,10 +267,16 @@ class _SessionWork:
             )
 
     def _merged(self, path: bytes, current: TreeEntry | None, sink: ObjectWriter) -> tuple[TreeEntry | None] | None:
-        """The notebook without the session's changes, or `None` if lines collide or their authors are unknown."""
-        if path in self._mixed:
-            return None
+        """The file without the session's changes, or `None` if lines collide or their authors are unknown."""
         steps = self._steps.get(path, [])
+        if path in self._mixed or not steps:
+            return None
+        return self._merged_notebook(path, current, sink) if in_memory(path) else self._merged_file(path, current, sink)
+
+    def _merged_notebook(
+        self, path: bytes, current: TreeEntry | None, sink: ObjectWriter
+    ) -> tuple[TreeEntry | None] | None:
+        steps = self._steps[path]
         entries = [current, *(entry for step in steps for entry in step)]
         if any(entry is not None and (entry.kind != FILE or entry.size > MERGED_UP_TO) for entry in entries):
             return None
@@ -275,35 +293,53 @@ class _SessionWork:
             return None
         return (like._replace(size=len(text), digest=sink.add(text)),)
 
+    def _merged_file(self, path: bytes, current: TreeEntry | None, sink: ObjectWriter) -> tuple[TreeEntry] | None:
+        """The same for a file of a project. Mode and content are merged independently.
+
+        A file that the session created or deleted is not merged, because single lines of it make no sense.
+        """
+        if current is None or current.kind != FILE:
+            return None
+        entry, text = current, None
+        for before, after in reversed(self._steps[path]):
+            if before is None or after is None or before.kind != FILE or after.kind != FILE:
+                return None
+            if before.mode != after.mode:
+                if entry.mode != after.mode:
+                    return None
+                entry = entry._replace(mode=before.mode)
+            if before.digest == after.digest:
+                continue
+            if text is None and entry.digest == after.digest:
+                entry = entry._replace(digest=before.digest, size=before.size)
+                continue
+            if text is None:
+                if max(entry.size, before.size, after.size) > MERGED_UP_TO:
+                    return None
+                is_present = entry.digest == current.digest
+                text = self._content(path, entry) if is_present else self._read(entry)
+            texts = (self._read(before), self._read(after), text)
+            text = take_back_lines(*texts, is_ordered=True) if all(map(is_text, texts)) else None
+            if text is None:
+                return None
+        return (entry if text is None else entry._replace(size=len(text), digest=sink.add(text)),)
+
     def _read(self, entry: TreeEntry | None) -> bytes:
         return self._objects.read(entry.digest) if entry is not None else b""
 
 
-def take_back_lines(before: bytes, after: bytes, now: bytes) -> bytes | None:
-    """`now` without the change from `before` to `after`, line by line; `None` if both authors changed the same lines.
-
-    A three-way merge with `after` as the base. Usual merges (diff3, merge3) report a conflict for changes to
-    neighbouring lines, such as a note below the agent's last one. Here only lines that both authors changed collide.
-    """
-    base = after.splitlines(keepends=True)
-    edits = sorted({*_edits(base, before), *_edits(base, now)})
-    merged: list[bytes] = []
-    position = 0
-    for start, end, lines in edits:
-        if start < position:
-            return None
-        merged += base[position:start]
-        merged += lines
-        position = end
-    merged += base[position:]
-    # Other lines may now follow a former last line without a newline.
-    whole_lines = [line if line.endswith((b"\n", b"\r")) else line + b"\n" for line in merged[:-1]]
-    return b"".join(whole_lines + merged[-1:])
+def _is_mergeable(path: bytes) -> bool:
+    """Whether a file at this path may be merged by line: notebooks of memory, and files of projects."""
+    place = mounts.mounted(path)
+    return bool(place.path) if place is not None else in_memory(path)
 
 
-def _edits(base: list[bytes], to: bytes) -> Iterator[tuple[int, int, tuple[bytes, ...]]]:
-    """The ranges of lines in `base` that differ, and the lines of `to` that replace them."""
-    lines = to.splitlines(keepends=True)
-    for tag, start, end, first, last in SequenceMatcher(None, base, lines, autojunk=False).get_opcodes():
-        if tag != "equal":
-            yield start, end, tuple(lines[first:last])
+def _above_in_place(path: bytes) -> list[bytes]:
+    """The directories above a path in the workspace; for a path of a project, those in the project."""
+    if mounts.mounted(path) is None:
+        return above(path)
+    return [directory for directory in above(path) if (place := mounts.mounted(directory)) is not None and place.path]
+
+
+def _is_effective(change: TreeChange | None) -> bool:
+    return change is not None and not change.is_directory and not trees.is_same(change.before, change.after)

@@ -46,7 +46,7 @@ class Scene:
             yield work
 
     @contextmanager
-    def turn(self, prompt: str, session: str = "main", **options: Any) -> Iterator[None]:
+    def turn(self, prompt: str, session: str = "main", tool: str = "execute", **options: Any) -> Iterator[None]:
         """One turn, whose body is what its only tool does."""
         with self.work(**options) as work:
             found = self.session(session)
@@ -56,14 +56,14 @@ class Scene:
             work.before_turn(found, before)
             writer = session_log.LogWriter(found.directory, found.log, before.turn + 1)
             writer.message(_request({"part_kind": "user-prompt", "content": prompt}))
-            call = {"part_kind": "tool-call", "tool_name": "execute", "tool_call_id": prompt}
+            call = {"part_kind": "tool-call", "tool_name": tool, "tool_call_id": prompt}
             writer.message({"kind": "response", "parts": [call]})
             yield
-            result = {"part_kind": "tool-return", "tool_name": "execute", "tool_call_id": prompt, "content": "done"}
+            result = {"part_kind": "tool-return", "tool_name": tool, "tool_call_id": prompt, "content": "done"}
             writer.result(result)
             position = before._replace(turn=writer.turn, log=found.log, prompt=prompt)
             count = before.message_count
-            work.after_tool(found, position._replace(offset=writer.end, message_count=count + writer.count))
+            work.after_tool(found, position._replace(offset=writer.end, message_count=count + writer.count), tool)
             writer.message(_request(result))
             writer.message({"kind": "response", "parts": [{"part_kind": "text", "content": f"did {prompt}"}]})
             work.after_turn(found, position._replace(offset=writer.end, message_count=count + writer.count))
@@ -87,7 +87,7 @@ class Scene:
                 call()
                 if number < len(calls):
                     writer.result({"part_kind": "tool-return", **name, "content": "done"})
-                    work.after_tool(found, here._replace(offset=writer.end))
+                    work.after_tool(found, here._replace(offset=writer.end), "execute")
             writer.close()
 
     def write(self, name: str, text: str | None) -> None:

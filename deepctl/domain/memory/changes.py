@@ -28,11 +28,11 @@ from deepctl.files import atomic
 from deepctl.files.atomic import AfterCommit, storage_error
 from deepctl.files.rmtree import remove_tree
 from deepctl.layout import ProfilePaths
-from deepctl.store import rewind_plan, session_catalogue
+from deepctl.store import session_catalogue
 from deepctl.store.diff import line_counts
+from deepctl.store.line_merge import MERGED_UP_TO, take_back_lines
 from deepctl.store.records import Record, SessionRecord
 from deepctl.store.repository import MANUAL_ONLY, Repository
-from deepctl.store.rewind_plan import take_back_lines
 from deepctl.store.rewind_scope import hidden_by
 from deepctl.store.trees import entry_at
 
@@ -76,9 +76,7 @@ def replace(work: Repository, memory: Memory, file: str, base: bytes | None, new
     now = notebook.content if notebook is not None else None
     if now in (base, new_content):
         return _write(work, session, memory, file, now, new_content)
-    if (base is not None and now is None) or max(
-        map(len, (base or b"", now or b"", new_content))
-    ) > rewind_plan.MERGED_UP_TO:
+    if (base is not None and now is None) or max(map(len, (base or b"", now or b"", new_content))) > MERGED_UP_TO:
         merged = None
     else:
         merged = take_back_lines(new_content, base or b"", now or b"")
