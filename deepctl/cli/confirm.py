@@ -92,7 +92,7 @@ def confirm(
 def ask_line(question: str) -> str:
     """The answer of the person at the terminal, one line. Raises `Interrupted` (exit 130) after Ctrl-C."""
     try:
-        with tty_modes.line_question(f"{visible(question)} "):
+        with tty_modes.line_question(f"{wrap(visible(question), sys.stderr)} "):
             line = sys.stdin.readline()
     except KeyboardInterrupt:
         # A command changes nothing before it has the answer.

@@ -516,6 +516,7 @@ def test_files_are_attached_listed_taken_back_and_sent_once(
     assert listed in chat("/file")
     assert "'c.txt' is not attached." in chat("/file --remove a.txt c.txt")
     assert "With the next prompt: ~/my dir/f.txt (16 B), ~/b.txt (9 B)" in chat("/file --remove a.txt")
+    assert "With the next prompt: ~/my dir/f.txt (16 B), ~/b.txt (9 B)" in chat("/file my dir/f.txt")
     assert "/file has no option '--drop' here." in chat("/file --drop a.txt")
     assert "Attached" in chat("/status")
     chat.terminal.type("/file --remove \t")

@@ -18,7 +18,8 @@ HELP = f"Attach files to the next prompt, or {REMOVE} them."
 
 def run(state: ReplState, arguments: str) -> None:
     """Attach files, all or none; take files back after `--remove`; and list the attached files."""
-    words = split(arguments)
+    # A path with blanks, as it is without a shell's quotes.
+    words = [arguments] if os.path.isfile(os.path.expanduser(arguments)) else split(arguments)
     if words[:1] == [REMOVE]:
         _remove(state, words[1:])
         return
