@@ -516,9 +516,9 @@ def test_what_a_line_of_the_persons_own_leaves_stays_and_is_named(work: Path, sa
     assert printed.decode().count("deepctl: ") == 1
     assert "repo/.git/config: core.editor = vim; repo/.git/hooks/pre-commit" in printed.decode()
     assert _git(workspace / "repo", "config", "core.editor") == "vim\n"
-    (said,) = _sandboxed(work, sandbox, "git -C repo config core.abbrev 8")
+    (said,) = _sandboxed(workspace, sandbox, "git -C repo config core.abbrev 8")
     assert "deepctl" not in said
-    assert (work / "repo" / ".git" / "hooks" / "pre-commit").exists()
+    assert (workspace / "repo" / ".git" / "hooks" / "pre-commit").exists()
 
 
 FILES = [

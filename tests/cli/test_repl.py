@@ -411,9 +411,9 @@ def test_a_sandbox_that_is_asked_for_and_missing_ends_it_with_the_terminal_in_or
 
 def test_a_file_goes_with_the_first_prompt_only(opened: Open, home: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hay and needle")
-    terminal = opened(*NO_SANDBOX, "--file", str(tmp_path / "notes.txt"), columns=100, rows=40)
+    terminal = opened(*NO_SANDBOX, "--file", str(tmp_path / "notes.txt"), columns=200, rows=40)
     terminal.prompt()
-    assert "With the next prompt: notes.txt\n" in terminal.screen
+    assert f"With the next prompt: {tmp_path}/notes.txt (14 B)\n" in terminal.screen
     workspace = home / "profiles/alice/workspace"
     terminal.type("read notes.txt\r")
     terminal.expect("hay and needle")

@@ -40,6 +40,10 @@ class ReplState:
         """Files that are copied into the workspace with the next prompt."""
         self.agreed_directories: set[str] = set()
         """Directories outside the workspace whose files the user agreed to send."""
+        self.declined_pictures: set[str] = set()
+        """Pictures that the user did not want to attach although a prompt had their paths."""
+        self.offers_pictures = True
+        """Whether deepctl asks about such pictures."""
         self.draft = ""
         """The text that the input line begins with."""
         self.last_prompt: str | None = None
