@@ -2,14 +2,14 @@
 
 A person who runs git in a workspace runs the hooks in there, and the programs that the settings name. So what a
 sandboxed command left there is set aside (`deepctl.files.git_directories`). In a project, the settings and hooks of the
-project itself are read-only for commands. A change of them is the user's own, at the same time, and stays.
+project itself are read-only for commands, so a change of them is the user's own, and stays.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from deepctl.files import git_directories
@@ -54,6 +54,8 @@ class Before(NamedTuple):
 
     surveys: Sequence[GitSurvey]
     layout: ProjectLayout | None
+    files: Mapping[str, tuple[int, int] | None]
+    """The files at the read-only paths of `layout`."""
 
 
 class CommandGuard:
@@ -77,20 +79,26 @@ class CommandGuard:
     def before(self) -> Before:
         """The state now."""
         if self._project is None:
-            return Before([git_directories.survey(self._root, MOUNT)], None)
+            return Before([git_directories.survey(self._root, MOUNT)], None, {})
         layout = projects.layout(self._project)
         if not self._confined:
             # Only the repositories are of interest.
-            return Before([GitSurvey(self._root, MOUNT, {}, set(), _repositories(self._root))], None)
+            return Before([GitSurvey(self._root, MOUNT, {}, set(), _repositories(self._root))], None, {})
         places = [(self._root, MOUNT), (self._project.workspace, PROFILE_MOUNT), *((path, path) for path in layout.git)]
-        return Before([git_directories.survey(*place) for place in places], layout)
+        surveys = [git_directories.survey(*place) for place in places]
+        return Before(surveys, layout, projects.file_identities(layout))
 
     def after(self, before: Before, printed: str) -> str:
         """Set aside what the command left for git; a notice about that and about refusals, which may be empty.
 
         `printed` is the output of the command. Raises `OSError`.
         """
-        notices = [self._look(survey, before.layout) for survey in before.surveys]
+        read_only: list[str] = []
+        if before.layout is not None:
+            # The mount on a file ends when the user replaces the file, and the command can write to the new one.
+            files = projects.file_identities(before.layout)
+            read_only = [path for path in before.layout.read_only if files[path] == before.files[path]]
+        notices = [self._look(survey, read_only) for survey in before.surveys]
         if before.layout is not None and self._project is not None:
             notices.append(refusals(self._project, before.layout, printed[-_MOST_TEXT:]))
         return "".join(notices)
@@ -103,7 +111,7 @@ class CommandGuard:
         created, self._created = self._created, {}
         return [path for path in created if os.path.isdir(os.path.join(self._root, path))]
 
-    def _look(self, before: GitSurvey, layout: ProjectLayout | None) -> str:
+    def _look(self, before: GitSurvey, read_only: Sequence[str]) -> str:
         now = git_directories.paths(before.root, before.mount)
         if self._project is not None and before.root == self._root:
             new = (os.path.relpath(path, self._root) for path in sorted(now.repositories - before.repositories))
@@ -111,7 +119,6 @@ class CommandGuard:
             self._created |= dict.fromkeys(path for path in new if ".git" not in path.split("/"))
         if not self._confined:
             return ""
-        read_only = layout.read_only if layout is not None else []
         left = [
             addition
             for addition in git_directories.additions(before, now)

@@ -14,7 +14,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
@@ -38,8 +38,9 @@ from deepctl.files.git import identity
 from deepctl.files.rmtree import PrivateHome
 from deepctl.sandbox import bubblewrap, cgroups, container, read_only
 from deepctl.sandbox import project as projects
-from deepctl.sandbox.policy import COMMAND_PATH, OUTPUT_BYTES, VARIABLES, Limits, ProjectMounts, Unavailable
+from deepctl.sandbox.policy import COMMAND_PATH, MOUNT, OUTPUT_BYTES, VARIABLES, Limits, ProjectMounts, Unavailable
 from deepctl.sandbox.project import ProjectLayout
+from deepctl.sandbox.read_only import Bind
 
 Hear = Callable[[bytes, bytes], None]
 """Receives new output, of stdout and of stderr, in the event loop of the command. Must not raise."""
@@ -249,11 +250,43 @@ _PARTIAL = 64 << 10
 
 
 class ContainerExecutor:
-    """Runs commands in a container, which the first command opens."""
+    """Runs commands in a container, which the first command opens.
 
-    def __init__(self, spec: container.Spec) -> None:
+    In a project, the mounts depend on its files. If these have changed, the next command opens another container.
+    """
+
+    def __init__(
+        self,
+        spec: container.Spec,
+        variables: Mapping[str, str],
+        read_only_binds: tuple[Bind, ...] = (),
+        project: ProjectMounts | None = None,
+    ) -> None:
         self._spec = spec
+        self._variables = variables
+        self._read_only = read_only_binds
+        self._project = project
         self._held: container.RunningContainer | None = None
+        self._mounted = ExitStack()
+        """Keeps the placeholders of the project while the container is open."""
+        self._made_for: object = None
+
+    def _open(self) -> container.RunningContainer:
+        """The container, after opening it again if the project needs other mounts. Runs in a thread."""
+        now = projects.layout(self._project) if self._project is not None else None
+        made_for = (now, projects.file_identities(now)) if now is not None else None
+        if self._held is not None and made_for != self._made_for:
+            self.close()
+        if self._held is None:
+            spec = self._spec
+            if self._project is not None:
+                now = self._mounted.enter_context(projects.mounted(self._project))
+                spec = spec._replace(binds=(*self._read_only, *projects.doubled(now)), start=now.root)
+            elif self._read_only:
+                spec = spec._replace(binds=(*self._read_only, Bind(spec.workspace, MOUNT)))
+            self._held = container.open_container(spec)
+            self._made_for = made_for
+        return self._held
 
     async def run(
         self,
@@ -267,13 +300,12 @@ class ContainerExecutor:
         output = _CapturedOutput(_in_this_loop(listener()))
         code: int | None = None
         try:
-            if self._held is None:
-                self._held = await anyio.to_thread.run_sync(container.open_container, self._spec, limiter=_own_thread())
+            held = await anyio.to_thread.run_sync(self._open, limiter=_own_thread())
             with anyio.move_on_after(timeout) as deadline:
                 code = await anyio.to_thread.run_sync(
-                    self._held.execute,
+                    held.execute,
                     ["/bin/sh", "-c", _ALONE, "sh", *argv],
-                    {**VARIABLES, **(env or {})},
+                    {**VARIABLES, **self._variables, **(env or {})},
                     output.add,
                     abandon_on_cancel=True,
                     limiter=_own_thread(),
@@ -308,6 +340,7 @@ class ContainerExecutor:
         if container_held is not None:
             with suppress(Unavailable):  # the daemon has ended, and no other process can end the commands there
                 container_held.close()
+        self._mounted.close()
 
 
 def _own_thread() -> anyio.CapacityLimiter:
@@ -447,7 +480,8 @@ class Bubblewrap:
 
 @dataclass(frozen=True)
 class Docker:
-    """One container, called `container`, for all commands of a workspace; it is kept after the end of a chat.
+    """One container, called `container`, for all commands of a workspace; it is kept after the end of a chat. Each
+    project has another one.
 
     The workspace is mounted in it; everything else in the image is read-only. It needs the extra `docker` and an image
     on this machine, because deepctl pulls none. Processes that commands leave running end with the turn.
@@ -467,9 +501,11 @@ class Docker:
         container.check(self.image)
 
     def commands(self, root: str, project: ProjectMounts | None = None) -> Executor:
+        if project is not None:
+            projects.check(project)
         return ContainerExecutor(
             container.Spec(
-                self.container,
+                container.project_name(self.container, root) if project is not None else self.container,
                 self.image,
                 root,
                 self.network,
@@ -478,7 +514,10 @@ class Docker:
                 self.limits.disk,
                 self.limits.tmp,
                 self.profile,
-            )
+            ),
+            {**read_only.variables(self.read_only_paths), **_of_project(project, is_mounted=True)},
+            read_only.binds(self.read_only_paths),
+            project,
         )
 
 

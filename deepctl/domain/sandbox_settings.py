@@ -42,22 +42,31 @@ def describe(settings: Settings, profile: ProfilePaths) -> SandboxDescription:
     )
 
 
-def remove_container(profile: ProfilePaths) -> tuple[str, bool]:
-    """Remove a profile's container. Returns its name, and whether it existed. The caller holds the profile's lock.
+def remove_container(profile: ProfilePaths, project: str | None = None) -> tuple[str, bool]:
+    """Remove the containers of a profile, or only that for the project at the path `project`.
 
-    Raises `Refused` if Docker does not answer, or if deepctl did not create the container of that name.
+    Returns the names, separated by commas, and whether there was one; without one, the name that it would have. The
+    caller holds the profile's lock. Raises `Refused` if Docker does not answer, or if deepctl did not create the
+    container of that name.
     """
     name = containers.container_name(profile.directory)
     try:
-        return name, containers.remove(name)
+        if project is not None:
+            name = containers.project_name(name, project)
+            return name, containers.remove(name)
+        names = containers.remove_all(name)
+        return ", ".join(names) or name, bool(names)
     except Unavailable as problem:
         raise Refused(f"{problem.reason}.", problem.fix, code="sandbox_unavailable") from None
 
 
-def remove_container_if_any(environment: Mapping[str, str], in_force: Settings, profile: ProfilePaths) -> str | None:
-    """Remove the container of a profile that will be deleted or renamed. Returns its name, or `None` if it had none.
+def remove_container_if_any(
+    environment: Mapping[str, str], in_force: Settings, profile: ProfilePaths, project: str | None = None
+) -> str | None:
+    """Remove the containers of a profile that will be deleted or renamed, or of a project that it will forget.
 
-    A container's name follows from the profile's directory, so it could not be found afterwards. The caller holds the
+    Returns the names, separated by commas, or `None` if there was no container. A container's name follows from the
+    directory of the profile and the path of the project, so it could not be found afterwards. The caller holds the
     profile's lock. Docker is asked if there is any sign of it. `in_force` are the profile's settings.
     Raises `Refused` if Docker does not answer and they say `docker`; with other settings, a profile does not depend on
     Docker.
@@ -66,7 +75,7 @@ def remove_container_if_any(environment: Mapping[str, str], in_force: Settings, 
     if not (uses_docker or environment.get("DOCKER_HOST") or os.path.exists(_SOCKET)):
         return None
     try:
-        name, is_removed = remove_container(profile)
+        name, is_removed = remove_container(profile, project)
     except Refused as problem:
         if not uses_docker:
             return None

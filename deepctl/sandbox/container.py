@@ -1,4 +1,5 @@
-"""A profile's Docker container: created, held for the life of this process, removed.
+"""The Docker containers of a profile, one for its private workspace and one for each project: created, held for the
+life of this process, removed.
 
 The container's main process only reads its stdin, and this process holds the other end. When the end is closed, by
 `RunningContainer.close` or because the process died for any reason, the main process ends, and with it the kernel ends
@@ -15,6 +16,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import socket
 import struct
 import threading
@@ -25,6 +27,7 @@ from typing import Any, NamedTuple
 
 from deepctl import distribution
 from deepctl.sandbox.policy import MOUNT, VARIABLES, Unavailable
+from deepctl.sandbox.read_only import Bind
 
 _LABEL_PROFILE = "deepctl.profile"
 _LABEL_SPEC = "deepctl.spec"
@@ -41,7 +44,9 @@ class Spec(NamedTuple):
     image: str
     """An image on this machine; images are never pulled. It needs `sh`, `timeout`, `head` and `cat`."""
     workspace: str
-    """The host directory that the container sees, read-write, as `/workspace`. It must exist."""
+    """The host directory that the container sees, read-write, as `/workspace`. It must exist. With `binds`, these are
+    all that it sees.
+    """
     network: bool
     """Whether it is on Docker's default network, instead of none."""
     memory: int
@@ -54,12 +59,27 @@ class Spec(NamedTuple):
     """Bytes of `/tmp`, and the same number for `/dev/shm`; both count as memory."""
     profile: str
     """The profile's name, for a label."""
+    binds: tuple[Bind, ...] = ()
+    """The directories and files of the host that the container sees, if they are not just the workspace."""
+    start: str = MOUNT
+    """The directory in the container in which commands start."""
 
 
 def container_name(profile_directory: str) -> str:
-    """The name of the one container of the profile in `profile_directory`; symlinks make no difference."""
-    real = os.path.realpath(profile_directory)
-    return f"deepctl-{hashlib.sha256(os.fsencode(real)).hexdigest()[:16]}"
+    """The name of the container for the workspace of the profile in `profile_directory`; symlinks make no difference.
+
+    It is the beginning of the names of all its containers.
+    """
+    return f"deepctl-{_hash(profile_directory, 16)}"
+
+
+def project_name(name: str, root: str) -> str:
+    """The name of the container for a project, from that for the workspace of the profile."""
+    return f"{name}-{_hash(root, 8)}"
+
+
+def _hash(path: str, digits: int) -> str:
+    return hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:digits]
 
 
 def open_container(spec: Spec) -> RunningContainer:
@@ -70,7 +90,7 @@ def open_container(spec: Spec) -> RunningContainer:
     with translated():
         api = connect()
         try:
-            return RunningContainer(spec.name, _prepare(api, spec), api)
+            return RunningContainer(spec, _prepare(api, spec), api)
         except BaseException:
             api.close()
             raise
@@ -89,6 +109,26 @@ def remove(name: str) -> bool:
                 return False
             _remove(api, container["Id"])
             return True
+        finally:
+            api.close()
+
+
+def remove_all(name: str) -> list[str]:
+    """Remove the container called `name` and those for projects of the same profile. Returns their names.
+
+    Raises `Unavailable` like `remove`.
+    """
+    with translated():
+        api = connect()
+        try:
+            own = re.compile(rf"/({re.escape(name)}(?:-[0-9a-f]{{8}})?)")
+            found = api.containers(all=True, filters={"name": name, "label": _LABEL_PROFILE})
+            matches = [match for entry in found for match in map(own.fullmatch, entry["Names"]) if match is not None]
+            names = sorted({name, *(match[1] for match in matches)})
+            containers = {name: container for name in names if (container := _find(api, name)) is not None}
+            for container in containers.values():
+                _remove(api, container["Id"])
+            return list(containers)
         finally:
             api.close()
 
@@ -180,7 +220,10 @@ def _options(api: Any, spec: Spec, volumes: list[str]) -> Any:
         init=True,
         log_config=package.types.LogConfig(type="none"),
         # Not a volume in `-v` style: that splits the path at colons, and makes a directory that is missing.
-        mounts=[package.types.Mount(MOUNT, os.path.abspath(spec.workspace), type="bind")],
+        mounts=[
+            package.types.Mount(bind.target, bind.source, type="bind", read_only=not bind.writable)
+            for bind in spec.binds or (Bind(os.path.abspath(spec.workspace), MOUNT),)
+        ],
     )
     # Not by `create_container`, which adds the proxies of the user's Docker configuration to the environment, and
     # a proxy's address may hold a password. `detach=False` with `stdin_open` is how the SDK spells StdinOnce.
@@ -227,14 +270,15 @@ _PIECE = 1 << 16
 class RunningContainer:
     """A running container that lives no longer than this object, or this process. Safe to use from any thread."""
 
-    def __init__(self, name: str, identity: str, api: Any) -> None:
+    def __init__(self, spec: Spec, identity: str, api: Any) -> None:
         """Of `open_container` only: starts the container `identity`, and keeps `api` until `close`."""
-        self.name = name
+        self.name = spec.name
+        self._start_directory = spec.start
         self._identity = identity
         self._api = api
         self._lock = threading.Lock()
         self._closed = False
-        self._line = _start(api, name, identity)
+        self._line = _start(api, spec.name, identity)
 
     def close(self) -> None:
         """End every process in the container, and wait until they are gone. The container stays, stopped.
@@ -280,7 +324,7 @@ class RunningContainer:
                     self._identity,
                     argv,
                     environment=dict(variables),
-                    workdir=MOUNT,
+                    workdir=self._start_directory,
                     user=f"{os.getuid()}:{os.getgid()}",
                 )
                 stream = api.exec_start(execution["Id"], socket=True)

@@ -152,6 +152,24 @@ def layout(project: ProjectMounts) -> ProjectLayout:
     )
 
 
+def doubled(now: ProjectLayout) -> tuple[Bind, ...]:
+    """The mounts, with every one in the project a second time below `/workspace`, where a link is impossible."""
+    if not has_alias(now.root):
+        return now.binds
+    inside = [bind for bind in now.binds if _is_within(bind.target, now.root)]
+    return (*now.binds, *(bind._replace(target=MOUNT + bind.target[len(now.root) :]) for bind in inside))
+
+
+def file_identities(now: ProjectLayout) -> dict[str, tuple[int, int] | None]:
+    """The file at each read-only path. If somebody puts another file there, the mount on the first one is gone."""
+    statuses = {path: _lstat(path) for path in now.read_only}
+    missing = {placeholder.path for placeholder in now.missing}
+    return {
+        path: (status.st_dev, status.st_ino) if status is not None and path not in missing else None
+        for path, status in statuses.items()
+    }
+
+
 def restore_links(before: ProjectLayout) -> None:
     """Put back protected links that a command replaced; the replacement is kept beside it as `NAME.disabled`."""
     for path, target in before.links.items():

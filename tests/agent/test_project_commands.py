@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -113,19 +114,37 @@ def test_settings_behind_pointers_are_set_aside(shop: Path, command: str) -> Non
     assert "evil/config: core.fsmonitor = evil" in printed
 
 
-def test_a_setting_that_the_user_makes_meanwhile_stays(shop: Path) -> None:
-    """Commands cannot have made it."""
-    backend = _backend(shop)
-
+def _meanwhile(backend: LocalBackend, shop: Path, act: Callable[[], object]) -> str:
     async def both() -> str:
-        command = asyncio.create_task(backend.run("touch began; sleep 1", shell=True))
+        command = asyncio.create_task(backend.run("touch began; sleep 1; echo x >> .git/config", shell=True))
         while not (shop / "began").exists():
             await asyncio.sleep(0.01)
-        subprocess.run(["git", "config", "core.hooksPath", ".husky"], cwd=shop, check=True)
-        (shop / ".git/hooks/post-commit").write_text("#!/bin/sh\n")
+        act()
         result = await command
         return result.stderr
 
-    assert asyncio.run(both()) == ""
-    assert "hooksPath" in (shop / ".git/config").read_text()
+    return asyncio.run(both())
+
+
+def test_what_the_user_writes_meanwhile_stays(shop: Path) -> None:
+    """A command cannot have written it."""
+
+    def act() -> None:
+        with (shop / ".git/config").open("a") as file:
+            file.write("[core]\n\thooksPath = .husky\n")
+        (shop / ".git/hooks/post-commit").write_text("#!/bin/sh\n")
+
+    assert "moved" not in _meanwhile(_backend(shop), shop, act)
+    assert (shop / ".git/config").read_text().endswith("hooksPath = .husky\n")
     assert (shop / ".git/hooks/post-commit").exists()
+
+
+def test_a_file_that_the_user_replaces_meanwhile_is_looked_at(shop: Path) -> None:
+    """The mount on the first file is gone, so the command can write to the new one."""
+
+    def act() -> None:
+        subprocess.run(["git", "config", "core.hooksPath", ".husky"], cwd=shop, check=True)
+
+    assert "hookspath = .husky" in _meanwhile(_backend(shop), shop, act)
+    assert "hooksPath" not in (shop / ".git/config").read_text()
+    assert "hooksPath" in (shop / ".git/config.disabled").read_text()

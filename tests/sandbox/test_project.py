@@ -6,15 +6,17 @@ import asyncio
 import os
 import stat
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from deepctl import Bubblewrap
+from deepctl import Bubblewrap, Docker, NoSandbox
 from deepctl.files import placeholders
+from deepctl.sandbox import container
 from deepctl.sandbox import project as projects
 from deepctl.sandbox.policy import CACHE_MOUNT, MOUNT, PROFILE_MOUNT, Limits, ProjectMounts, Unavailable
+from tests.support import docker
 from tests.support.ordinary import as_ordinary
 
 LIMITS = Limits(seconds=20, memory=256 << 20, processes=64, tmp=16 << 20, disk=64 << 20)
@@ -327,3 +329,97 @@ def test_an_ordinary_user(work: Work) -> None:
     for subject in subjects:
         as_ordinary(subject)
     assert sorted(os.listdir(work.root)) == [".git", "a.txt", "b.txt"]
+
+
+def test_unsandboxed_commands_work_in_the_project(work: Work) -> None:
+    work.git("config", "user.name", "Al Shop")
+    work.git("config", "user.email", "al@example.org")
+    executor = NoSandbox(limits=LIMITS).commands(str(work.root), work.mounts)
+    done = asyncio.run(executor.run(["/bin/sh", "-c", "pwd -P; echo $PIP_CACHE_DIR; git var GIT_AUTHOR_IDENT"]))
+    executor.close()
+    place, cache, author = done.stdout.splitlines()
+    assert (place, cache) == (str(work.root), f"{work.cache}/pip")
+    assert author.startswith("Al Shop <al@example.org> ")
+
+
+def test_commits_have_the_identity_of_the_user(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = work.root.parent
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("GIT_CONFIG_GLOBAL", raising=False)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    (home / ".gitconfig").write_text(
+        "[user]\n\tname = Al Home\n\temail = home@example.org\n[author]\n\tname = Al Author\n"
+    )
+    work.git("config", "user.email", "shop@example.org")
+    assert work.run("echo 2 > a.txt && git commit -qam second") == (0, "")
+    assert work.git("log", "-1", "--format=%an %ae %cn %ce") == "Al Author shop@example.org Al Home shop@example.org\n"
+
+
+# In a container
+
+
+@pytest.fixture
+def contained(work: Work) -> Iterator[Callable[[str], tuple[int, str]]]:
+    docker.require()
+    name = container.container_name(str(work.workspace.parent))
+    executor = Docker(name, docker.IMAGE, limits=LIMITS).commands(str(work.root), work.mounts)
+
+    def run(script: str) -> tuple[int, str]:
+        done = asyncio.run(executor.run(["/bin/sh", "-c", script]))
+        return done.exit_code, done.stdout + done.stderr
+
+    yield run
+    executor.close()
+    assert container.remove_all(name) == [container.project_name(name, str(work.root))]
+    assert sorted(os.listdir(work.root))[0] == ".git", "no placeholder is left"
+
+
+def test_in_a_container(work: Work, contained: Callable[[str], tuple[int, str]]) -> None:
+    (work.workspace / "note.txt").write_text("remembered\n")
+    code, printed = contained(
+        f"pwd -P; cat {MOUNT}/a.txt {PROFILE_MOUNT}/note.txt; echo two > {MOUNT}/b.txt; cat {work.root}/b.txt; "
+        "echo $HOME; mkdir $PIP_CACHE_DIR"
+    )
+    assert (code, printed.splitlines()) == (
+        0,
+        [str(work.root), "one", "remembered", "two", f"{PROFILE_MOUNT}/.deep/home"],
+    )
+    assert os.listdir(work.cache) == ["pip"]
+
+
+def test_what_a_command_cannot_change_in_a_container(work: Work, contained: Callable[[str], tuple[int, str]]) -> None:
+    before = work.state(work.root / ".git")
+    for place in (str(work.root), MOUNT):
+        for name, attempt in READ_ONLY.items():
+            if "git config" in attempt:
+                continue  # there is no git in the image
+            code, printed = contained(f"cd {place} && ({attempt}) && echo done")
+            assert "done" not in printed, (place, name, printed)
+            assert code != 0
+    after = work.state(work.root / ".git")
+    assert {path: after.get(path) for path in before} == before
+    assert contained(f"cd {work.root} && echo kept > .git/COMMIT_EDITMSG && rm -f x && ls -A")[1].split() == [
+        *(".envrc", ".git", ".idea", ".vscode", "a.txt"),
+    ]
+
+
+def test_a_container_follows_what_is_to_be_protected(work: Work, contained: Callable[[str], tuple[int, str]]) -> None:
+    assert contained("echo x >> .git/config")[0] != 0
+    work.git("config", "a.b", "c")  # puts another file in the place of the first one
+    assert contained("echo x >> .git/config")[0] != 0
+    (work.root / ".git" / "modules" / "m").parent.rmdir()
+    (work.root / ".git" / "modules" / "m").mkdir(parents=True)
+    (work.root / ".git" / "modules" / "m" / "HEAD").write_text("ref: refs/heads/main\n")
+    assert contained("echo x > .git/modules/m/config")[0] != 0
+    assert contained("echo x > .git/modules/m/FETCH_HEAD") == (0, "")
+
+
+def test_a_profile_has_a_container_for_each_project(work: Work, contained: Callable[[str], tuple[int, str]]) -> None:
+    assert contained("true") == (0, "")
+    name = container.container_name(str(work.workspace.parent))
+    other = Docker(name, docker.IMAGE, limits=LIMITS).commands(str(work.workspace))
+    assert asyncio.run(other.run(["/bin/sh", "-c", f"ls -A {MOUNT}; ls {work.root}"])).exit_code != 0
+    other.close()
+    assert docker.exists(name)
+    assert container.remove(name)
+    assert docker.exists(container.project_name(name, str(work.root)))
