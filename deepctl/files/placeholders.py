@@ -43,6 +43,22 @@ def is_placeholder(status: os.stat_result) -> bool:
     return stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and status.st_size == 0)
 
 
+def is_empty_placeholder(descriptor: int, name: bytes, status: os.stat_result) -> bool:
+    """Whether the entry `name` of an open directory, with this status, is a placeholder in which nothing lies."""
+    if not is_placeholder(status):
+        return False
+    if not stat.S_ISDIR(status.st_mode):
+        return True
+    try:
+        opened = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+    except OSError:
+        return False
+    try:
+        return not os.listdir(opened)
+    finally:
+        os.close(opened)
+
+
 @contextmanager
 def held(placeholders: Iterable[Placeholder]) -> Iterator[None]:
     """Create what is missing, and remove it when no other command of this process needs it. Raises `OSError`."""

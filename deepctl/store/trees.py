@@ -26,6 +26,7 @@ from typing import NamedTuple, Protocol
 from deepctl import cancellation, layout
 from deepctl.errors import StoreDamaged
 from deepctl.files import atomic, gitignore, sparse_files
+from deepctl.files.placeholders import is_empty_placeholder
 from deepctl.store.index_db import Cache
 from deepctl.store.object_store import ObjectReader, ObjectWriter
 
@@ -401,6 +402,8 @@ class _SnapshotWriter:
                 mode = info.st_mode
                 kind = mode & 0o170000
                 if name == not_here:
+                    continue
+                if mode & stat.S_ISVTX and self._is_mount and is_empty_placeholder(descriptor, name, info):
                     continue
                 if kind == 0o040000:
                     directories[name] = mode & 0o7777

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from deepctl.errors import Refused
+from deepctl.files import placeholders
+from deepctl.files.placeholders import Placeholder
 from deepctl.store import lookup, mounts, projects, rewind, session_catalogue, trees
 from deepctl.store.records import SessionProject
 from deepctl.store.rewind import RewindConflicts, RewindRequest
@@ -134,6 +136,21 @@ def test_git_is_neither_stored_nor_changed(scene: Scene, directory: Path) -> Non
     scene.rewind("~1")
     assert (directory / "src" / "app.py").read_text() == "print('hello')\n"
     assert contents(directory / ".git") == git
+
+
+def test_a_checkpoint_contains_no_placeholder(scene: Scene, directory: Path) -> None:
+    """They are there while a container runs: `.envrc` as a directory would keep the user from writing the file."""
+    (directory / "sticky").mkdir()
+    (directory / "sticky" / "inner").write_text("x")
+    (directory / "sticky").chmod(0o1555)
+    with placeholders.held([Placeholder(str(directory / ".envrc")), Placeholder(str(directory / "sub"))]):
+        with scene.turn("write"):
+            (directory / "a").write_text("a")
+    record = scene.last()
+    with scene.work() as work:
+        names = {path.partition(b"/files/")[2] for path, _ in trees.walk(work.objects, bytes.fromhex(record.tree))}
+    assert b"sticky/inner" in names
+    assert not names & {b".envrc", b"sub"}
 
 
 def test_a_tree_that_names_git_changes_nothing_there(scene: Scene, directory: Path) -> None:
