@@ -41,12 +41,12 @@ from pydantic_ai.workspaces import (
 from pydantic_ai_backends import ConfinedWorkspace, StateBackend, WorkspacePathError
 from pydantic_ai_backends.workspaces import StateWorkspaceBackend
 
+from deepctl import layout
 from deepctl.agent.command_guard import CommandGuard
 from deepctl.agent.sandboxes import Sandbox, listener, sandbox_missing, searcher, shell_command
 from deepctl.files import atomic
 from deepctl.files.paths_beneath import DirectoryTree, MountTable, OutsideTree
 from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, PROFILE_MOUNT, PROTECTED, ProjectMounts, Unavailable
-from deepctl.store import mounts
 
 STATE_PROVIDER = "state"
 """pydantic-ai-backend's name for workspaces that are a `StateBackend`."""
@@ -58,7 +58,6 @@ _SEARCH_MEMORY = 2 << 30
 _SEARCH_SECONDS = 120.0
 _WATCH_SECONDS = 0.2
 _INODE = 4096
-_RESERVED = os.fsdecode(mounts.PROJECTS)
 
 
 class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
@@ -494,10 +493,10 @@ def _project_tree(root: str, *, follow: bool) -> DirectoryTree:
 
 def _trees(root: str, profile_dir: str | None) -> MountTable:
     if profile_dir is None:
-        return MountTable(DirectoryTree(root, follow=True, mount=MOUNT, reserved=_RESERVED))
+        return MountTable(DirectoryTree(root, follow=True, mount=MOUNT, reserved=layout.PROJECTS_DIRECTORY))
     return MountTable(
         _project_tree(root, follow=True),
-        DirectoryTree(profile_dir, follow=True, mount=PROFILE_MOUNT, reserved=_RESERVED),
+        DirectoryTree(profile_dir, follow=True, mount=PROFILE_MOUNT, reserved=layout.PROJECTS_DIRECTORY),
     )
 
 

@@ -27,7 +27,5 @@ def open_backend(
     if project is None:
         return LocalBackend(profile.workspace, sandbox=sandbox, by_user=by_user)
     known = projects.by_path(profile, os.path.realpath(project))
-    options = ProjectOptions(
-        tuple(protected), os.path.join(profile.cache, "packages"), known.trusted if known is not None else ""
-    )
+    options = ProjectOptions(tuple(protected), profile.package_cache, known.trusted if known is not None else "")
     return LocalBackend(project, sandbox=sandbox, by_user=by_user, profile_dir=profile.workspace, project=options)

@@ -145,6 +145,7 @@ class ChatSetup(NamedTuple):
             mcp_servers=servers,
             profile=paths.name,
             window_cache=paths.windows,
+            protected=in_force.paths("protected"),
         )
         runner = self._running(self._bounded(agent_options, self.name))
         notices = [commands.notice, mcp_servers.notice(servers) if servers else None]
