@@ -42,7 +42,9 @@ from pydantic_ai_backends import ConfinedWorkspace, StateBackend, WorkspacePathE
 from pydantic_ai_backends.workspaces import StateWorkspaceBackend
 
 from deepctl import layout
+from deepctl.agent import project_search
 from deepctl.agent.command_guard import CommandGuard
+from deepctl.agent.project_search import SearchScope
 from deepctl.agent.sandboxes import Sandbox, listener, sandbox_missing, searcher, shell_command
 from deepctl.files import atomic
 from deepctl.files.paths_beneath import DirectoryTree, MountTable, OutsideTree
@@ -169,6 +171,7 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
     def __init__(self, trees: MountTable) -> None:
         super().__init__(trees)
         self._searcher = searcher(self._root)
+        self._is_project = len(trees.trees) > 1
 
     async def run(
         self,
@@ -183,12 +186,14 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
     async def paths(self, pattern: str, where: str) -> list[str]:
         """The files below `where` whose path matches `pattern` as in `find`; none if it is not accessible."""
         name_pattern = f"*/{pattern.removeprefix('**/')}"
-        behind = ["-path", name_pattern, "-type", "f", "!", "-name", atomic.TEMPORARY_PATTERN, "-print0"]
-        search = _Search(["find", "-P"], behind, where, name_pattern)
         with self._hiding():
-            result, name = await self._run_search(search)
-        paths = [f"{where}{path[len(name) :]}" for path in result.stdout.split("\0") if path]
-        return sorted(str(PurePosixPath(path)) for path in paths)
+            scope = await self._scope(where)
+            pruned = [word for name in scope.directory_names for word in ("-o", "-name", _literal(name))][1:]
+            prune = ["-type", "d", "(", *pruned, ")", "-prune", "-o"] if pruned else []
+            behind = [*prune, "-path", name_pattern, "-type", "f", "!", "-name", atomic.TEMPORARY_PATTERN, "-print0"]
+            result, name = await self._run_search(_Search(["find", "-P"], behind, where, name_pattern))
+        below = [path[len(name) :] for path in result.stdout.split("\0") if path]
+        return sorted(str(PurePosixPath(f"{where}{path}")) for path in below if scope.covers(path))
 
     async def lines(self, pattern: str, where: str, names: str | None, *, with_hidden: bool) -> list[FileLine]:
         """The lines below `where` that match an extended regular expression, in files whose name matches `names`.
@@ -198,9 +203,10 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
         """
         # The second is for BSD's grep, which compares the path and not the name.
         options = [] if with_hidden else ["--exclude-dir=.[!./]*", "--exclude-dir=*/.[!.]*"]
-        options += [f"--include={names}"] if names else []
         words = [
             "grep",
+            # GNU's grep also searches files that match no pattern, unless the first pattern is one of --include.
+            *([f"--include={names}"] if names else []),
             f"--exclude={atomic.TEMPORARY_PATTERN}",
             "-rnHZIE",
             "-D",
@@ -210,12 +216,24 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
             pattern,
             "--",
         ]
-        search = _Search(words, [], where, names or "*")
         with self._hiding():
-            result, name = await self._run_search(search)
+            scope = await self._scope(where)
+            words[1:1] = [f"--exclude-dir={_literal(name)}" for name in scope.directory_names]
+            result, name = await self._run_search(_Search(words, [], where, names or "*"))
         if result.exit_code > 1 and not result.stdout:
             raise WorkspaceError(result.stderr.strip() or f"grep ended with {result.exit_code}")
-        return [line._replace(path=f"{where}{line.path[len(name) :]}") for line in _lines(result.stdout)]
+        lines = [line._replace(path=line.path[len(name) :]) for line in _lines(result.stdout)]
+        return [line._replace(path=f"{where}{line.path}") for line in lines if scope.covers(line.path)]
+
+    async def _scope(self, where: str) -> SearchScope:
+        """The part of the project that a search below `where` looks at."""
+        tree = self._trees.first
+        if not self._is_project or self._trees.tree_of(where) is not tree:
+            return project_search.EVERYTHING
+        real = tree.real_path(where)
+        if real == "/":
+            return project_search.EVERYTHING  # the search itself refuses it
+        return await self._call(partial(project_search.scope, tree.root, os.path.relpath(real, tree.mount)))
 
     async def _run_search(self, search: _Search) -> tuple[CommandResult, str]:
         """The output of a search, and the name of the searched path."""
@@ -243,6 +261,11 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
             words = [str(_SEARCH_MEMORY // 1024), directory, *before, name, *search.behind]
             result = await self._searcher.run(["/bin/sh", "-c", _SEARCH, "sh", *words], timeout=_SEARCH_SECONDS)
         return result, name
+
+
+def _literal(name: str) -> str:
+    """A name as a pattern that matches it alone."""
+    return re.sub(r"([*?\[\]\\])", r"\\\1", name)
 
 
 def _lines(output: str) -> list[FileLine]:

@@ -429,6 +429,14 @@ def test_a_to_do_file_that_is_none_is_reported_and_left_alone(work: Path, conten
     assert (work / ".deep" / "todo.json").read_text() == content
 
 
+def test_a_search_for_lines_keeps_to_the_named_files(work: Path) -> None:
+    backend = LocalBackend(work)
+    for name in ("a.py", "b.txt", "c.py.bak"):
+        (work / name).write_text("needle\n")
+    results, _ = _run(backend, [("grep", {"pattern": "needle", "glob_pattern": "*.py"})])
+    assert str(results[0].content).splitlines()[1:] == ["  ./a.py"]
+
+
 def test_sparse_giants_are_refused_and_odd_names_listed(work: Path) -> None:
     backend = LocalBackend(work)
     for name in ("big.txt", ".deep/memory/main/BIG.md", ".deep/todo.json"):
