@@ -13,6 +13,7 @@ import typer
 from deepctl import layout
 from deepctl.cancellation import interruptible
 from deepctl.cli import options
+from deepctl.cli.chat_directory import ChatDirectory
 from deepctl.cli.chat_session import ChatSession, EphemeralChatSession, ProfileChat
 from deepctl.cli.chat_setup import ChatSetup, known_profile
 from deepctl.cli.confirm import ask_at_terminal
@@ -53,6 +54,25 @@ def chat(
             show_default=False,
         ),
     ] = None,
+    project: Annotated[
+        str | None,
+        typer.Option(
+            "--project",
+            "-C",
+            metavar="DIR",
+            help="Directory in which the agent works, such as the clone of a repository. Sessions, memory and "
+            "checkpoints stay in the profile. Default: the directory of --session, then the setting project, then the "
+            "private workspace of the profile.",
+            show_default=False,
+        ),
+    ] = None,
+    no_project: Annotated[
+        bool, typer.Option("--no-project", help="Work in the private workspace, and not in the setting project.")
+    ] = False,
+    large: Annotated[
+        bool,
+        typer.Option("--large", help="Work in a project with more than 20,000 files or 1 GiB without a question."),
+    ] = False,
     files: Annotated[
         list[str] | None,
         typer.Option(
@@ -130,6 +150,9 @@ def chat(
             "--ephemeral has no directory for commands, so --sandbox and --network cannot be used with it.",
             "Leave out one of the two.",
         )
+    if project is not None and (no_project or ephemeral):
+        other = "--no-project" if no_project else "--ephemeral"
+        raise UsageError(f"-C and {other} cannot be used together.", "Leave out one of the two.")
     if files:
         attachments.check(files)
     text = _prompt_with_stdin(prompt, new)
@@ -138,7 +161,12 @@ def chat(
     is_interactive = is_terminal(sys.stdin) and is_terminal(sys.stderr)
     with closing(_display(as_json, text)) as display:
         setup = ChatSetup(name, in_force, timeout, ask_at_terminal(display) if is_interactive else None)
-        with closing(_session(setup, wait, display, ephemeral=ephemeral)) as talk:
+        directory = None
+        if not ephemeral:
+            directory = ChatDirectory(
+                options.root(), project, is_private=no_project, is_large=large, can_ask=not as_json
+            )
+        with closing(_session(setup, wait, display, directory)) as talk:
             if text is not None:
                 talk.turn(text, session, new, files or ())
             else:
@@ -147,14 +175,15 @@ def chat(
                 converse(talk, session, new, files or ())
 
 
-def _session(setup: ChatSetup, wait: float, display: Display, *, ephemeral: bool) -> ChatSession:
-    if ephemeral:
+def _session(setup: ChatSetup, wait: float, display: Display, directory: ChatDirectory | None) -> ChatSession:
+    """The chat in a directory; without one, an ephemeral chat."""
+    if directory is None:
         return EphemeralChatSession(setup, display)
     root = options.root()
     profile = known_profile(root, setup.name)
     if profile is not None:
         setup = setup._replace(settings=setup.settings.of_profile(profile))
-    return ProfileChat(setup, root, wait, display)
+    return ProfileChat(setup, root, wait, display, directory)
 
 
 def _display(as_json: bool, text: str | None) -> Display:

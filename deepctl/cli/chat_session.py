@@ -6,18 +6,19 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.cli import options
+from deepctl.cli.chat_directory import ChatDirectory
 from deepctl.cli.chat_setup import BackgroundValue, ChatSetup, CommandSetup, Engine
-from deepctl.cli.options import UNNAMED
-from deepctl.domain import attachments, mention_syntax, profiles, settings
+from deepctl.domain import attachments, mention_syntax, profiles, projects, settings
 from deepctl.domain.outside_files import OutsideFile
 from deepctl.errors import DeepctlError, ProfileGone, Refused
 from deepctl.layout import ProfilePaths, Root
-from deepctl.output.stream.display import Display
-from deepctl.store import lookup, projects, session_catalogue
+from deepctl.output.stream.display import Display, JsonDisplay
+from deepctl.output.text import home
+from deepctl.store import session_catalogue
 
 if TYPE_CHECKING:
     from deepctl.agent.chat import Chat, EphemeralChat
@@ -40,6 +41,8 @@ class ChatStatus(NamedTuple):
     model: str
     approve: str
     commands: CommandSetup | None
+    project: str | None = None
+    """The directory of the user in which the agent works; `None` for the private workspace."""
 
 
 class TurnCallbacks(NamedTuple):
@@ -227,12 +230,15 @@ class ChatSession(ABC):
     def _notice(self, message: str) -> None:
         self.display.event({"type": "notice", "message": message})
 
-    def _started(self, profile: str | None, session: str | None, engine: Engine[Any]) -> None:
+    def _started(
+        self, profile: str | None, session: str | None, engine: Engine[Any], project: str | None = None
+    ) -> None:
         commands = engine.commands
         event: dict[str, Any] = {
             "type": "start",
             "profile": profile,
             "session": session,
+            "project": project,
             "model": engine.running.options.model,
             "sandbox": commands.sandbox,
             "network": commands.network,
@@ -259,9 +265,13 @@ class ProfileChat(ChatSession):
 
     _engine: BackgroundValue[Engine[Chat]]
 
-    def __init__(self, setup: ChatSetup, root: Root, wait: float, display: Display) -> None:
+    def __init__(
+        self, setup: ChatSetup, root: Root, wait: float, display: Display, directory: ChatDirectory | None = None
+    ) -> None:
         super().__init__(setup, display)
         self.root = root
+        self.directory = directory or ChatDirectory(root)
+        """The directory of the next turn."""
         self.wait = wait
         self._user = setup.name
         self._begun = False
@@ -297,25 +307,29 @@ class ProfileChat(ChatSession):
     ) -> None:
         """Take the lock, run one turn and show it."""
         is_first = self._engine.made is None
+        self._enter(session, new)
         engine = self._engine.get()
-        with profiles.lock(self.root, self._user, command="chat", wait=self.wait):
+        with ExitStack() as locks:
+            locks.enter_context(profiles.lock(self.root, self._user, command="chat", wait=self.wait))
             profile = self._profile()
             # In a chat, the checkpoint settings are read again for every turn, but not the settings of the agent.
             in_force = self.setup.settings if is_first else settings.load(os.environ, profile)
-            name = _session(profile, self.renamed(profile, session), new, self.display)
-            record = session_catalogue.find(profile, name)
+            locks.enter_context(projects.lock_directory(profile, self.directory.path, wait=self.wait))
+            record = self.directory.session(profile, self.renamed(profile, session), new, self.display.notice)
+            name = record.name
             self._at = name, record.id
             stages.on_begin(name)
             self.introduce(self.display.notice)
+            if (hint := self.directory.hint(profile, session)) is not None:
+                self.display.notice(hint)
             limit = in_force.size("limits.checkpoints")
-            self._started(profile.name, name, engine)
+            self._started(profile.name, name, engine, self.directory.path)
             with options.open_repository(profile, in_force, self.display.notice) as work:
                 # An interrupted operation may have left files: it is finished first, then the user's changes are
                 # recorded.
                 text = prompt
                 if files:
-                    project = projects.directory_of_session(profile, record)
-                    names = attachments.attach(profile, files, self._notice, project)
+                    names = attachments.attach(profile, files, self._notice, self.directory.path)
                     text = mention_syntax.with_mentions(prompt, names)
                 stages.on_send()
                 with self.counts.turn(name, engine.running.spent):
@@ -325,6 +339,9 @@ class ProfileChat(ChatSession):
             self.display.notice(message)
         self._finished(result.outcome, result.session, result.checkpoint, warning)
 
+    def facts(self, session: str | None) -> ChatStatus:
+        return super().facts(session)._replace(project=self.directory.path or None)
+
     def command(self, line: str, sink: Sink) -> CommandEnd:
         engine = self._engine.get()
         sandbox = engine.running.options.sandbox
@@ -332,12 +349,14 @@ class ProfileChat(ChatSession):
             raise Refused("Commands cannot run here, because there is no sandbox for them.", engine.commands.notice)
         from deepctl.agent import user_commands
 
-        with profiles.lock(self.root, self._user, command="chat", wait=self.wait):
+        with ExitStack() as locks:
+            locks.enter_context(profiles.lock(self.root, self._user, command="chat", wait=self.wait))
             profile = self._profile()
+            locks.enter_context(projects.lock_directory(profile, self.directory.path, wait=self.wait))
             with options.open_repository(profile, settings.load(os.environ, profile), self.display.notice) as work:
                 # The leftovers of a killed turn are recorded first, because they are not work of the user.
                 work.between()
-            return user_commands.run(profile, sandbox, line, sink)
+            return user_commands.run(profile, sandbox, line, sink, project=self.directory.path)
 
     def begin(self, session: str | None, new: str | None) -> str:
         if profiles.exists(self.root, self._user):
@@ -347,13 +366,17 @@ class ProfileChat(ChatSession):
             with profiles.lock(self.root, self._user, command="chat", wait=self.wait):
                 profile = self._profile()
         self._user = profile.name
-        return f"{_where(profile, session, new)}, model {self.setup.model}."
+        self._enter(session, new)
+        if (hint := self.directory.hint(profile, session)) is not None:
+            self.display.notice(hint)
+        place = f" in {home(self.directory.path)}" if self.directory.path else ""
+        return f"{self._where(profile, session, new)}{place}, model {self.setup.model}."
 
     def compact(self, session: str | None, focus: str | None) -> None:
         engine = self._engine.get()
         with profiles.lock(self.root, self._user, command="chat", wait=self.wait):
             profile = self.paths()
-            current = lookup.current_session(profile, self.renamed(profile, session))
+            current = self.directory.current(profile, self.renamed(profile, session))
             with options.open_repository(profile, settings.load(os.environ, profile), self.display.notice) as work:
                 result = engine.chat.compact(work, current.name, focus, self.display.event)
             self._at = current.name, current.id
@@ -386,27 +409,22 @@ class ProfileChat(ChatSession):
             return session
         return session_catalogue.by_id(profile).get(self._at[1], session)
 
+    def _enter(self, session: str | None, new: str | None) -> None:
+        """Check the directory of the next turn before the model and the sandbox are loaded."""
+        self.directory.begin(self.setup.settings)
+        profile = self.paths() if profiles.exists(self.root, self._user) else None
+        current = self.renamed(profile, session) if profile is not None else session
+        # With --json, only events are shown.
+        tell = self._notice if isinstance(self.display, JsonDisplay) else self.display.notice
+        self.directory.enter(profile, current, new, tell)
 
-def _session(profile: ProfilePaths, session: str | None, new: str | None, display: Display) -> str:
-    if new is not None:
-        return session_catalogue.start(profile, new if new != UNNAMED else session_catalogue.free_name(profile)).name
-    name = session if session is not None else session_catalogue.latest_session(profile) or session_catalogue.FIRST
-    existing_name = session_catalogue.stored_name(profile, name)
-    if existing_name is not None:
-        return existing_name
-    if session is not None:
-        display.notice(f"Started session {session}.")
-    return session_catalogue.start(profile, name).name
-
-
-def _where(profile: ProfilePaths, session: str | None, new: str | None) -> str:
-    """The session in which the chat continues, and its length."""
-    if new is not None:
-        return "A new session"
-    name = session if session is not None else session_catalogue.latest_session(profile) or session_catalogue.FIRST
-    existing_name = session_catalogue.stored_name(profile, name)
-    turns = session_catalogue.summary(profile, existing_name).turns if existing_name else 0
-    return f"Session {existing_name or name}, {turns} turn{'' if turns == 1 else 's'}"
+    def _where(self, profile: ProfilePaths, session: str | None, new: str | None) -> str:
+        """The session in which the chat continues, and its length."""
+        if new is not None:
+            return "A new session"
+        name = self.directory.next_name(profile, session)
+        turns = session_catalogue.summary(profile, name).turns if session_catalogue.stored_name(profile, name) else 0
+        return f"Session {name}, {turns} turn{'' if turns == 1 else 's'}"
 
 
 class EphemeralChatSession(ChatSession):

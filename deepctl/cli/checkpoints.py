@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from deepctl import layout
-from deepctl.cli import options
+from deepctl.cli import options, session_choice
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import profiles
+from deepctl.cli.session_choice import Target
+from deepctl.domain import profiles, projects
 from deepctl.errors import Damaged, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.output import checkpoints as views
@@ -52,7 +53,7 @@ Ref = Annotated[
 SessionName = Annotated[
     str | None,
     typer.Option(
-        "--session", "-s", metavar="NAME", help="Session to work on. Default: the session that was used last."
+        "--session", "-s", metavar="NAME", help="Session to work on. Default: the one that was used last, see -C."
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would happen.")]
@@ -73,25 +74,38 @@ def list_(
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Show at most N checkpoints, the newest.")
     ] = None,
+    project: Annotated[
+        str | None,
+        typer.Option("--project", "-C", metavar="DIR", help="Only checkpoints of sessions in this directory."),
+    ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Also show the checkpoints of single tool calls.")] = False,
     graph: Annotated[bool, typer.Option("--graph", help="Draw the history as a graph with rewinds and forks.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """List checkpoints, newest first."""
     profile = options.existing_profile(user)
-    show(
-        views.CheckpointListView(profile.name, lookup.listing(profile, session, limit, tools=all_, graph=graph), graph),
-        as_json,
-    )
+    found = session_choice.project_of(profile, project)
+    if session is not None and found is not None:
+        session_choice.check_directory(profile, session_catalogue.find(profile, session), found.path)
+    project_id = found.id if found is not None else None
+    listing = lookup.listing(profile, session, limit, project=project_id, tools=all_, graph=graph)
+    show(views.CheckpointListView(profile.name, listing, graph), as_json)
 
 
 @app.command("show", epilog="Example: deepctl checkpoints show '~1' --user alice")
-def show_(ref: Ref, user: options.User = None, session: SessionName = None, as_json: options.Json = False) -> None:
+def show_(
+    ref: Ref,
+    user: options.User = None,
+    session: SessionName = None,
+    project: options.Project = None,
+    as_json: options.Json = False,
+) -> None:
     """Show the record, the files and the conversation of a checkpoint."""
     from deepctl.store.repository import Repository
 
-    with Repository.read_only(options.existing_profile(user)) as repository:
-        view = checkpoint_view(repository, ref, session)
+    target = session_choice.target(user, session, project, (ref,))
+    with Repository.read_only(target.profile) as repository:
+        view = checkpoint_view(repository, ref, target.session)
     show(view, as_json)
 
 
@@ -113,6 +127,7 @@ def diff(
     after: Annotated[str | None, typer.Argument(metavar="[TO]", help="Checkpoint. Default: the present state.")] = None,
     user: options.User = None,
     session: SessionName = None,
+    project: options.Project = None,
     stat: Annotated[bool, typer.Option("--stat", help="Show only file names and line counts.")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -120,8 +135,10 @@ def diff(
     from deepctl.output.rewind import CheckpointDiffView
     from deepctl.store import diff
 
-    with options.reading(user, "Comparing") as repository:
-        comparison = diff.compare(repository, before, after, session)
+    references = [reference for reference in (before, after) if reference is not None]
+    target = session_choice.target(user, session, project, references if before is not None else None)
+    with options.reading(target.profile, target.settings, "Comparing") as repository:
+        comparison = diff.compare(repository, before, after, target.session)
         describe = _describer(repository)
         second = describe(comparison.after) if comparison.after is not None else None
         view = CheckpointDiffView(repository.paths.name, comparison, describe(comparison.before), second, stat)
@@ -133,6 +150,7 @@ def save(
     label: Annotated[str | None, typer.Argument(metavar="[LABEL]", help="Label of the checkpoint.")] = None,
     user: options.User = None,
     session: SessionName = None,
+    project: options.Project = None,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
@@ -142,10 +160,12 @@ def save(
     """
     if label is not None:
         check_label(label)
-    with options.working(user, "checkpoints save", wait, as_json) as work:
-        if session is None and session_catalogue.latest_session(work.paths) is None:
-            session_catalogue.start(work.paths, session_catalogue.FIRST)
-        record = work.save_now(lookup.current_session(work.paths, session), label)
+    target = session_choice.target(user, session, project)
+    with options.working(user, "checkpoints save", wait, as_json, in_force=target.settings) as work:
+        name = target.session
+        if name is None and session_catalogue.latest_session(work.paths) is None:
+            name = session_catalogue.start(work.paths, session_catalogue.first_name(work.paths)).name
+        record = work.save_now(lookup.current_session(work.paths, name), label)
         view = views.CheckpointSaveView(work.paths.name, lookup.describe(work.paths, work.ledger, record))
     show(view, as_json)
 
@@ -156,14 +176,16 @@ def label_(
     label: Annotated[str, typer.Argument(help="New label. '' removes the label.")],
     user: options.User = None,
     session: SessionName = None,
+    project: options.Project = None,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
     """Give a checkpoint a label. Labelled checkpoints are never pruned."""
     if label:
         check_label(label)
-    with options.working(user, "checkpoints label", wait, as_json) as work:
-        record = lookup.find_checkpoint(work.paths, work.ledger, ref, session)
+    target = session_choice.target(user, session, project, (ref,))
+    with options.working(user, "checkpoints label", wait, as_json, in_force=target.settings) as work:
+        record = lookup.find_checkpoint(work.paths, work.ledger, ref, target.session)
         work.label(record, label or None)
         view = views.CheckpointLabelView(work.paths.name, lookup.describe(work.paths, work.ledger, record))
     show(view, as_json)
@@ -180,6 +202,7 @@ def rewind(
     ] = None,
     user: options.User = None,
     session: SessionName = None,
+    project: options.Project = None,
     only: Annotated[
         Literal["conversation", "files", "memory"] | None, typer.Option(help="Rewind only this part.")
     ] = None,
@@ -199,43 +222,42 @@ def rewind(
     The rewind undoes the later changes of the agent in this session. Changes by another author stay. If another author
     changed a file after the agent, the rewind is refused and names the file (exit 6). `undo` undoes a rewind.
     """
-    in_force = None
+    target = session_choice.target(user, session, project)
     if ref is None and not as_json and not dry_run and is_terminal(sys.stdin) and is_terminal(sys.stderr):
         from deepctl.cli.rewind_picker import pick
 
-        profile, in_force = options.profile_and_settings(user)
-        ref = pick(profile, in_force, session, only or "", force, exact)
+        ref = pick(target.profile, target.settings, target.session, only or "", force, exact)
     reference = ref if ref is not None else "~1"
 
     def request(repository: Repository | ReadOnlyRepository) -> tuple[SessionRecord, RewindRequest]:
         from deepctl.store import rewind
 
-        return rewind.request_rewind(repository, session, reference, only=only or "", force=force, exact=exact)
+        return rewind.request_rewind(repository, target.session, reference, only=only or "", force=force, exact=exact)
 
-    _rewind("checkpoints rewind", request, user, dry_run, wait, as_json, in_force)
+    _rewind("checkpoints rewind", request, user, target, dry_run, wait, as_json)
 
 
 def _rewind(
     command: str,
     request: Callable[[Repository | ReadOnlyRepository], tuple[SessionRecord, RewindRequest]],
     user: str | None,
+    target: Target,
     dry_run: bool,
     wait: float,
     as_json: bool,
-    in_force: Settings | None = None,
 ) -> None:
-    """Apply `request` to the profile of `--user`, or only show the preview. `in_force` are its settings, if they are
-    read.
-    """
+    """Apply `request` to the profile of `target`, or only show the preview."""
     is_undo = command == "checkpoints undo"
     if dry_run:
-        with options.reading(user, "Looking") as reader:
+        with options.reading(target.profile, target.settings, "Looking") as reader:
             preview = rewind_preview(reader, *request(reader))._replace(is_undo=is_undo)
         show(preview, as_json)
         _check(preview)
         return
-    with options.working(user, command, wait, as_json, in_force=in_force) as repository:
-        view = rewound(repository, *request(repository))._replace(is_undo=is_undo)
+    with options.working(user, command, wait, as_json, in_force=target.settings) as repository:
+        session, rewind_request = request(repository)
+        with projects.lock(repository.paths, session, wait=wait):
+            view = rewound(repository, session, rewind_request)._replace(is_undo=is_undo)
     show(view, as_json)
 
 
@@ -309,19 +331,21 @@ def _check(preview: RewindView) -> None:
 def undo(
     user: options.User = None,
     session: SessionName = None,
+    project: options.Project = None,
     dry_run: DryRun = False,
     force: Force = False,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
     """Undo the last rewind of the session. A second undo redoes the rewind."""
+    target = session_choice.target(user, session, project)
 
     def request(repository: Repository | ReadOnlyRepository) -> tuple[SessionRecord, RewindRequest]:
         from deepctl.store import rewind
 
-        return rewind.request_undo(repository, session, force=force)
+        return rewind.request_undo(repository, target.session, force=force)
 
-    _rewind("checkpoints undo", request, user, dry_run, wait, as_json)
+    _rewind("checkpoints undo", request, user, target, dry_run, wait, as_json)
 
 
 @app.command(epilog="Example: deepctl checkpoints fork '~3' another-try --user alice")
@@ -330,13 +354,15 @@ def fork(
     name: Annotated[str, typer.Argument(help="Name of the new session.")],
     user: options.User = None,
     session: SessionName = None,
+    project: options.Project = None,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
     """Start a new session from the conversation of a checkpoint. The workspace does not change."""
     layout.check_name(name, "session")
-    with options.working(user, "checkpoints fork", wait, as_json) as work:
-        record = lookup.find_checkpoint(work.paths, work.ledger, ref, session)
+    target = session_choice.target(user, session, project, (ref,))
+    with options.working(user, "checkpoints fork", wait, as_json, in_force=target.settings) as work:
+        record = lookup.find_checkpoint(work.paths, work.ledger, ref, target.session)
         new_session = work.fork(record, name)
         view = views.CheckpointForkView(
             work.paths.name, new_session.name, lookup.describe(work.paths, work.ledger, record)
@@ -354,6 +380,7 @@ def remove(
     ],
     user: options.User = None,
     session: SessionName = None,
+    project: options.Project = None,
     dry_run: DryRun = False,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
@@ -362,16 +389,17 @@ def remove(
 
     The newest checkpoint and labelled checkpoints cannot be removed.
     """
+    target = session_choice.target(user, session, project, refs)
 
     def select(paths: ProfilePaths, ledger: Ledger) -> list[Record]:
         from deepctl.store import prune
 
-        matches = (lookup.find_checkpoint(paths, ledger, reference, session) for reference in refs)
+        matches = (lookup.find_checkpoint(paths, ledger, reference, target.session) for reference in refs)
         records = {record.id: record for record in matches}
         prune.check_removable(ledger, records.values())
         return list(records.values())
 
-    _remove("checkpoints remove", select, user, dry_run, wait, as_json)
+    _remove("checkpoints remove", select, user, dry_run, wait, as_json, target.settings)
 
 
 @app.command(epilog="Example: deepctl checkpoints prune --older-than 30d --user alice --dry-run")
@@ -427,21 +455,25 @@ def _remove(
     dry_run: bool,
     wait: float,
     as_json: bool,
+    in_force: Settings | None = None,
 ) -> None:
-    """Remove the checkpoints that `select` returns, or only show what this would free."""
+    """Remove the checkpoints that `select` returns, or only show what this would free.
+
+    `in_force` are the settings of the profile, if they are read.
+    """
     from deepctl.output.render import Progress
     from deepctl.store import prune
 
     if dry_run:
         from deepctl.store.repository import Repository
 
-        profile = options.existing_profile(user)
+        profile = options.existing_profile(user, in_force=in_force)
         with Repository.read_only(profile) as reader, Progress("Looking", "objects read") as progress:
             records = select(profile, reader.ledger)
             removal = prune.forecast(reader.ledger, reader.packs, records, progress)
         show(views.CheckpointRemovalView(profile.name, True, removal), as_json)
         return
-    with options.working(user, command, wait, as_json, frees=True) as repository:
+    with options.working(user, command, wait, as_json, in_force=in_force, frees=True) as repository:
         records = select(repository.paths, repository.ledger)
         with Progress("Removing", "objects read") as progress:
             view = views.CheckpointRemovalView(

@@ -114,10 +114,21 @@ def set_(
     as_json: options.Json = False,
 ) -> None:
     """Change a setting. Comments in the file stay."""
+    if settings.describe(key).kind == "directory" and user is not None:
+        value = _directory(value)
     value = settings.validate(key, value)
     if key == "default_user":
         layout.check_name(value)
     _change(key, value, user, "config set", wait, as_json)
+
+
+def _directory(value: str) -> str:
+    """The real path of a project. Raises the error for a directory that cannot be one."""
+    from deepctl.domain import projects
+
+    path = projects.locate(value)
+    projects.check(options.root(), path, os.environ)
+    return path
 
 
 @app.command(epilog="Example: deepctl config unset model --user alice")
@@ -131,6 +142,11 @@ def _change(key: str, value: str | None, user: str | None, command: str, wait: f
     if profile is not None and key in settings.SETTINGS and not settings.SETTINGS[key].in_profile:
         raise BadSetting(
             f"Setting {key!r} cannot be set for one profile.", f"Set it without --user: deepctl config set {key} …"
+        )
+    if profile is None and value is not None and not settings.SETTINGS[key].in_config:
+        raise BadSetting(
+            f"Setting {key!r} cannot be set for all profiles.",
+            f"Name a profile: deepctl config set {key} … --user NAME",
         )
     with _lock(profile, command, wait):
         settings.change(_file(profile), key, value)

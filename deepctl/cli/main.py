@@ -25,6 +25,7 @@ COMMANDS = {
     "sessions": "The conversations of a profile.",
     "memory": "The notebooks of the agent of a profile.",
     "profiles": "The users of deepctl on this machine, each with a private directory.",
+    "projects": "The directories of yours in which an agent works.",
     "wipe": "Delete a profile, or parts of it, permanently.",
     "sandbox": "The place where the agent's commands run.",
     "models": "List the model in force, the usable providers, and the models of your own servers.",

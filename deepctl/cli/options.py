@@ -46,6 +46,17 @@ User = Annotated[
         show_default=False,
     ),
 ]
+Project = Annotated[
+    str | None,
+    typer.Option(
+        "--project",
+        "-C",
+        metavar="DIR",
+        help="Work on the session that was used last in this directory. Default: the setting project, then the private "
+        "workspace of the profile.",
+        show_default=False,
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -96,13 +107,12 @@ def open_repository(
 
 
 @contextmanager
-def reading(user: str | None, verb: str) -> Iterator[ReadOnlyRepository]:
-    """The profile of `--user`, open for reading. A progress line at the terminal shows `verb`."""
+def reading(profile: ProfilePaths, in_force: Settings, verb: str) -> Iterator[ReadOnlyRepository]:
+    """A profile, open for reading; `in_force` are its settings. A progress line at the terminal shows `verb`."""
     from deepctl.domain.coverage_settings import coverage_settings
     from deepctl.output.render import Progress
     from deepctl.store.repository import Repository
 
-    profile, in_force = profile_and_settings(user)
     coverage = coverage_settings(in_force)
     with Progress(verb) as progress:
         with Repository.read_only(profile, exclude=coverage.exclude, coverage=coverage, report=progress) as reader:

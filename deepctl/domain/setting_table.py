@@ -46,8 +46,8 @@ class Setting(NamedTuple):
     `seconds`, `size` (bytes, or a number with K, M or G for 1024-fold units), or `cost` (USD, up to six places). A
     `percent` is a whole number from 10 to 95, or `never`. `paths` are several, separated by commas, or `none`. `names`
     are several tool names, separated by commas; `flag` is true or false; `integer` and `decimal` are numbers within
-    `bounds`; `texts` is a JSON list of texts; `table` is a JSON object. `risk` is the possible consequence of a value
-    that another person chose.
+    `bounds`; `texts` is a JSON list of texts; `table` is a JSON object. A `directory` is an absolute path, or begins
+    with `~`. `risk` is the possible consequence of a value that another person chose.
     """
 
     help: str
@@ -59,6 +59,8 @@ class Setting(NamedTuple):
     risk: str = ""
     bounds: tuple[float, float] = (0, 0)
     """The smallest and the largest value of an `integer` or a `decimal`."""
+    in_config: bool = True
+    """Whether it may be in config.toml, which is for all profiles."""
 
 
 def _of_model(
@@ -127,6 +129,12 @@ _MODEL_PROFILE: dict[str, Setting] = {
 SETTINGS: dict[str, Setting] = {
     "default_user": Setting(
         "profile for commands without --user", "default", variable="DEEPCTL_USER", in_profile=False
+    ),
+    "project": Setting(
+        "directory in which the agent works, instead of its private workspace",
+        kind="directory",
+        risk="the agent reads and changes the files in this directory of yours",
+        in_config=False,
     ),
     "model": Setting("model, as provider:name", "offline", variable="DEEPCTL_MODEL"),
     "base_url": Setting(
@@ -298,6 +306,8 @@ def _problem(key: str, setting: Setting, value: str) -> str | None:
         return "It must be names of tools, separated by commas."
     if kind == "names" and (unknown := agent_tools.unknown(patterns(value))) is not None:
         return f"There is no tool {unknown!r}. {agent_tools.hint(unknown)}"
+    if kind == "directory" and not value.startswith(("/", "~")):
+        return "It must be an absolute path, or begin with ~/. `deepctl config set` also takes a relative path."
     if kind == "texts" and not _is_texts(_json(value)):
         return """It must be a list of texts that are not empty, such as '["END", "STOP"]'."""
     if key == "model_profile.thinking_tags" and len(_json(value)) != 2:

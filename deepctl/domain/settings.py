@@ -211,6 +211,8 @@ class Settings(NamedTuple):
     def resolve(self, key: str) -> Value:
         """The value in force and its source: option, environment, profile.toml, config.toml or default."""
         setting = SETTINGS[key]
+        if not setting.in_config:
+            self._check_config(key)
         if (option := self.options.get(key)) is not None:
             return Value(key, validate(key, option), "option")
         if setting.variable and setting.variable in self.variables:
@@ -222,6 +224,12 @@ class Settings(NamedTuple):
             if key in values:
                 return Value(key, validate(key, values[key], file.path), file.source)
         return Value(key, setting.default, "default")
+
+    def _check_config(self, key: str) -> None:
+        """Raises `BadSetting` if config.toml has a setting that is for one profile."""
+        for file in self.files:
+            if file.source == "config" and key in file.checked():
+                raise not_for_all(key, file.path)
 
     def get(self, key: str) -> str | None:
         """The value in force."""
@@ -339,6 +347,14 @@ def _check_table(values: Mapping[str, Any], table: str, path: str) -> None:
             describe(key, path)
 
 
+def not_for_all(key: str, path: str) -> BadSetting:
+    """The error for a setting of one profile in the config.toml at `path`."""
+    return BadSetting(
+        f"Setting {key!r} in {path} cannot be set for all profiles.",
+        f"`deepctl config unset {key}` removes it. For one profile: deepctl config set {key} VALUE --user NAME",
+    )
+
+
 def unknown_keys(values: Mapping[str, Any]) -> list[str]:
     """Keys of a settings file that are unknown and ignored."""
     ignored = [key for key in values if key.partition(".")[0] not in MODEL_TABLES]
@@ -376,6 +392,8 @@ def problems(values: Mapping[str, object], path: str, *, in_profile: bool) -> It
             elif key.partition(".")[0] in MODEL_TABLES:
                 describe(key, path)
                 validate(key, value, path)
+            elif key in SETTINGS and not in_profile and not SETTINGS[key].in_config:
+                raise not_for_all(key, path)
             elif key in SETTINGS and (not in_profile or SETTINGS[key].in_profile):
                 validate(key, value, path)
         except DeepctlError as error:

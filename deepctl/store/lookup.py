@@ -343,9 +343,17 @@ class Listing(NamedTuple):
 
 
 def listing(
-    paths: ProfilePaths, session: str | None, limit: int | None, *, tools: bool = False, graph: bool = False
+    paths: ProfilePaths,
+    session: str | None,
+    limit: int | None,
+    *,
+    project: str | None = None,
+    tools: bool = False,
+    graph: bool = False,
 ) -> Listing:
     """The newest `limit` checkpoints, of one session or of all, with or without those of single tool calls.
+
+    `project` is the id of a project: only checkpoints of sessions in it.
 
     With `graph`, the parent of each is one in the list.
     """
@@ -355,7 +363,9 @@ def listing(
     records = [
         record
         for record in reversed(checkpoints.records.values())
-        if (tools or record.kind != "tool") and session_id in (None, record.session)
+        if (tools or record.kind != "tool")
+        and session_id in (None, record.session)
+        and project in (None, record.project)
     ][:limit]
     infos = [to_info(record) for record in records]
     if graph:

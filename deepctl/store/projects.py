@@ -111,7 +111,11 @@ def move(paths: ProfilePaths, old_path: str, new_path: str) -> Project:
     if number is None:
         raise unknown(paths, old_path)
     if old_path != new_path and any(project.path == new_path for project in projects):
-        raise Refused(f"{new_path} is already a project of profile {paths.name!r}.", code="project_exists")
+        raise Refused(
+            f"{new_path} is already a project of profile {paths.name!r}.",
+            f"`deepctl projects forget DIR --user {paths.name}` deletes the sessions that began there.",
+            code="project_exists",
+        )
     status = os.stat(new_path)
     moved = projects[number]._replace(path=new_path, device=status.st_dev, inode=status.st_ino)
     projects[number] = moved

@@ -254,6 +254,11 @@ def _listed(directory: str) -> list[str]:
         return []
 
 
+def first_name(paths: ProfilePaths) -> str:
+    """A free name for the first session in a directory: `main`, or as `free_name`."""
+    return FIRST if stored_name(paths, FIRST) is None else free_name(paths)
+
+
 def free_name(paths: ProfilePaths) -> str:
     """A free name for a new session: `session-2`, `session-3`, …"""
     folded_names = {layout.folded_name(entry) for entry in all_names(paths)}

@@ -63,6 +63,7 @@ def test_json_is_one_event_a_line_and_ends_in_the_result(deepctl: InProcess) -> 
         "type": "start",
         "profile": "alice",
         "session": "main",
+        "project": None,
         "model": "offline",
         "sandbox": "bubblewrap",
         "network": False,

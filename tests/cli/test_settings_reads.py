@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from deepctl.cli import checkpoints, memory, profiles, rewind_picker, sessions, wipe
+from deepctl.cli import checkpoints, memory, profiles, projects, rewind_picker, sessions, wipe
 from deepctl.layout import SETTINGS, UNTRUSTED
 from tests.support.command import InProcess
 from tests.support.runs import ALICE, RUNS, Run, World, made_world, untrusted
@@ -117,7 +117,15 @@ _REREADS = [
 """The commands that may read a file again."""
 
 
-_ASKING = ("memory forget", "profiles import", "profiles trust", "sessions delete", "wipe")
+_ASKING = (
+    "memory forget",
+    "profiles import",
+    "profiles trust",
+    "projects forget",
+    "projects trust",
+    "sessions delete",
+    "wipe",
+)
 """Commands that ask without `--yes`."""
 
 
@@ -153,9 +161,10 @@ def test_each_settings_file_is_read_at_most_once(
         arguments = _without(arguments, "--user", 2)
     if variant == "asked" and "--yes" in arguments:
         arguments = _without(arguments, "--yes", 1)
-        for module in (memory, profiles, sessions, wipe):
+        for module in (memory, profiles, projects, sessions, wipe):
             monkeypatch.setattr(module, "confirm", lambda *_, **__: None)
-        monkeypatch.setattr(profiles, "check_can_ask", lambda *_, **__: None)
+        for module in (profiles, projects):
+            monkeypatch.setattr(module, "check_can_ask", lambda *_, **__: None)
     with _OPENED.counted() as counts:
         result = deepctl(*arguments)
     assert result.code == 0 or arguments[:1] == ("doctor",) or arguments[:2] == ("sandbox", "remove"), result

@@ -97,6 +97,23 @@ def untrusted(*arguments: str) -> Callable[[World], tuple[str, ...]]:
     return run
 
 
+def _project(name: str) -> Callable[..., Callable[[World], tuple[str, ...]]]:
+    """A run after a chat in a project, which `{0}` names."""
+
+    def then(*arguments: str) -> Callable[[World], tuple[str, ...]]:
+        def run(world: World) -> tuple[str, ...]:
+            directory = world.directory / name
+            (directory / ".agents" / "skills").mkdir(parents=True)
+            (directory / ".agents" / "skills" / "SKILL.md").write_text("x")
+            (world.directory / "moved").mkdir()
+            world.run("chat", "-C", str(directory), "--user", "alice", "write a.txt: one")
+            return (*(argument.format(directory, world.directory / "moved") for argument in arguments), *ALICE)
+
+        return run
+
+    return then
+
+
 RUNS: dict[str, list[Run]] = {
     "checkpoints list": [_say("checkpoints", "list"), _say("checkpoints", "list", "--all", "--graph")],
     "checkpoints show": [_say("checkpoints", "show", "good")],
@@ -182,6 +199,16 @@ RUNS: dict[str, list[Run]] = {
         ),
     ],
     "profiles trust": [_say("profiles", "trust"), untrusted("profiles", "trust", "--yes")],
+    "projects list": [_say("projects", "list"), _project("shop")("projects", "list")],
+    "projects move": [_project("shop")("projects", "move", "{0}", "{1}")],
+    "projects forget": [
+        _project("shop")("projects", "forget", "{0}", "--dry-run"),
+        _project("shop")("projects", "forget", "{0}", "--yes"),
+    ],
+    "projects trust": [
+        _project("shop")("projects", "trust", "{0}", "--yes"),
+        _project("shop")("projects", "trust", "{1}"),
+    ],
     "wipe": [
         _say("wipe", "--dry-run"),
         _say("wipe", "--yes"),

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from deepctl.cli.chat_session import ProfileChat
 from deepctl.errors import NotFound, ProfileGone, ProfileNotFound
 from deepctl.layout import ProfilePaths
-from deepctl.store import lookup, projects
 from deepctl.store.records import SessionRecord
 
 if TYPE_CHECKING:
@@ -84,12 +83,12 @@ class ReplState:
                 code="session_not_found",
             )
         paths = self.profile()
-        return lookup.current_session(paths, self.profile_chat().renamed(paths, self.session))
+        chat = self.profile_chat()
+        return chat.directory.current(paths, chat.renamed(paths, self.session))
 
     def project(self) -> str | None:
         """The directory of the project in which the next turn works; `None` for the workspace of the profile."""
-        session = self.current_session_if_any()
-        return projects.directory_of_session(self.profile(), session) if session is not None else None
+        return self.profile_chat().directory.path or None
 
     def current_session_if_any(self) -> SessionRecord | None:
         """The same, or `None`."""

@@ -248,7 +248,7 @@ def _lock(paths: ProfilePaths) -> Iterator[Check]:
     if holder.pid <= 0:
         yield Check("lock", "warning", "held; the holder is unknown", "--wait SECONDS waits for it.")
         return
-    description = f"pid {holder.pid}, `deepctl {holder.command}`, since {holder.since}"
+    description = f"{holder}, in {holder.directory}" if holder.directory is not None else str(holder)
     if _is_alive(holder.pid):
         yield Check("lock", "ok", f"held by {description}", "--wait SECONDS waits for it.")
     else:

@@ -100,9 +100,11 @@ def begin(work: Repository) -> SessionRecord | None:
 
 
 def readable_session(work: Repository) -> SessionRecord | None:
-    """The most recently written session, or another one if it is damaged; `None` if none is readable."""
+    """The session of the workspace that was used last, or another one if it is damaged or there is none; `None` if none
+    is readable.
+    """
     latest = session_catalogue.latest_session(work.paths)
-    for name in [latest, *session_catalogue.all_names(work.paths)] if latest is not None else []:
+    for name in [*([latest] if latest is not None else []), *session_catalogue.newest_first(work.paths)]:
         try:
             session = session_catalogue.find(work.paths, name)
             session_catalogue.read(session)
@@ -280,7 +282,7 @@ def forget(
             "Run the command again to see what it would remove now.",
             code="memory_changed",
         )
-    session = readable_session(work) or session_catalogue.start(work.paths, _free(work))
+    session = readable_session(work) or session_catalogue.start(work.paths, session_catalogue.first_name(work.paths))
     before = work.save_now(session)
     file_names = {line.file for line in expected_lines}
     affected_notebooks = [notebook for notebook in notebooks if notebook.name in file_names]
@@ -316,11 +318,6 @@ def undo_command(profile: str, result: ForgottenLines) -> str | None:
     # The checkpoint's session is named, because the current session may be another one by then.
     where = f"--user {profile} --session {result.session}"
     return f"deepctl checkpoints rewind {result.before.id} --only memory --exact {where}"
-
-
-def _free(work: Repository) -> str:
-    existing_name = session_catalogue.stored_name(work.paths, session_catalogue.FIRST)
-    return session_catalogue.FIRST if existing_name is None else session_catalogue.free_name(work.paths)
 
 
 def _check_kept(work: Repository, record: Record, notebooks: list[Notebook]) -> None:

@@ -1,0 +1,167 @@
+"""The directory in which a chat works: a project, or the private workspace of the profile.
+
+It is that of `-C`, else that of the setting `project`, until the chat continues a session of another directory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+from deepctl.cli import session_choice
+from deepctl.cli.confirm import confirm
+from deepctl.cli.options import UNNAMED
+from deepctl.domain import projects
+from deepctl.domain.settings import Settings
+from deepctl.errors import NoSession, Refused
+from deepctl.files import atomic
+from deepctl.layout import ProfilePaths, Root
+from deepctl.output.text import home, is_terminal
+from deepctl.store import lookup, session_catalogue
+from deepctl.store import projects as stored
+from deepctl.store.coverage import CoverageSettings
+from deepctl.store.records import SessionProject, SessionRecord
+
+_HINTED = "hinted"
+_MOST_HINTED = 100
+"""The file in the cache with the directories that were hinted at, and how many of them it remembers."""
+
+
+class ChatDirectory:
+    """`option` is the value of `-C`. `is_private` means that the chat starts in the private workspace (`--no-project`).
+    A large project needs a confirmation, or `is_large`; `can_ask` is false where nobody answers.
+    """
+
+    def __init__(
+        self,
+        root: Root,
+        option: str | None = None,
+        *,
+        is_private: bool = False,
+        is_large: bool = False,
+        can_ask: bool = True,
+    ) -> None:
+        self.path: str | None = projects.locate(option) if option is not None else None
+        """The real path of the project, or `None`."""
+        self._root = root
+        self._is_given = option is not None or is_private
+        self._is_large = is_large
+        self._can_ask = can_ask
+        self._is_settled = self._is_given
+        self._has_entered = False
+        self._admitted: set[str] = set()
+        self._exclude: list[str] = []
+        self._is_hinted = False
+
+    def begin(self, in_force: Settings) -> None:
+        """Use the setting `project` if no directory was named. Raises `BadSetting`."""
+        if not self._is_settled:
+            self.path, self._is_settled = session_choice.of_settings(in_force), True
+        self._exclude = in_force.patterns("snapshot.exclude")
+
+    def enter(
+        self, profile: ProfilePaths | None, session: str | None, new: str | None, tell: Callable[[str], None]
+    ) -> None:
+        """Move to the directory of the next turn, and check it. Takes no lock; `profile` is `None` if it is new.
+
+        The size of a new project is told, and a large one is asked about. Raises the errors of `projects.check`,
+        `UsageError` if a named session works in another directory than `-C`, and `Refused`.
+        """
+        path = self._next(profile, session, new)
+        if path:
+            projects.check(self._root, path, os.environ)
+            if path not in self._admitted:
+                if profile is None or stored.by_path(profile, path) is None:
+                    self._measure(profile, path, tell)
+                self._admitted.add(path)
+        self.path, self._has_entered = path, True
+
+    def _next(self, profile: ProfilePaths | None, session: str | None, new: str | None) -> str | None:
+        if profile is None or session is None or new is not None:
+            return self.path
+        if session_catalogue.stored_name(profile, session) is None:
+            return self.path
+        record = session_catalogue.find(profile, session)
+        if self._is_given and not self._has_entered:
+            session_choice.check_directory(profile, record, self.path)
+        return session_choice.directory_of(profile, record)
+
+    def _measure(self, profile: ProfilePaths | None, path: str, tell: Callable[[str], None]) -> None:
+        if profile is not None and (old := session_choice.moved_here(profile, path)) is not None:
+            command = session_choice.command_to_move(profile, old, path)
+            tell(f"This seems to be {old}, which was moved. `{command}` keeps its sessions.")
+        found = projects.measure(projects.covered_sizes(path, CoverageSettings(exclude=self._exclude)))
+        if not found.is_large or self._is_large:
+            tell(f"The first checkpoint of {home(path)} contains {found}.")
+            return
+        if not self._can_ask or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+            raise Refused(
+                f"{path} has {found}, and every checkpoint of it would look at all of them.",
+                "--large works there all the same. Files that git ignores do not count.",
+                code="project_large",
+            )
+        confirm(f"{path} has {found}. Make a checkpoint of all of them?", yes=False, as_json=False)
+
+    def session(
+        self, profile: ProfilePaths, session: str | None, new: str | None, tell: Callable[[str], None]
+    ) -> SessionRecord:
+        """The session of the next turn, which is started if it does not exist. The caller holds the profile's lock."""
+        project = stored.ensure(profile, self.path) if self.path else None
+        belongs_to = SessionProject(project.id, project.path) if project is not None else None
+        if new is not None:
+            name = new if new != UNNAMED else session_catalogue.free_name(profile)
+            return session_catalogue.start(profile, name, belongs_to)
+        name = self.next_name(profile, session)
+        if session_catalogue.stored_name(profile, name) is not None:
+            return session_catalogue.find(profile, name)
+        if session is not None:
+            tell(f"Started session {session}.")
+        return session_catalogue.start(profile, name, belongs_to)
+
+    def current(self, profile: ProfilePaths, session: str | None) -> SessionRecord:
+        """The session that the next turn would continue. Raises `NotFound` if there is none yet."""
+        name = session if session is not None else self._latest(profile)
+        if name is None:
+            raise session_choice.without_session(profile, self.path) if self.path else NoSession(profile.name)
+        return lookup.current_session(profile, name)
+
+    def _latest(self, profile: ProfilePaths) -> str | None:
+        """The session that was used last in the directory."""
+        if not self.path:
+            return session_catalogue.latest_session(profile)
+        project = stored.by_path(profile, self.path)
+        return session_catalogue.latest_session(profile, project.id) if project is not None else None
+
+    def next_name(self, profile: ProfilePaths, session: str | None) -> str:
+        """The name of the session that the next turn continues or starts."""
+        name = session if session is not None else self._latest(profile) or session_catalogue.first_name(profile)
+        return session_catalogue.stored_name(profile, name) or name
+
+    def hint(self, profile: ProfilePaths, session: str | None) -> str | None:
+        """How to work in the current directory, if it looks like another project; once for each directory."""
+        if self._is_given or self._is_hinted or session is not None:
+            return None
+        self._is_hinted = True
+        path = projects.looks_like_one(self._root, os.environ)
+        if path is None or (self.path and f"{path}/".startswith(f"{self.path}/")) or not _remember(profile, path):
+            return None
+        command = f"deepctl chat -C . --user {shlex.quote(profile.name)}"
+        return f"The agent does not work in the current directory. `{command}` lets it."
+
+
+def _remember(profile: ProfilePaths, path: str) -> bool:
+    """Note that a directory was hinted at; returns whether that is new."""
+    file = os.path.join(profile.cache, _HINTED)
+    known: list[str] = []
+    with suppress(OSError, ValueError, Refused):
+        known = [entry for entry in json.loads(atomic.read_file(file)) if isinstance(entry, str)]
+    if path in known:
+        return False
+    with suppress(OSError):
+        atomic.make_root(profile.cache)
+        atomic.replace_unsynced(file, json.dumps([*known, path][-_MOST_HINTED:]).encode())
+    return True

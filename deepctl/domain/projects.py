@@ -1,0 +1,297 @@
+"""Projects: which directories of the user an agent may work in, how large one is, and what of it needs trust.
+
+A project is a directory that the user names. deepctl writes nothing into it; its checkpoints are in the profile. So a
+directory that contains the profile, or all files of the user, cannot be one.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import NamedTuple
+
+from deepctl import layout
+from deepctl.domain import project_trust
+from deepctl.errors import DeepctlError, NotFound, Refused, UsageError
+from deepctl.files.paths_beneath import walk
+from deepctl.layout import ProfilePaths, Root
+from deepctl.locks import DirectoryLock
+from deepctl.quantities import counted, size
+from deepctl.store import coverage, session_catalogue
+from deepctl.store import projects as stored
+from deepctl.store.coverage import CoverageSettings
+from deepctl.store.projects import Project
+from deepctl.store.records import SessionRecord
+
+MAX_FILES = 20_000
+MAX_BYTES = 1 << 30
+"""Files and bytes above which the first snapshot of a project needs a confirmation."""
+
+_MARKERS = (
+    *(".git", ".hg", ".jj", ".svn", "AGENTS.md", "CLAUDE.md", "CMakeLists.txt", "Cargo.toml", "Gemfile", "Makefile"),
+    *("Package.swift", "build.gradle", "build.gradle.kts", "build.sbt", "composer.json", "deno.json", "go.mod"),
+    *("meson.build", "mix.exs", "package.json", "pom.xml", "pubspec.yaml", "pyproject.toml", "setup.py"),
+)
+"""Names in a directory by which it looks like a project."""
+_OF_KERNEL = ("/dev", "/proc", "/sys")
+_CHOOSE_ANOTHER = "Name a directory of your own, such as the clone of a repository."
+_BELOW = "Name a directory in it."
+
+
+def locate(directory: str, relative_to: str | None = None) -> str:
+    """The real path of a directory that a user has named; `~` is the home directory. It need not exist.
+
+    A relative path counts from the current directory, or from `relative_to`. Raises `UsageError`.
+    """
+    if not directory:
+        raise UsageError("The directory of a project must not be empty.", "`-C .` is the current directory.")
+    path = os.path.expanduser(directory)
+    if path.startswith("~") and not os.path.lexists(path):
+        name = path.partition("/")[0]
+        raise UsageError(f"There is no user {name[1:]!r}, whose home directory {name} would be.")
+    try:
+        return os.path.realpath(os.path.join(relative_to if relative_to is not None else os.getcwd(), path))
+    except FileNotFoundError:
+        raise _missing(".", "The current directory was deleted. Name the project by its absolute path.") from None
+
+
+def check(root: Root, path: str, environment: Mapping[str, str]) -> None:
+    """Raise the error for a directory in which no agent may work; `path` is a real path.
+
+    Raises `NotFound`, `UsageError` if it is not a directory, and `Refused`.
+    """
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _missing(path) from None
+    except PermissionError:
+        raise _refused(path, "you may not enter a directory above it", None, "project_not_writable") from None
+    if not stat.S_ISDIR(status.st_mode):
+        raise UsageError(
+            f"{path} is not a directory.",
+            "A project is a directory. Name the one with the file.",
+            code="not_a_directory",
+        )
+    if (problem := _of_place(root, path, environment)) is not None:
+        raise problem
+    if status.st_uid != os.geteuid():
+        reason = f"it belongs to another user of this machine (uid {status.st_uid})"
+        raise _refused(path, reason, _CHOOSE_ANOTHER, "project_not_owned")
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        reason = f"you may not read and change it (mode {stat.S_IMODE(status.st_mode):04o})"
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            reason = "its file system is read-only"
+        raise _refused(path, reason, None, "project_not_writable")
+
+
+def _of_place(root: Root, path: str, environment: Mapping[str, str]) -> Refused | None:
+    """The reason why a directory cannot be a project because of what it is, contains or lies in."""
+    if path == "/":
+        return _refused(path, "it is the root of the file system", _CHOOSE_ANOTHER)
+    for place in _OF_KERNEL:
+        if _is_within(path, place):
+            return _refused(path, f"{place} contains no files of a user", _CHOOSE_ANOTHER)
+    for home in _homes(environment):
+        if _is_within(home, path):
+            is_home = _is_within(path, home)
+            return _refused(path, "it is your home directory" if is_home else "it contains your home directory", _BELOW)
+    own = os.path.realpath(root.path)
+    if _is_within(path, own):
+        return _refused(path, f"it is in {own}, where deepctl keeps its state", _CHOOSE_ANOTHER)
+    if _is_within(own, path):
+        return _refused(path, f"it contains {own}, where deepctl keeps its state", _BELOW)
+    settings_file = layout.config_file(environment)
+    directory = os.path.dirname(settings_file)
+    if os.path.basename(directory) == "deepctl" and _is_within(path, directory):
+        return _refused(path, f"{directory} has the settings of deepctl", _CHOOSE_ANOTHER)
+    if _is_within(directory, path):
+        return _refused(path, f"it contains the settings of deepctl, {settings_file}", _BELOW)
+    return None
+
+
+def _homes(environment: Mapping[str, str]) -> Iterator[str]:
+    """The home directories of the user: by `$HOME` and by the user database."""
+    if os.path.isabs(home := environment.get("HOME", "")):
+        yield os.path.realpath(home)
+    try:
+        yield os.path.realpath(pwd.getpwuid(os.geteuid()).pw_dir)
+    except KeyError:
+        return
+
+
+def _is_within(path: str, directory: str) -> bool:
+    """Whether `path` is `directory`, or in it. Both are real paths; a bind mount of the directory counts as it."""
+    try:
+        status = os.stat(directory)
+    except OSError:
+        return f"{path}/".startswith(f"{directory.rstrip('/')}/")
+    while True:
+        try:
+            if path == directory or os.path.samestat(os.stat(path), status):
+                return True
+        except OSError:
+            pass  # it does not exist yet
+        if path == os.path.dirname(path):
+            return False
+        path = os.path.dirname(path)
+
+
+def _missing(path: str, hint: str | None = None) -> NotFound:
+    hint = hint or "If it was moved: `deepctl projects move OLD NEW`. `deepctl projects list` lists the projects."
+    return NotFound(f"There is no directory {path}.", hint, code="directory_not_found")
+
+
+def _refused(path: str, reason: str, hint: str | None, code: str = "project_refused") -> Refused:
+    return Refused(f"{path} cannot be a project: {reason}.", hint, code=code)
+
+
+def looks_like_one(root: Root, environment: Mapping[str, str]) -> str | None:
+    """The current directory, if it looks like a project and can be one; otherwise `None`."""
+    try:
+        path = os.path.realpath(os.getcwd())
+        if not any(os.path.lexists(os.path.join(path, name)) for name in _MARKERS):
+            return None
+        check(root, path, environment)
+    except (DeepctlError, OSError):
+        return None
+    return path
+
+
+def lock(profile: ProfilePaths, session: SessionRecord, *, wait: float = 0.0) -> AbstractContextManager[object]:
+    """The lock of the directory in which a session works; nothing for the private workspace.
+
+    A directory that is gone is not locked: a rewind of the conversation still works. The caller holds the lock of the
+    profile. `wait` is in seconds. Raises `Locked`.
+    """
+    return lock_directory(
+        profile, stored.directory_of(profile, session.project) if session.project is not None else None, wait=wait
+    )
+
+
+def lock_directory(profile: ProfilePaths, directory: str | None, *, wait: float) -> AbstractContextManager[object]:
+    """The same for the directory of a project; nothing for `None`, and for a project whose directory is unknown."""
+    if not directory or not os.path.isdir(directory):
+        return nullcontext()
+    return DirectoryLock(directory, lock_file=profile.lock, wait=wait)
+
+
+def was_moved(path: str, identity: tuple[int, int], status: os.stat_result) -> bool:
+    """Whether the directory with this `status` may be the one that was at `path`, where nothing is any more.
+
+    `identity` are device and inode of the project when it was last used. They only suggest it: a new directory can get
+    the inode of a deleted one.
+    """
+    is_same = identity == (status.st_dev, status.st_ino) and stat.S_ISDIR(status.st_mode)
+    return is_same and not os.path.lexists(path)
+
+
+class ProjectSize(NamedTuple):
+    """Files and bytes of a project that checkpoints cover. `is_large` means that counting ended at a limit."""
+
+    files: int
+    bytes: int
+    is_large: bool = False
+
+    def __str__(self) -> str:
+        if not self.is_large:
+            return f"{counted(self.files, 'file')}, {size(self.bytes)}"
+        return f"more than {counted(MAX_FILES, 'file')}" if self.files > MAX_FILES else f"more than {size(MAX_BYTES)}"
+
+
+def measure(sizes: Iterable[int]) -> ProjectSize:
+    """Count files by their `sizes`, until there are more than `MAX_FILES` of them or more than `MAX_BYTES`."""
+    files = total = 0
+    for number in sizes:
+        files, total = files + 1, total + number
+        if files > MAX_FILES or total > MAX_BYTES:
+            return ProjectSize(files, total, True)
+    return ProjectSize(files, total)
+
+
+def covered_sizes(path: str, settings: CoverageSettings) -> Iterator[int]:
+    """The sizes of the files of a project that a checkpoint covers."""
+    rules = coverage.read_rules(path, settings)
+    for entry in walk(path, lambda name: not rules.covers(os.fsencode(name), False)):
+        if entry.is_file and entry.status is not None:
+            yield entry.status.st_size
+
+
+class ProjectDescription(NamedTuple):
+    """One project as lists show it. `bytes` are those that its checkpoints added to the profile.
+
+    `trusted` means that skills and commands in it are in force. `moved_to` is a directory that may be the project, if
+    its own is missing.
+    """
+
+    path: str
+    sessions: int
+    checkpoints: int
+    bytes: int
+    exists: bool
+    trusted: bool
+    moved_to: str | None
+
+
+def describe_all(profile: ProfilePaths) -> list[ProjectDescription]:
+    """The projects of a profile, in the order of their first use. Raises `Damaged` if the ledger cannot be read."""
+    known = stored.read(profile)
+    sessions = Counter(project for _, project in _projects_of_sessions(profile))
+    checkpoints, added_bytes = Counter[str](), Counter[str]()
+    for record in session_catalogue.read_ledger(profile).records.values() if known else ():
+        checkpoints[record.project] += 1
+        added_bytes[record.project] += record.added_bytes
+    return [
+        ProjectDescription(
+            project.path,
+            sessions[project.id],
+            checkpoints[project.id],
+            added_bytes[project.id],
+            os.path.isdir(project.path),
+            project_trust.is_trusted(project.path, project.trusted),
+            _moved_to(project, known),
+        )
+        for project in known
+    ]
+
+
+def sessions_of(profile: ProfilePaths, project: str) -> list[str]:
+    """The names of the sessions of a project, by its id."""
+    return [name for name, identity in _projects_of_sessions(profile) if identity == project]
+
+
+def _projects_of_sessions(profile: ProfilePaths) -> Iterator[tuple[str, str]]:
+    """The names of the readable sessions in projects, and the ids of these."""
+    for name in session_catalogue.all_names(profile):
+        try:
+            session = session_catalogue.find(profile, name)
+        except DeepctlError:
+            continue
+        if session.project is not None:
+            yield name, session.project.id
+
+
+def _moved_to(project: Project, known: Iterable[Project]) -> str | None:
+    """A directory with the device and the inode of a missing project: beside it, above the current directory, or beside
+    another project. It is only a suggestion.
+    """
+    if not project.inode or os.path.lexists(project.path):
+        return None
+    taken = {other.path for other in known}
+    places = [os.path.dirname(project.path), *(os.path.dirname(other.path) for other in known)]
+    with suppress(OSError):
+        above = os.path.realpath(os.getcwd())
+        while above != "/":
+            above = os.path.dirname(above)
+            places.append(above)
+    for place in dict.fromkeys(places):
+        with suppress(OSError), os.scandir(place) as entries:
+            for entry in entries:
+                if entry.inode() == project.inode and entry.path not in taken:
+                    status = entry.stat(follow_symlinks=False)
+                    if was_moved(project.path, (project.device, project.inode), status):
+                        return entry.path
+    return None
