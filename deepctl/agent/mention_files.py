@@ -50,6 +50,15 @@ class MentionTarget(NamedTuple):
     problem: str | None = None
     real_path: str | None = None
     """The path of a file outside the workspace, which the agent cannot reach with its tools."""
+    written_path: str | None = None
+    """The path as it was written, if it differs from `path` because of a link."""
+
+    @property
+    def rule_paths(self) -> set[str]:
+        """The paths to which rules apply: relative to the project, or to the workspace of the profile."""
+        if self.real_path is not None:
+            return {self.real_path.lstrip("/")}
+        return {path.removeprefix(f"{PROFILE_MOUNT}/") for path in (self.path, self.written_path or self.path)}
 
     def read(self, most: int) -> bytes:
         """At most this many first bytes."""
@@ -158,9 +167,8 @@ class DirectoryFiles:
             return refused(path, "a symbolic link leads out of the workspace")
         except (OSError, ValueError):
             return None
-        name = real_path
-        if tree is self._trees.first:
-            name = os.path.relpath(real_path, tree.mount)
+        name = self._name(real_path)
+        written_path = self._name(self._trees.mounted_path(os.path.normpath(os.path.join(tree.mount, path))))
         if not entry.is_directory and entry.size is None:
             return refused(name, "it is not a regular file")
         return MentionTarget(
@@ -169,7 +177,13 @@ class DirectoryFiles:
             entry.size or 0,
             partial(_pieces, tree, real_path),
             partial(_list, tree, real_path),
+            written_path=written_path,
         )
+
+    def _name(self, path: str) -> str:
+        """A path of a table as it is shown: relative to the first directory, if it is in it."""
+        relative = os.path.relpath(path, self._trees.first.mount)
+        return path if relative == ".." or relative.startswith("../") else relative
 
     def leads_out(self, path: str) -> bool:
         if not path.startswith("/"):

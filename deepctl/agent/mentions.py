@@ -116,7 +116,7 @@ class AttachmentReader:
             if len(sent) > MAX_FILES:
                 collector.notices.append(f"Only the first {MAX_FILES} files of a prompt are sent with it.")
                 break
-            action = about_file(self._permissions, "read", [(target.real_path or target.path).lstrip("/")]).action
+            action = about_file(self._permissions, "read", target.rule_paths).action
             if target.problem is not None:
                 collector.notices.append(f"{target.path} is not sent: {target.problem}.")
             elif action == "deny":

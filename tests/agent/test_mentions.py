@@ -409,10 +409,13 @@ def test_a_link_that_stays_inside_is_the_file_that_it_leads_to(place: Path) -> N
     (place / "AGENTS.md").write_text("be kind")
     (place / "CLAUDE.md").symlink_to("AGENTS.md")
     (place / "open").symlink_to("private")
-    rules = {"read": {"rules": [{"pattern": "private/**", "action": "deny"}]}}
+    (place / "secret").symlink_to("AGENTS.md")
+    rules = {"read": {"rules": [{"pattern": f"{name}", "action": "deny"} for name in ("private/**", "secret")]}}
     found = _attached(place, "@CLAUDE.md @open/x", rules=rules)
     assert _texts(found) == ['<attached-file path="AGENTS.md" kind="text">\nbe kind\n</attached-file>']
     assert found.notices == ["private/x is not sent: the rules of this profile do not allow reading it."]
+    for path in ("secret", "./secret", "/workspace/private/../secret", f"{place}/secret"):
+        assert _attached(place, f"@{path}", rules=rules).parts == []
 
 
 def test_in_a_project_paths_are_in_it_and_those_of_the_profile_below_profile(place: Path, tmp_path: Path) -> None:
@@ -423,7 +426,7 @@ def test_in_a_project_paths_are_in_it_and_those_of_the_profile_below_profile(pla
     (place / "notes.md").write_text("of the profile")
     (place / "secret.md").write_text("hidden")
     files = DirectoryFiles(str(place), str(project))
-    rules = permissions.parse({"read": {"rules": [{"pattern": "**/secret.md", "action": "deny"}]}}, "test")
+    rules = permissions.parse({"read": {"rules": [{"pattern": "secret.md", "action": "deny"}]}}, "test")
     reader = AttachmentReader(_model(), rules, {})
     prompt = f"@src/a.py:1 @{project}/src/a.py:1 @/workspace/src/a.py @/profile/notes.md @link @/profile/secret.md"
     found = reader.attached(f"{prompt} @/profile/none.md @notes.md @/etc/passwd", files)
@@ -648,6 +651,24 @@ def test_a_picture_reaches_the_provider_in_its_own_form_now_and_in_the_next_turn
     sent = json.dumps(server.requests[0])
     assert "do this" in sent
     assert KEY not in sent
+
+
+def test_in_a_session_of_a_project_mentions_are_relative_to_its_directory(alice: Alice, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "a.txt").write_text("of the project\n")
+    (alice.scene.workspace / "a.txt").write_text("of the profile\n")
+    alice.scene.directories["work"] = project
+    alice.scene.session("work")
+    with provider(Text(["Fine."]), repeat_last=True) as server:
+        running = alice.running("openai-chat:gpt-4o", server)
+        with alice.scene.work() as work:
+            Chat(running).turn(work, "work", "see @a.txt", lambda event: None)
+            Chat(running).turn(work, "work", "see @/profile/a.txt", lambda event: None)
+            Chat(running).turn(work, "main", "see @a.txt", lambda event: None)
+    sent = [json.dumps(body["messages"][-1]["content"]) for body in server.requests]
+    assert ["of the project" in text for text in sent] == [True, False, False]
+    assert ["of the profile" in text for text in sent] == [False, True, True]
 
 
 def test_the_responses_api_gets_it_as_input_image(alice: Alice) -> None:
