@@ -271,3 +271,18 @@ def read_rules(root: str, settings: CoverageSettings) -> CoverageRules:
         rules._tracked, rules.problem = state.tracked, state.problem
     rules.root = root
     return rules
+
+
+_walked: dict[str, CoverageRules] = {}
+
+
+def remember(root: str, rules: CoverageRules) -> None:
+    """Remember the rules of the last snapshot of a project, for `walked`."""
+    _walked.clear()
+    _walked[root] = rules
+
+
+def walked(root: str, settings: CoverageSettings) -> CoverageRules | None:
+    """The rules of the last snapshot in this process, if it was one of this directory with these settings."""
+    rules = _walked.get(root)
+    return rules if rules is not None and rules.settings == settings else None

@@ -20,6 +20,7 @@ from deepctl.layout import ProfilePaths
 from deepctl.store import (
     checkpoint_store,
     lookup,
+    not_covered,
     projects,
     prune,
     records,
@@ -36,6 +37,7 @@ from deepctl.store.checkpoint_store import Checkpoints, ProfileStore
 from deepctl.store.coverage import CoverageSettings
 from deepctl.store.index_db import Cache
 from deepctl.store.mounts import MountedProject
+from deepctl.store.not_covered import Look
 from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.pack_store import PackStore
 from deepctl.store.records import AGENT, LAST_TOOL, OTHER, UNKNOWN, Position, Record, Rewind, SessionRecord
@@ -271,6 +273,14 @@ class Repository(ProfileStore):
     def workspace_of(self, session: SessionRecord | None) -> WorkspaceOptions:
         """The workspace of a session, with its project. Raises `Refused` if the directory of that is unknown."""
         return self.snapshots.workspace(self.paths, session)
+
+    def look(self, session: SessionRecord) -> Look | None:
+        """The present state of what no checkpoint of the session's project covers; `None` without a project.
+
+        It belongs after a snapshot, whose walk it uses; `not_covered.changes` compares two of them.
+        """
+        project = self.workspace_of(session).project
+        return not_covered.look(project.root, project.coverage) if project is not None else None
 
     def present(self, session: SessionRecord | None = None) -> Snapshot:
         """A snapshot of the present workspace of a session that is not stored."""

@@ -77,6 +77,7 @@ def snapshot(
             mount=mounts.prefix(project.id),
             max_file=project.coverage.max_file,
         )
+        coverage.remember(project.root, rules)
         projects[project.id] = mounts.mount_of(sink, files.tree, rules.to_json())
         own = Snapshot(own.tree, own.files + files.files, own.bytes + files.bytes, own.unkept + files.unkept)
     tree, replaced_path = mounts.mount(objects, sink, own.tree, projects)
