@@ -47,7 +47,7 @@ from deepctl.agent.interruption import STOPPED, Emit, storing
 from deepctl.agent.message_filters import has_typed_text
 from deepctl.errors import DeepctlError, Refused
 from deepctl.quantities import counted
-from deepctl.store import lookup, rewind, session_log
+from deepctl.store import lookup, mounts, rewind, session_log
 from deepctl.store.lookup import CheckpointNotFound
 from deepctl.store.records import Position, Record, SessionRecord, check_label
 from deepctl.store.repository import Repository
@@ -479,8 +479,9 @@ class TurnCheckpoints:
         """Notes for the user about files that the last checkpoint could not store, without those that were unkept at
         the start of the turn.
         """
-        at_start = self._first.unkept if self._first is not None else []
-        new = [entry for entry in (self.latest.unkept if self.latest is not None else []) if entry not in at_start]
+        at_start = mounts.shown_unkept(self._first) if self._first is not None else []
+        at_end = mounts.shown_unkept(self.latest) if self.latest is not None else []
+        new = [entry for entry in at_end if entry not in at_start]
         return [f"Not stored in checkpoints: {path} ({reason})." for path, reason in new[:_UNKEPT_SHOWN]]
 
     def broke_off(self) -> None:

@@ -111,12 +111,15 @@ def show_(
 
 def checkpoint_view(repository: ReadOnlyRepository, reference: str, session: str | None) -> views.CheckpointView:
     """A checkpoint with its files and its conversation."""
-    from deepctl.store import trees
+    from deepctl.store import mounts, trees
 
     paths, ledger = repository.paths, repository.ledger
     record = lookup.find_checkpoint(paths, ledger, reference, session)
     entries = trees.walk(repository.objects, bytes.fromhex(record.tree)) if record.tree else ()
-    files = [(os.fsdecode(path), entry) for path, entry in entries]
+    project = record.project
+    files = [
+        (os.fsdecode(mounts.shown(path, project)), entry) for path, entry in entries if mounts.is_shown(path, project)
+    ]
     conversation = lookup.conversation_at(paths, record)
     return views.CheckpointView(paths.name, lookup.describe(paths, ledger, record), files, conversation)
 

@@ -166,7 +166,7 @@ class _Picker:
         if plan.refusal is not None and not isinstance(plan.refusal, RewindConflicts):
             lines.append(f"REFUSED: {printable(plan.refusal.message)}")
         elif plan.conflicts:
-            paths = ", ".join(visible(os.fsdecode(path)) for path in plan.conflicts[:3])
+            paths = ", ".join(visible(os.fsdecode(plan.workspace.shown(path))) for path in plan.conflicts[:3])
             remainder = f" and {len(plan.conflicts) - 3} more" if len(plan.conflicts) > 3 else ""
             lines.append(f"CONFLICT, needs --force: changed by another author after the agent: {paths}{remainder}")
         lines += [f"  {preview_line(change)}" for change in changes[:_PREVIEWED]]

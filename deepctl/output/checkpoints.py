@@ -196,6 +196,9 @@ class CheckpointView(NamedTuple):
             ],
             "unkept": [{"path": path, "reason": reason} for path, reason in _unkept(record)],
             "excluded": record.exclude,
+            "git": record.git or None,
+            "not_covered": record.not_covered,
+            "not_covered_count": record.not_covered_count,
             "messages": [entry._asdict() for entry in self.conversation.messages],
         }
 
@@ -212,10 +215,16 @@ class CheckpointView(NamedTuple):
         ]
         if record.exclude:
             rows.append(("Left out", ", ".join(record.exclude)))
+        if record.git:
+            rows.append(("Git", f"{record.git['head'] or 'no commit'}, {record.git['branch'] or 'no branch'}"))
         for label, value in rows:
             print(f"{label + ':':<13}{printable(value)}")
-        for path, reason in record.unkept:
+        for path, reason in shown_unkept(record):
             print(f"Not stored:  {printable(path) or 'the workspace'} ({printable(reason)})")
+        for path in record.not_covered:
+            print(f"Not covered: {printable(path)}")
+        if (remainder := record.not_covered_count - len(record.not_covered)) > 0:
+            print(f"Not covered: {counted(remainder, 'other path')}")
         print()
         for path, entry in self.files:
             print(f"{entry.kind.decode()} {entry.mode:04o} {entry.size:>10} {printable(path)}")
@@ -230,7 +239,18 @@ def _files(record: Record) -> str:
 
 
 def _unkept(record: Record) -> list[list[str]]:
-    return [["", "its files are lost"]] if record.has_lost_files else record.unkept
+    if record.has_lost_files:
+        return [["", "its files are lost"]]
+    return shown_unkept(record)
+
+
+def shown_unkept(record: Record) -> list[list[str]]:
+    """The unkept entries of a checkpoint, with their paths as the user sees them."""
+    if not record.project or not record.unkept:
+        return record.unkept
+    from deepctl.store import mounts
+
+    return mounts.shown_unkept(record)
 
 
 class CheckpointSaveView(NamedTuple):
@@ -238,7 +258,7 @@ class CheckpointSaveView(NamedTuple):
     checkpoint: CheckpointInfo
 
     def document(self) -> dict[str, Any]:
-        unkept = [{"path": path, "reason": reason} for path, reason in self.checkpoint.record.unkept]
+        unkept = [{"path": path, "reason": reason} for path, reason in shown_unkept(self.checkpoint.record)]
         return {"profile": self.profile, "checkpoint": document(self.checkpoint), "unkept": unkept}
 
     def print(self) -> None:
@@ -250,7 +270,7 @@ class CheckpointSaveView(NamedTuple):
             )
         else:
             print(self.checkpoint.record.id)
-        print_unkept(self.checkpoint.record.unkept)
+        print_unkept(shown_unkept(self.checkpoint.record))
 
 
 def print_unkept(unkept: Sequence[Sequence[str]]) -> None:

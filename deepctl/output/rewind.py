@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from deepctl.store.rewind import RewindPlan
 
 
+_MOST_IGNORED = 20
+_MOST_COMMITS = 10
+_SHORT_COMMIT = 10
+
+
 class RewindView(NamedTuple):
     """A rewind, done or as a preview. `preview` has the files before and after, `undo` is a command.
 
@@ -49,11 +54,13 @@ class RewindView(NamedTuple):
             "turns_restored": self.plan.turns_restored,
             "prompt": self.plan.undone,
             "files": {
-                "restored": _names(self.restored),
-                "deleted": _names(self.deleted),
-                "kept": _names(self.kept),
-                "conflicts": _names(self.plan.conflicts),
+                "restored": self._names(self.restored),
+                "deleted": self._names(self.deleted),
+                "kept": self._names(self.kept),
+                "conflicts": self._names(self.plan.conflicts),
+                "ignored": self._names(self.plan.ignored_paths),
             },
+            "commits": [commit._asdict() for commit in self.plan.commits],
         }
         if self.dry_run:
             result["preview"] = [_difference(file) for file in self.preview]
@@ -80,7 +87,7 @@ class RewindView(NamedTuple):
                 f"{counted(self.plan.turns_restored, 'turn')} ({counted(restored_count, 'message')}) {phrase}."
             )
         if self.dry_run:
-            conflicts = {os.fsdecode(path) for path in self.plan.conflicts}
+            conflicts = set(self._names(self.plan.conflicts))
             for file in self.preview:
                 print(f"  {preview_line(file)}{'  (conflict)' if file.path in conflicts else ''}")
         else:
@@ -88,8 +95,9 @@ class RewindView(NamedTuple):
             for verb, paths in (("restored", self.restored), ("deleted", self.deleted)):
                 for path in paths:
                     remark = overrode if path in self.plan.conflicts else ""
-                    print_sentence(f"  {verb:<9} {visible(os.fsdecode(path))}{remark}")
+                    print_sentence(f"  {verb:<9} {visible(self._name(path))}{remark}")
         self._print_paths()
+        self._print_commits()
         for remark in self.remarks:
             notice(remark)
         # A chat puts it into the next input line.
@@ -116,19 +124,41 @@ class RewindView(NamedTuple):
     def _print_paths(self) -> None:
         if self.dry_run:
             listed = {file.path for file in self.preview}
-            for name in map(os.fsdecode, self.plan.conflicts):
+            for name in self._names(self.plan.conflicts):
                 if name not in listed:
                     print_sentence(f"  conflict  {visible(name)}")
         for path in self.kept:
             print_sentence(
-                f"  kept      {visible(os.fsdecode(path))} (differs from the checkpoint, not changed by this session)"
+                f"  kept      {visible(self._name(path))} (differs from the checkpoint, not changed by this session)"
             )
+        for path in self.plan.ignored_paths[:_MOST_IGNORED]:
+            print_sentence(f"  ignored   {visible(self._name(path))} (ignored at the checkpoint or now, so it stays)")
+        if (remainder := len(self.plan.ignored_paths) - _MOST_IGNORED) > 0:
+            print_sentence(f"  … and {counted(remainder, 'other ignored file')}")
         if self.kept and not self.plan.request.exact:
             notice("--exact changes the kept files too.")
 
+    def _print_commits(self) -> None:
+        """The commits of the undone turns: a rewind never changes the repository."""
+        commits = self.plan.commits
+        if not commits:
+            return
+        verb = "would stay" if self.dry_run else "stay" if len(commits) > 1 else "stays"
+        print_sentence(f"{counted(len(commits), 'commit')} of the agent {verb} in git:")
+        for commit in commits[:_MOST_COMMITS]:
+            print(f"  {commit.id[:_SHORT_COMMIT]} {printable(commit.subject)}")
+        if len(commits) > _MOST_COMMITS:
+            print(f"  … and {len(commits) - _MOST_COMMITS} more")
+        head = self.target.record.git.get("head", "")[:_SHORT_COMMIT]
+        if head:
+            notice(f"`git reset {head}` drops them, with all later commits, and leaves the files as they are.")
 
-def _names(paths: Sequence[bytes]) -> list[str]:
-    return [os.fsdecode(path) for path in paths]
+    def _name(self, path: bytes) -> str:
+        """A path as the user sees it: relative to the project, or below /profile in a session of a project."""
+        return os.fsdecode(self.plan.workspace.shown(path))
+
+    def _names(self, paths: Sequence[bytes]) -> list[str]:
+        return [self._name(path) for path in paths]
 
 
 def _difference(file: FileDifference) -> dict[str, Any]:

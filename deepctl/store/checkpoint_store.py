@@ -15,21 +15,21 @@ at any time; the next change writes it again.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from deepctl import quantities
 from deepctl.errors import Interrupted, Refused
-from deepctl.files import atomic
+from deepctl.files import atomic, git
 from deepctl.layout import ProfilePaths
 from deepctl.store import log_file, session_catalogue, trees, workspaces
 from deepctl.store.index_db import Cache
 from deepctl.store.ledger import LEDGER, Ledger, LedgerWriter, read
 from deepctl.store.object_store import ObjectBatch, ObjectReader, ObjectStore, ObjectWriter
 from deepctl.store.pack_store import PackStore, is_uncounted
-from deepctl.store.records import Position, Record, Rewind, new_id
+from deepctl.store.records import MOST_NOT_COVERED, Position, Record, Rewind, new_id
 from deepctl.store.restore import RestoreResult, WorkingTree
 from deepctl.store.trees import DIRECTORY, ScratchWriter, Snapshot, TreeChange
 from deepctl.store.workspaces import WorkspaceOptions
@@ -167,11 +167,13 @@ class Checkpoints:
         label: str = "",
         metadata: dict[str, Any] | None = None,
         unkept: list[list[str]] | None = None,
+        not_covered: Sequence[str] = (),
     ) -> Record | None:
         """Make a checkpoint, unless the workspace equals the tree `unless_tree`.
 
         Without a workspace, only the conversation is stored. Without `id`, `created_at` and `parent`, the checkpoint
-        gets a new id and the present time, and follows its session's latest. `unkept` is the reason for missing files.
+        gets a new id and the present time, and follows its session's latest. `unkept` is the reason for missing files,
+        `not_covered` are changed paths that no checkpoint covers.
         """
         with self.new_batch() as batch:
             present = self.snapshot(workspace, batch) if workspace is not None else None
@@ -186,6 +188,8 @@ class Checkpoints:
                 label=label,
                 metadata=metadata if metadata is not None else record.metadata,
                 unkept=unkept if unkept is not None else record.unkept,
+                not_covered=list(not_covered[:MOST_NOT_COVERED]),
+                not_covered_count=len(not_covered),
             )
             self._writer.add(record)
         return record
@@ -244,8 +248,10 @@ class Checkpoints:
                 bytes=present.bytes,
                 unkept=[[os.fsdecode(entry.path), entry.reason] for entry in present.unkept],
                 exclude=list(workspace.exclude),
-                project=workspace.project.id if workspace.project is not None else "",
             )
+        if workspace is not None and workspace.project is not None:
+            head = git.head(workspace.project.root)
+            record = record._replace(project=workspace.project.id, git=head._asdict() if head is not None else {})
         return record
 
     @property
@@ -305,17 +311,16 @@ class Checkpoints:
             now = self.snapshot(workspace, ScratchWriter(self.objects)).tree
             current_changes = trees.changes(self.objects, now, bytes.fromhex(intent.tree))
             current = {change.path: change.before for change in current_changes}
-            for change in all_changes:
-                if change.path in current and not _is_ours(current[change.path], change):
-                    edited_paths.append(change.path)
-                else:
-                    open_changes.append(change)
+            other = [change for change in all_changes if not _is_ours(current.get(change.path, change.after), change)]
+            # A half restored .gitignore may hide a path that is as it was.
+            edited_paths = working_tree.unmet(TreeChange(change.path, None, change.before) for change in other)
+            open_changes = [change for change in all_changes if change.path not in edited_paths]
             self.objects.scratch.clear()
         above = _directories_above(self.objects, safety, open_changes)
         self.apply_rewind(workspace, intent, [*above, *open_changes], head)
         notes = ["An interrupted rewind has been finished."]
         if edited_paths:
-            paths = ", ".join(repr(os.fsdecode(path))[1:-1] for path in edited_paths[:5])
+            paths = ", ".join(repr(os.fsdecode(workspace.shown(path)))[1:-1] for path in edited_paths[:5])
             notes.append(
                 f"Edited since then and left unchanged: {paths}{' and more' if len(edited_paths) > 5 else ''}."
             )
@@ -350,7 +355,7 @@ def remove_leftovers(paths: ProfilePaths) -> None:
 
 def _is_ours(current: trees.TreeEntry | None, change: TreeChange) -> bool:
     """Whether a path is in its old state, or on the way to its new state."""
-    if trees.is_same(current, change.before):
+    if trees.is_same(current, change.before) or trees.is_same(current, change.after):
         return True
     if current is None:
         # An entry of another kind is removed before its replacement comes.

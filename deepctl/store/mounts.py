@@ -7,12 +7,14 @@ coverage rules at that time (`deepctl.store.coverage`). Nothing of this exists i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from deepctl import layout
 from deepctl.store.coverage import CoverageSettings
 from deepctl.store.object_store import ObjectReader, ObjectWriter
+from deepctl.store.records import Record
 from deepctl.store.trees import DIRECTORY, FILE, TreeEntry, TreeReader, decode, encode
 
 PROJECTS = layout.PROJECTS_DIRECTORY.encode()
@@ -140,3 +142,8 @@ def shown(path: bytes, project: str) -> bytes:
     if inner is None:
         return b"/profile/" + path
     return inner.path if inner.project == project and inner.path is not None else path
+
+
+def shown_unkept(record: Record) -> list[list[str]]:
+    """The unkept entries of a checkpoint, with their paths as they are shown."""
+    return [[os.fsdecode(shown(os.fsencode(path), record.project)), reason] for path, reason in record.unkept]

@@ -31,8 +31,8 @@ class Record(NamedTuple):
     before it (`deepctl.store.log_chain`); 0.1 wrote none. `lost` is the loss that a repair found.
 
     `project` is the id of the session's project, empty for the workspace of the profile. `git` has the `head` and the
-    `branch` of its repository, each text or `None`; it is empty without one. `not_covered` are changed paths that no
-    checkpoint covers: the first `MOST_NOT_COVERED` of them, and `not_covered_count` is their number.
+    `branch` of its repository (`deepctl.files.git.GitHead`); it is empty without one. `not_covered` are changed paths
+    that no checkpoint covers: the first `MOST_NOT_COVERED` of them, and `not_covered_count` is their number.
     """
 
     id: str
@@ -58,7 +58,7 @@ class Record(NamedTuple):
     digest: str = ""
     lost: str = ""
     project: str = ""
-    git: dict[str, str | None] = {}
+    git: dict[str, str] = {}
     not_covered: list[str] = []
     not_covered_count: int = 0
 
@@ -234,7 +234,7 @@ def _check_record(record: Record) -> None:
     if record.project and not is_project_id(record.project):
         raise ValueError("an id that no project has")
     if record.git and not (
-        record.git.keys() == {"head", "branch"} and all(type(value) in (str, NoneType) for value in record.git.values())
+        record.git.keys() == {"head", "branch"} and all(type(value) is str for value in record.git.values())
     ):
         raise TypeError("not a head and a branch")
 

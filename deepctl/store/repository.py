@@ -48,6 +48,12 @@ from deepctl.store.workspaces import WorkspaceOptions
 EVERY_TURN, EVERY_TOOL, MANUAL_ONLY = "every_turn", "every_tool", "manual_only"
 
 
+class ProjectUnknown(Refused):
+    """The directory of a session's project is known neither from `projects.json` nor from the session's record."""
+
+    code = "project_unknown"
+
+
 class SnapshotOptions(NamedTuple):
     """The settings of snapshots: the patterns of left out files of the workspace, the coverage of projects, and the
     function that receives the progress.
@@ -64,11 +70,10 @@ class SnapshotOptions(NamedTuple):
         if project is not None:
             root = projects.directory_of(paths, project)
             if not root:
-                raise Refused(
+                raise ProjectUnknown(
                     f"The directory of project {project.id} is unknown: both {layout.PROJECTS} and the record of the "
                     "session are damaged.",
                     f"`deepctl projects move {project.id} DIR` names it.",
-                    code="project_unknown",
                 )
             mounted = MountedProject(project.id, root, self.coverage)
         return WorkspaceOptions(
@@ -235,8 +240,12 @@ class Repository(ProfileStore):
             return [self._give_up(intent, "its target checkpoint has been removed.")]
         try:
             session = session_catalogue.find(self.paths, name)
-            return self.store.finish_rewind(self.workspace_of(session), intent, SessionHead(self, session))
-        except Damaged as error:
+            workspace = self.workspace_of(session)
+            project = workspace.project
+            if project is not None and not workspaces.is_available(project.root):
+                return [self._give_up(intent, f"its project directory {project.root} is missing.")]
+            return self.store.finish_rewind(workspace, intent, SessionHead(self, session))
+        except (Damaged, ProjectUnknown) as error:
             return [self._give_up(intent, error.message)]
 
     def _give_up(self, intent: Rewind, reason: str) -> str:
@@ -323,6 +332,7 @@ class Repository(ProfileStore):
         id: str | None = None,
         unless_tree: str | None = None,
         tool: str = "",
+        not_covered: Sequence[str] = (),
     ) -> Record | None:
         """The same; makes no checkpoint if the workspace equals the tree `unless_tree`. `tool` has changed it."""
         if position.log and not position.digest:
@@ -338,6 +348,7 @@ class Repository(ProfileStore):
             id=id,
             unless_tree=unless_tree,
             metadata={LAST_TOOL: tool} if tool else None,
+            not_covered=not_covered,
         )
         if record is not None:
             checkpoint_store.add_to_index(self.paths, self.ledger, record, session.name)
@@ -444,12 +455,17 @@ class Repository(ProfileStore):
             return UNKNOWN
         return AGENT if tool_at_work or self.policy != EVERY_TOOL else OTHER
 
-    def after_turn(self, session: SessionRecord, position: Position, *, tool_at_work: str = "") -> Record | None:
-        """Store the state at the end of a turn, also after an interruption in the middle of a tool (`tool_at_work`)."""
+    def after_turn(
+        self, session: SessionRecord, position: Position, *, tool_at_work: str = "", not_covered: Sequence[str] = ()
+    ) -> Record | None:
+        """Store the state at the end of a turn, also after an interruption in the middle of a tool (`tool_at_work`).
+
+        `not_covered` are the paths that changed during the turn and that no checkpoint covers.
+        """
         if self.policy == MANUAL_ONLY:
             return None
         author = self.in_turn(tool_at_work=bool(tool_at_work))
-        return self._save(session, "turn", position, author, tool=tool_at_work)
+        return self._save(session, "turn", position, author, tool=tool_at_work, not_covered=not_covered)
 
     def between(self) -> str:
         """The author of the changes since the last snapshot, when no turn is running.
@@ -468,7 +484,7 @@ class Repository(ProfileStore):
                     position = session_reader.position(session, session_catalogue.read(session))
                     self._save(session, "turn", position, UNKNOWN)
                     author = OTHER
-            except Damaged:
+            except (Damaged, ProjectUnknown):
                 continue  # no turn can be running in it
         return author
 

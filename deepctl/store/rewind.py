@@ -23,7 +23,9 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from deepctl.errors import Damaged, DeepctlError, NotFound, Refused, UsageError
+from deepctl.files import git
 from deepctl.files.atomic import storage_error
+from deepctl.files.git import Commit
 from deepctl.store import (
     checkpoint_store,
     diff,
@@ -136,7 +138,8 @@ class RewindPlan(NamedTuple):
     and turns are removed from the conversation (`…_removed`), or added to it again (`…_restored`). `unread_paths` are
     paths of the changes whose present content cannot be read. `ignored_paths` stay, because the coverage rules of the
     target or of now ignore them. `merged_paths` keep the lines of other authors. `command_paths` are changed paths that
-    a command changed. `refusal` is the reason why the rewind is not done.
+    a command changed. `commits` are those of the session's turns that stay in git. `refusal` is the reason why the
+    rewind is not done.
     """
 
     session: str
@@ -158,6 +161,7 @@ class RewindPlan(NamedTuple):
     messages_restored: int = 0
     turns_restored: int = 0
     undone: str | None = None
+    commits: list[Commit] = []
 
     def check(self) -> None:
         """Raises the error of a refused rewind."""
@@ -194,7 +198,8 @@ class RewindResult(NamedTuple):
     @property
     def remarks(self) -> list[str]:
         """Notes for the user about paths that were not restored exactly."""
-        return [f"{os.fsdecode(path)!r} has changed: {reason}." for path, reason in self.in_the_way]
+        shown = self.plan.workspace.shown
+        return [f"{os.fsdecode(shown(path))!r} has changed: {reason}." for path, reason in self.in_the_way]
 
 
 def request_rewind(
@@ -451,6 +456,7 @@ def _plan(
         merged_paths=files.plan.merged_paths,
         command_paths=files.plan.command_paths,
         refusal=files.refusal,
+        commits=_commits(ledger, workspace, request, position.session, last_author) if files.plan.changes else [],
     )
     if current is None or not request.moves_conversation:
         return plan
@@ -469,6 +475,40 @@ def _plan(
         turns_restored=len(_prompts(restored_messages)),
         undone=prompts_removed[0] if prompts_removed else None,
     )
+
+
+def _commits(
+    ledger: Ledger, workspace: WorkspaceOptions, request: RewindRequest, session: str, last_author: str | None
+) -> list[Commit]:
+    """The commits on HEAD, newest first, that turns of a session made since the target.
+
+    They are those between two checkpoints with the session as the author. None if git cannot tell.
+    """
+    project = workspace.project
+    if project is None or request.only == "memory" or not request.to.git:
+        return []
+    records = [record for record in ledger.records.values() if record.project == project.id and record.git]
+    try:
+        steps = records[records.index(request.to) :]
+    except ValueError:
+        return []
+    head = git.head(project.root)
+    if head is None:
+        return []
+    authors = [state_author(record.author, record.session) for record in steps[1:]]
+    heads = [record.git["head"] for record in steps]
+    own_steps = [
+        (old, new)
+        for (old, new), author in zip(pairwise([*heads, head.head]), [*authors, last_author], strict=True)
+        if author == session and old != new
+    ]
+    if not own_steps:
+        return []
+    try:
+        own = {commit.id for old, new in own_steps for commit in git.commits_between(project.root, old, new)}
+        return [commit for commit in git.commits_between(project.root, heads[0], head.head) if commit.id in own]
+    except git.GitFailed:
+        return []
 
 
 def _prompts(messages: list[dict[str, Any]]) -> list[str]:
