@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ import pytest
 from deepctl.errors import Refused
 from deepctl.files import placeholders
 from deepctl.files.placeholders import Placeholder
-from deepctl.store import lookup, mounts, projects, rewind, session_catalogue, trees
+from deepctl.store import lookup, mounts, projects, rewind, session_catalogue, session_reader, trees
 from deepctl.store.records import SessionProject
 from deepctl.store.rewind import RewindConflicts, RewindRequest
 from tests.store.scene import Scene
+from tests.support.command import InProcess
 
 State = dict[str, tuple[str, int, bytes]]
 
@@ -466,3 +468,98 @@ def test_files_that_the_rules_ignore_stay_and_are_listed(scene: Scene, directory
         assert result.plan.ignored_paths == [mounts.prefix(project.id) + b"/build.log"]
     assert (directory / "build.log").exists()
     assert not (directory / "one").exists()
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=Alice", "-c", "user.email=alice@localhost", "-c", "init.defaultBranch=main")
+    return subprocess.run(
+        ["git", *identity, *arguments], cwd=directory, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+class TestGit:
+    @pytest.fixture(autouse=True)
+    def repository(self, directory: Path) -> None:
+        shutil.rmtree(directory / ".git")
+        _git(directory, "init", "--quiet")
+        _git(directory, "add", "--all")
+        _git(directory, "commit", "--quiet", "--message", "start")
+
+    def test_a_checkpoint_has_head_and_branch(self, scene: Scene, directory: Path) -> None:
+        head = _git(directory, "rev-parse", "HEAD")
+        with scene.turn("one"):
+            (directory / "one").write_text("1")
+        assert scene.last().git == {"head": head, "branch": "main"}
+
+    def test_the_commits_of_the_agent_stay_and_are_named(self, scene: Scene, directory: Path) -> None:
+        with scene.turn("one"):
+            (directory / "one").write_text("1")
+            _git(directory, "add", "one")
+            _git(directory, "commit", "--quiet", "--message", "by the agent")
+        agents = _git(directory, "rev-parse", "HEAD")
+        (directory / "mine").write_text("mine")
+        _git(directory, "add", "mine")
+        _git(directory, "commit", "--quiet", "--message", "by the user")
+        with scene.turn("two"):
+            (directory / "two").write_text("2")
+        git = contents(directory / ".git")
+        result = scene.rewind("~2")
+        assert [(commit.id, commit.subject) for commit in result.plan.commits] == [(agents, "by the agent")]
+        assert not (directory / "one").exists()
+        assert (directory / "mine").exists()
+        assert contents(directory / ".git") == git
+
+    def test_a_commit_that_the_user_has_dropped_is_not_named(self, scene: Scene, directory: Path) -> None:
+        with scene.turn("one"):
+            (directory / "one").write_text("1")
+            _git(directory, "add", "one")
+            _git(directory, "commit", "--quiet", "--message", "by the agent")
+        _git(directory, "reset", "--quiet", "HEAD~1")
+        assert scene.rewind("~1").plan.commits == []
+
+    def test_a_rewind_of_memory_says_nothing_about_commits(self, scene: Scene, directory: Path) -> None:
+        with scene.turn("one"):
+            scene.write(".deep/memory/main/MEMORY.md", "- tea\n")
+            (directory / "one").write_text("1")
+            _git(directory, "add", "one")
+            _git(directory, "commit", "--quiet", "--message", "by the agent")
+        assert scene.rewind("~1", only="memory").plan.commits == []
+
+
+def test_paths_that_are_not_covered_are_part_of_the_checkpoint(scene: Scene, directory: Path) -> None:
+    paths = [f"node_modules/{number}" for number in range(300)]
+    session = scene.session()
+    with scene.work() as work:
+        position = session_reader.position(session, session_catalogue.read(session))
+        record = work.after_turn(session, position, not_covered=paths)
+    assert record is not None
+    assert scene.last() == record
+    assert record.not_covered == paths[:200]
+    assert record.not_covered_count == 300
+
+
+def test_the_paths_of_views_are_those_of_the_project(scene: Scene, directory: Path, deepctl: InProcess) -> None:
+    with scene.turn("one"):
+        (directory / "one").write_text("1\n")
+        scene.write("plans/plan.md", "# plan\n")
+        os.mkfifo(directory / "fifo")
+    alice = ("--user", "alice", "--json")
+    shown = deepctl("checkpoints", "show", scene.last().id, *alice).ok().json
+    paths = {entry["path"] for entry in shown["files"]}
+    assert {"one", "src/app.py", "/profile/plans/plan.md"} <= paths
+    assert not [path for path in paths if "projects" in path]
+    assert shown["unkept"] == [{"path": "fifo", "reason": "a FIFO"}]
+    first = scene.records()[0].id
+    compared = deepctl("checkpoints", "diff", first, *alice).ok().json
+    assert {file["path"] for file in compared["files"]} >= {"one", "/profile/plans/plan.md"}
+    assert "+++ b/one\n" in next(file["diff"] for file in compared["files"] if file["path"] == "one")
+    preview = deepctl("checkpoints", "rewind", "~1", "--session", "main", "--dry-run", *alice).ok().json
+    assert "one" in preview["files"]["deleted"]
+    (directory / "one").write_text("mine\n")
+    refused = deepctl("checkpoints", "rewind", "~1", "--session", "main", *alice)
+    assert refused.code == 6
+    assert "Another author changed one after the agent" in refused.stderr
+    done = deepctl("checkpoints", "rewind", "~1", "--session", "main", "--force", *alice).ok().json
+    assert "one" in done["files"]["deleted"]
+    assert done["files"]["ignored"] == []
+    assert done["commits"] == []
