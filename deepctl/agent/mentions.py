@@ -66,10 +66,10 @@ MAX_LISTED = 200
 
 _MAX_MISSING, _MAX_WORD = 5, 60
 """Words that a notice lists, and characters of each."""
-_NOT_THERE = "Not in the workspace, so sent unchanged"
+_NOT_THERE = "No such file, so sent unchanged"
 _NOT_TYPED = "Outside the workspace, so sent unchanged"
-_COPY = "`deepctl chat --file PATH` copies a file into it"
-_COPY_IT = "`deepctl chat --file PATH` copies it into the workspace."
+_COPY = "`deepctl chat --file PATH` attaches a file"
+_COPY_IT = "`deepctl chat --file PATH` attaches it."
 
 _BREAKING = ("Cc", "Zl", "Zp")
 """Unicode's categories of control characters and of line ends."""

@@ -71,7 +71,11 @@ class ChatDirectory:
         The size of a new project is told, and a large one is asked about. Raises the errors of `projects.check`,
         `UsageError` if a named session works in another directory than `-C`, and `Refused`.
         """
-        path = self._next(profile, session, new)
+        if profile is not None and self._is_given and not self._has_entered:
+            record = _stored(profile, session, new)
+            if record is not None:
+                session_choice.check_directory(profile, record, self.path)
+        path = self.next_path(profile, session, new)
         if path:
             projects.check(self._root, path, os.environ)
             if path not in self._admitted:
@@ -80,15 +84,10 @@ class ChatDirectory:
                 self._admitted.add(path)
         self.path, self._has_entered = path, True
 
-    def _next(self, profile: ProfilePaths | None, session: str | None, new: str | None) -> str | None:
-        if profile is None or session is None or new is not None:
-            return self.path
-        if session_catalogue.stored_name(profile, session) is None:
-            return self.path
-        record = session_catalogue.find(profile, session)
-        if self._is_given and not self._has_entered:
-            session_choice.check_directory(profile, record, self.path)
-        return session_choice.directory_of(profile, record)
+    def next_path(self, profile: ProfilePaths | None, session: str | None, new: str | None) -> str | None:
+        """The directory of the next turn: that of the session, if it exists and is not the one that was used last."""
+        record = _stored(profile, session, new) if profile is not None else None
+        return session_choice.directory_of(profile, record) if profile is not None and record is not None else self.path
 
     def _measure(self, profile: ProfilePaths | None, path: str, tell: Callable[[str], None]) -> None:
         if profile is not None and (old := session_choice.moved_here(profile, path)) is not None:
@@ -151,6 +150,13 @@ class ChatDirectory:
             return None
         command = f"deepctl chat -C . --user {shlex.quote(profile.name)}"
         return f"The agent does not work in the current directory. `{command}` lets it."
+
+
+def _stored(profile: ProfilePaths, session: str | None, new: str | None) -> SessionRecord | None:
+    """The session that was named; `None` if none was, or if it does not exist."""
+    if session is None or new is not None or session_catalogue.stored_name(profile, session) is None:
+        return None
+    return session_catalogue.find(profile, session)
 
 
 def _remember(profile: ProfilePaths, path: str) -> bool:

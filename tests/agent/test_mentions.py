@@ -93,8 +93,8 @@ def test_a_path_that_names_nothing_is_said_once_and_the_first_five(place: Path) 
     assert found == (
         [],
         [
-            "Not in the workspace, so sent unchanged: @missing.txt, @src/nothing, @../x, @/workspace/x, @src/one.py:7 "
-            "(`deepctl chat --file PATH` copies a file into it)"
+            "No such file, so sent unchanged: @missing.txt, @src/nothing, @../x, @/workspace/x, @src/one.py:7 "
+            "(`deepctl chat --file PATH` attaches a file)"
         ],
     )
     (notice,) = _attached(place, " ".join(f"@{name * 100}.txt" for name in "abcdefg")).notices
@@ -105,7 +105,7 @@ def test_a_path_that_names_nothing_is_said_once_and_the_first_five(place: Path) 
 def test_a_path_elsewhere_is_not_looked_up_and_that_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place.parent / "x.txt").write_text("outside")
     monkeypatch.setenv("HOME", str(place.parent))
-    notice = "Outside the workspace, so sent unchanged: {} (`deepctl chat --file PATH` copies a file into it)"
+    notice = "Outside the workspace, so sent unchanged: {} (`deepctl chat --file PATH` attaches a file)"
     assert _attached(place, "@~/x.txt:1 @/etc/passwd") == ([], [notice.format("@~/x.txt:1, @/etc/passwd")])
     assert len(_attached(place, f"@{place.parent}/x.txt").notices) == 1
 
@@ -438,7 +438,7 @@ def test_in_a_project_paths_are_in_it_and_those_of_the_profile_below_profile(pla
     assert [notice.partition(" (`deepctl")[0] for notice in found.notices] == [
         "link is not sent: a symbolic link leads out of the workspace.",
         "/profile/secret.md is not sent: the rules of this profile do not allow reading it.",
-        "Not in the workspace, so sent unchanged: @/profile/none.md, @notes.md",
+        "No such file, so sent unchanged: @/profile/none.md, @notes.md",
         "Outside the workspace, so sent unchanged: @/etc/passwd",
     ]
 
@@ -469,11 +469,10 @@ def test_files_elsewhere_that_the_user_agreed_to_are_sent_and_that_is_said(
         "~/docs/a.txt:2 (2 B) is sent. It is outside the workspace.",
         "~/docs is sent. It is outside the workspace.",
         f"~/docs/shot.png ({len(PNG) / 1024:.1f} KiB) is sent. It is outside the workspace.",
-        "~/docs/raw.bin is not sent: it is not text. `deepctl chat --file PATH` copies it into the workspace.",
+        "~/docs/raw.bin is not sent: it is not text. `deepctl chat --file PATH` attaches it.",
         "~/docs/denied.txt is not sent: the rules of this profile do not allow reading it.",
         "~/docs/no.txt is not sent: you declined.",
-        "Outside the workspace, so sent unchanged: @~/docs/not-agreed.txt "
-        "(`deepctl chat --file PATH` copies a file into it)",
+        "Outside the workspace, so sent unchanged: @~/docs/not-agreed.txt (`deepctl chat --file PATH` attaches a file)",
     ]
 
 
@@ -514,8 +513,8 @@ def test_files_in_memory_are_attached_the_same_way() -> None:
         '<attached-file path="src/a.txt:1" kind="text">\nin memory'
     )
     assert attaching.attached("@src/b.txt @~/b.txt", StateFiles(state)).notices == [
-        "Not in the workspace, so sent unchanged: @src/b.txt (`deepctl chat --file PATH` copies a file into it)",
-        "Outside the workspace, so sent unchanged: @~/b.txt (`deepctl chat --file PATH` copies a file into it)",
+        "No such file, so sent unchanged: @src/b.txt (`deepctl chat --file PATH` attaches a file)",
+        "Outside the workspace, so sent unchanged: @~/b.txt (`deepctl chat --file PATH` attaches a file)",
     ]
 
 

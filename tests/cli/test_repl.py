@@ -432,7 +432,7 @@ def test_a_file_that_is_named_and_not_there_is_told_about(opened: Open, home: Pa
     terminal.expect("here.txt")
     terminal.prompt()
     terminal.type('look at @here.txt, me@there.org, @alice, @nothere.md and @"not here.txt".\r')
-    terminal.expect('Not in the workspace, so sent unchanged: @nothere.md, @"not here.txt" (/file PATH copies a file ')
+    terminal.expect('No such file, so sent unchanged: @nothere.md, @"not here.txt" (/file PATH attaches a file)')
     terminal.expect("earlier turn")
     terminal.prompt()
     _ends_in_order(terminal)

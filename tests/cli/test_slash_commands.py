@@ -581,6 +581,21 @@ def test_offers_are_checkpoints_labels_sessions_models_and_files(deepctl: InProc
     assert _texts("/rewind ", new) == []
 
 
+def test_files_that_are_offered_are_those_of_the_directory_of_the_next_turn(
+    deepctl: InProcess, home: Path, tmp_path: Path
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "code.py").write_text("")
+    deepctl("chat", "--user", "alice", "write notes.txt: one").ok()
+    deepctl("chat", "--user", "alice", "-C", str(project), "--session", "work", "hello").ok()
+    for session, names in (("work", ["@code.py"]), ("main", ["@notes.txt"]), (None, ["@notes.txt"])):
+        assert [text for text, _ in _texts("see @", _candidates(_chat(), session))] == names
+    assert [text for text, _ in _texts("see @/profile/n", _candidates(_chat(), "work"))] == ["@/profile/notes.txt"]
+    assert _state(_chat(), "work").project() == str(project)
+    assert _state(_chat(), "work", new=UNNAMED).project() is None
+
+
 def test_the_model_in_force_is_the_one_that_the_conversation_was_switched_to(deepctl: InProcess, home: Path) -> None:
     deepctl("profiles", "create", "alice").ok()
     talk = _chat()

@@ -30,7 +30,7 @@ from deepctl.output.stream.live_region import LiveRegion
 from deepctl.output.text import has_colour, is_dumb, printable_lines, terminal_size
 from deepctl.quantities import counted
 from deepctl.redaction import redact
-from deepctl.store import log_file, session_catalogue
+from deepctl.store import log_file
 
 if TYPE_CHECKING:
     from deepctl.agent.user_commands import CommandEnd
@@ -252,7 +252,7 @@ class Repl:
         """The session of the next turn where none is chosen."""
         if self._latest is None and isinstance(self._state.chat, ProfileChat):
             # Remembered, because the toolbar is drawn with every key.
-            self._latest = session_catalogue.latest_session(self._state.chat.paths()) or session_catalogue.FIRST
+            self._latest = self._state.chat.directory.next_name(self._state.chat.paths(), None)
         return self._latest
 
 

@@ -88,7 +88,8 @@ class ReplState:
 
     def project(self) -> str | None:
         """The directory of the project in which the next turn works; `None` for the workspace of the profile."""
-        return self.profile_chat().directory.path or None
+        chat, paths = self.profile_chat(), self.profile()
+        return chat.directory.next_path(paths, chat.renamed(paths, self.session), self.new) or None
 
     def current_session_if_any(self) -> SessionRecord | None:
         """The same, or `None`."""
