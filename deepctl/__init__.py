@@ -12,7 +12,7 @@ TYPE_CHECKING = (
 if TYPE_CHECKING:
     from pydantic_ai_backends import StateBackend
 
-    from deepctl.agent.backend import LocalBackend
+    from deepctl.agent.backend import LocalBackend, ProjectOptions
     from deepctl.agent.checkpoint_stores import Checkpoint, InMemoryCheckpointStore
     from deepctl.agent.checkpoints import RewindRequested
     from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
@@ -32,6 +32,7 @@ _MODULES = {
     "Limits": "deepctl.sandbox.policy",
     "LocalBackend": "deepctl.agent.backend",
     "NoSandbox": "deepctl.agent.sandboxes",
+    "ProjectOptions": "deepctl.agent.backend",
     "RewindRequested": "deepctl.agent.checkpoints",
     "StateBackend": "pydantic_ai_backends",
     "__version__": "deepctl.distribution",
@@ -49,6 +50,7 @@ __all__ = [
     "Limits",
     "LocalBackend",
     "NoSandbox",
+    "ProjectOptions",
     "RewindRequested",
     "StateBackend",
     "__version__",

@@ -33,7 +33,8 @@ class Checkpoint:
         messages: The conversation; a store returns a new list.
         message_count: The number of messages.
         created_at: The time of its creation, with a time zone.
-        metadata: Any JSON values. The store sets `workspace`: whether the files were stored, or why not.
+        metadata: Any JSON values. The store sets `workspace`: whether the files were stored, or why not, and
+            `project_dir` if files of a project were.
     """
 
     id: str

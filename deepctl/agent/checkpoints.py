@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol, runtime_checkable
+from typing import Any, NamedTuple, NoReturn, Protocol, runtime_checkable
 
 import anyio
 from pydantic_ai import FunctionToolset, RunContext
@@ -178,10 +178,22 @@ def _rewound_already(identity: str) -> Refused:
     return Refused(f"You have already rewound to {identity} once for this request. Continue from here.")
 
 
-def directory_of(backend: object) -> str | None:
-    """The directory on this machine that a backend works in, if there is one."""
+class BackendDirectories(NamedTuple):
+    """The directories on this machine that a backend works in, as far as there are any: with a `project`, the
+    `workspace` is that of its profile.
+    """
+
+    workspace: str | None = None
+    project: str | None = None
+
+
+def directories_of(backend: object) -> BackendDirectories:
+    """The directories of a backend."""
     root = getattr(backend, "root_dir", None)
-    return os.fspath(root) if root is not None and os.path.isdir(root) else None
+    if root is None or not os.path.isdir(root):
+        return BackendDirectories()
+    profile = getattr(backend, "profile_dir", None)
+    return BackendDirectories(os.fspath(root)) if profile is None else BackendDirectories(profile, os.fspath(root))
 
 
 def _turns(conversation: list[ModelMessage]) -> int:
@@ -192,13 +204,12 @@ def _turns(conversation: list[ModelMessage]) -> int:
 class StoreCheckpoints:
     """The checkpoints of a store for an agent, made during its runs.
 
-    `directory` contains the backend's files on this machine, `None` without one; only a `FileCheckpointStore` stores
-    files.
+    `directories` contain the backend's files on this machine; only a `FileCheckpointStore` stores files.
     """
 
-    def __init__(self, store: CheckpointStore, directory: str | None) -> None:
+    def __init__(self, store: CheckpointStore, directories: BackendDirectories) -> None:
         self.store = store
-        self._directory = directory
+        self._directory, self._project = directories
         self._rewound: set[tuple[str, str]] = set()
         self._results: dict[str | None, list[ToolReturnPart]] = {}
         self._at_work: set[str | None] = set()
@@ -221,7 +232,9 @@ class StoreCheckpoints:
         if self._directory is not None and isinstance(self.store, FileCheckpointStore):
             metadata = {"kind": "tool", "run": ctx.run_id}
             checkpoint = new_checkpoint(f"before-{name}", _turns(ctx.messages), self.conversation(ctx), metadata)
-            await self.store.save(checkpoint, workspace=self._directory, by_agent=False, only_changed=True)
+            await self.store.save(
+                checkpoint, workspace=self._directory, by_agent=False, only_changed=True, project=self._project
+            )
         self._at_work.add(ctx.run_id)
 
     def tool_done(self, ctx: RunContext[Any], part: ToolReturnPart) -> None:
@@ -271,7 +284,7 @@ class StoreCheckpoints:
         """Make a checkpoint; returns its id."""
         checkpoint = new_checkpoint(label, _turns(conversation), conversation, metadata)
         if isinstance(self.store, FileCheckpointStore):
-            await self.store.save(checkpoint, workspace=self._directory, by_agent=by_agent)
+            await self.store.save(checkpoint, workspace=self._directory, by_agent=by_agent, project=self._project)
         else:
             await self.store.save(checkpoint)
         return checkpoint.id

@@ -46,7 +46,7 @@ from deepctl.agent.checkpoints import (
     Checkpointing,
     StoreCheckpoints,
     checkpoints_toolset,
-    directory_of,
+    directories_of,
 )
 from deepctl.agent.limits import window_of
 from deepctl.agent.media_filter import with_media_filter
@@ -99,7 +99,7 @@ class DeepAgentDeps:
         self._workspace = workspace_of(self.backend)
         store = self.checkpoint_store
         if store is not None and not isinstance(store, AgentCheckpoints):
-            store = StoreCheckpoints(store, directory_of(self.backend))
+            store = StoreCheckpoints(store, directories_of(self.backend))
         self._checkpoints = store
 
     @property

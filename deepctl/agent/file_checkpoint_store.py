@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timezone
 from operator import is_
 from typing import Any, TypeVar
@@ -30,6 +32,7 @@ from deepctl.store.checkpoint_store import Checkpoints
 from deepctl.store.ledger import MESSAGES
 from deepctl.store.lookup import CheckpointNotFound, CheckpointProblem
 from deepctl.store.message_chains import ChainEnd, MessageChains
+from deepctl.store.mounts import MountedProject
 from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record
 from deepctl.store.workspaces import WorkspaceOptions
 from deepctl.unicode import whole, whole_value
@@ -81,6 +84,7 @@ class FileCheckpointStore:
         by_agent: bool | None = True,
         exclude: Sequence[str] = (),
         only_changed: bool = False,
+        project: str | os.PathLike[str] | None = None,
     ) -> None:
         """Save a checkpoint; one of the same id is replaced.
 
@@ -92,8 +96,12 @@ class FileCheckpointStore:
                 killed run the author is always unknown.
             exclude: Patterns of left out files, as in a .gitignore.
             only_changed: Whether to save nothing if the workspace is unchanged since the last snapshot.
+            project: A project whose profile is in `workspace`: the `root_dir` of a `LocalBackend` whose `profile_dir`
+                is `workspace`. Of it, the files are stored that git would list.
         """
-        place = WorkspaceOptions(os.path.abspath(workspace), exclude) if workspace is not None else None
+        place = _workspace(workspace, exclude, project) if workspace is not None else None
+        if place is not None and place.project is not None:
+            checkpoint = replace(checkpoint, metadata={**checkpoint.metadata, _PROJECT: place.project.root})
         author = _author(by_agent)
         await self._run(lambda store: self._save(store, checkpoint, place, author, only_changed))
 
@@ -156,6 +164,8 @@ class FileCheckpointStore:
         checkpoint has no files, or `RewindConflicts` (nothing is changed) if another author changed a file after the
         agent.
 
+        The files of a project are restored in the directory with which the checkpoint was saved.
+
         Args:
             checkpoint_id: The checkpoint.
             workspace: The directory.
@@ -168,7 +178,7 @@ class FileCheckpointStore:
             target = store.ledger.records.get(checkpoint_id)
             if target is None:
                 raise CheckpointNotFound(f"There is no checkpoint {checkpoint_id!r}.")
-            place = WorkspaceOptions(os.path.abspath(workspace), target.exclude if exclude is None else exclude)
+            place = _workspace(workspace, target.exclude if exclude is None else exclude, _project_of(target))
             author = UNKNOWN if store.ledger.open_runs and not by_agent else _author(by_agent)
             return self._rewind(store, target, place, force, author)
 
@@ -401,7 +411,8 @@ class FileCheckpointStore:
                 "Every command that changes the profile finishes it, such as `deepctl checkpoints save`.",
                 code="interrupted_rewind",
             )
-        store.finish_rewind(WorkspaceOptions(intent.root), intent, _NoHead())
+        project = _project_of(store.ledger.records.get(intent.to))
+        store.finish_rewind(_workspace(intent.root, (), project), intent, _NoHead())
 
     def _rewind(
         self, store: Checkpoints, target: Record, workspace: WorkspaceOptions, force: bool, author: str
@@ -415,6 +426,26 @@ class FileCheckpointStore:
         )
         result = rewinding.run_files(store, workspace, request, position, author, _NoHead())
         return sorted(os.fsdecode(path) for path in result.restored_paths + result.deleted_paths)
+
+
+_PROJECT = "project_dir"
+"""The key of the directory of a project in the metadata of a checkpoint."""
+
+
+def _project_of(record: Record | None) -> str | None:
+    """The directory of the project whose files a checkpoint has."""
+    return record.metadata.get(_PROJECT) if record is not None and record.project else None
+
+
+def _workspace(
+    directory: str | os.PathLike[str], exclude: Sequence[str], project: str | os.PathLike[str] | None
+) -> WorkspaceOptions:
+    mounted = None
+    if project is not None:
+        root = os.path.realpath(project)
+        # An application has no list of projects, so that the id depends on the path alone.
+        mounted = MountedProject(hashlib.sha256(os.fsencode(root)).hexdigest()[:8], root)
+    return WorkspaceOptions(os.path.abspath(directory), exclude, project=mounted)
 
 
 _QUEUES: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, asyncio.Lock]] = WeakKeyDictionary()

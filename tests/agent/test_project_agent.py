@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic_ai.messages import ToolReturnPart
+from pydantic_ai.models.function import FunctionModel
 
-from deepctl import LocalBackend, NoSandbox
+from deepctl import DeepAgentDeps, FileCheckpointStore, LocalBackend, NoSandbox, create_deep_agent
 from deepctl.agent.approvals import ApprovalAnswer
 from deepctl.agent.backend import ProjectOptions
 from deepctl.domain import repository_files
 from deepctl.domain.permissions import parse
-from tests.agent.test_agent import Call
+from tests.agent.test_agent import Call, Script
 from tests.agent.test_agent import _run as run_agent
 from tests.agent.test_approvals import ALWAYS, NO, YES, Person
 from tests.agent.test_turn_context import Talk
@@ -314,3 +317,43 @@ def test_the_place_of_projects_in_trees_is_reserved(project: Path, profile: Path
     assert os.listdir(profile / ".deep/projects/x") == []
     (result,) = _run([_write(".deep/projects/y", "x")], _backend(project, profile))
     assert (project / ".deep/projects/y").exists(), result
+
+
+def _git(project: Path, *arguments: str) -> str:
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    result = subprocess.run(["git", *arguments], cwd=project, env=environment, check=True, capture_output=True)
+    return result.stdout.decode()
+
+
+def _contents(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_an_application_rewinds_a_project_and_its_profile(project: Path, profile: Path, tmp_path: Path) -> None:
+    _git(project, "init", "-q", "-b", "main")
+    (project / ".gitignore").write_text("*.log\n")
+    (project / "a.py").write_text("a = 1\n")
+    (project / "b.log").write_text("old\n")
+    before = _contents(project)
+    store = FileCheckpointStore(tmp_path / "checkpoints")
+    backend = _backend(project, profile)
+    calls: list[Call] = [
+        _write("a.py", "x"),
+        _write("b.log", "new"),
+        _write("c.py", "c"),
+        _write("/profile/notes.md", "n"),
+    ]
+
+    async def run() -> tuple[list[str], dict[str, bytes]]:
+        agent = create_deep_agent(FunctionModel(stream_function=Script(calls)))
+        await agent.run("go", deps=DeepAgentDeps(backend=backend, checkpoint_store=store))
+        (project / "users.txt").write_text("the user's")
+        first, *_ = await store.list_all()
+        return await store.rewind(first.id, profile), _contents(project)
+
+    paths, after = asyncio.run(run())
+    assert (profile / "notes.md").exists() is False
+    # What git ignores is not covered, and what the user has done stays.
+    assert after == before | {"b.log": b"new", "users.txt": b"the user's"}
+    assert len(paths) == 3
+    assert _git(project, "status", "--porcelain") == "?? .gitignore\n?? a.py\n?? users.txt\n"
