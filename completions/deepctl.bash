@@ -17,7 +17,7 @@ _deepctl_table() {
 	' checkpoints diff') arguments='checkpoint checkpoint' options="$user --session=session -s=session --project=directory -C=directory --stat --json" ;;
 	' checkpoints save') arguments='-' options="$user --session=session -s=session --project=directory -C=directory --wait=- --json" ;;
 	' checkpoints label') arguments='checkpoint -' options="$user --session=session -s=session --project=directory -C=directory --wait=- --json" ;;
-	' checkpoints rewind') arguments='checkpoint' options="$user --session=session -s=session --project=directory -C=directory --only=,conversation,files,memory --dry-run --force --exact --wait=- --json" ;;
+	' checkpoints rewind') arguments='checkpoint' options="$user --session=session -s=session --project=directory -C=directory --only=,conversation,files,memory --dry-run --force --exact --no-merge --wait=- --json" ;;
 	' checkpoints undo') options="$user --session=session -s=session --project=directory -C=directory --dry-run --force --wait=- --json" ;;
 	' checkpoints fork') arguments='checkpoint -' options="$user --session=session -s=session --project=directory -C=directory --wait=- --json" ;;
 	' checkpoints remove') arguments='checkpoint*' options="$user --session=session -s=session --project=directory -C=directory --dry-run --wait=- --json" ;;

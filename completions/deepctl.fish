@@ -86,6 +86,7 @@ function __deepctl_table -S
             set -a options '--dry-run'\t'Only show what would happen'
             set -a options '--force'\t'Also rewind files with a conflict'
             set -a options '--exact'\t'Make the whole workspace equal to the checkpoint, and undo changes by every author'
+            set -a options '--no-merge'\t'Refuse the rewind instead of merging a file by line'
             set -a options '--wait=-'\t'Wait this long if another process has the lock of the profile'
             set -a options '--json'\t'Print one JSON document instead of text'
             set -a options '--help -h'\t'Show this help'

@@ -217,25 +217,31 @@ def rewind(
             "--exact", help="Make the whole workspace equal to the checkpoint, and undo changes by every author."
         ),
     ] = False,
+    no_merge: Annotated[
+        bool, typer.Option("--no-merge", help="Refuse the rewind instead of merging a file by line.")
+    ] = False,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
     """Return to a checkpoint: conversation, files and memory.
 
-    The rewind undoes the later changes of the agent in this session. Changes by another author stay. If another author
-    changed a file after the agent, the rewind is refused and names the file (exit 6). `undo` undoes a rewind.
+    The rewind undoes the later changes of the agent in this session. Changes by another author stay: notebooks, and
+    text files of a project, are merged by line. If another author changed the same lines, or any other file, after the
+    agent, the rewind is refused and names the file (exit 6). `undo` undoes a rewind.
     """
     target = session_choice.target(user, session, project)
     if ref is None and not as_json and not dry_run and is_terminal(sys.stdin) and is_terminal(sys.stderr):
         from deepctl.cli.rewind_picker import pick
 
-        ref = pick(target.profile, target.settings, target.session, only or "", force, exact)
+        ref = pick(target.profile, target.settings, target.session, only or "", force, exact, not no_merge)
     reference = ref if ref is not None else "~1"
 
     def request(repository: Repository | ReadOnlyRepository) -> tuple[SessionRecord, RewindRequest]:
         from deepctl.store import rewind
 
-        return rewind.request_rewind(repository, target.session, reference, only=only or "", force=force, exact=exact)
+        return rewind.request_rewind(
+            repository, target.session, reference, only=only or "", force=force, exact=exact, merge=not no_merge
+        )
 
     _rewind("checkpoints rewind", request, user, target, dry_run, wait, as_json)
 

@@ -29,7 +29,9 @@ _SHOWN = 12
 _SHORTEST = 16
 
 
-def pick(profile: ProfilePaths, in_force: Settings, session: str | None, only: str, force: bool, exact: bool) -> str:
+def pick(
+    profile: ProfilePaths, in_force: Settings, session: str | None, only: str, force: bool, exact: bool, merge: bool
+) -> str:
     """Let the user choose; returns the id. `in_force` are the profile's settings.
 
     Raises `Interrupted` if the user leaves, `NotFound` without checkpoints.
@@ -41,14 +43,18 @@ def pick(profile: ProfilePaths, in_force: Settings, session: str | None, only: s
         records = [record for record in line if record.kind != "tool"]
         if not records:
             raise NotFound(f"Session {current.name!r} has no checkpoints.", code="checkpoint_not_found")
-        return _Picker(reader, current, records, (only, force, exact)).run()
+        return _Picker(reader, current, records, (only, force, exact, merge)).run()
 
 
 class _Picker:
     """One choice. Arrow keys or j and k move, Enter selects, Escape, q and Ctrl-C leave."""
 
     def __init__(
-        self, reader: ReadOnlyRepository, session: SessionRecord, records: list[Record], options: tuple[str, bool, bool]
+        self,
+        reader: ReadOnlyRepository,
+        session: SessionRecord,
+        records: list[Record],
+        options: tuple[str, bool, bool, bool],
     ) -> None:
         self._reader = reader
         self._session = session

@@ -59,6 +59,8 @@ class RewindView(NamedTuple):
                 "kept": self._names(self.kept),
                 "conflicts": self._names(self.plan.conflicts),
                 "ignored": self._names(self.plan.ignored_paths),
+                "merged": self._names(self.plan.merged_paths),
+                "commands": self._names(self.plan.command_paths),
             },
             "commits": [commit._asdict() for commit in self.plan.commits],
         }
@@ -88,14 +90,16 @@ class RewindView(NamedTuple):
             )
         if self.dry_run:
             conflicts = set(self._names(self.plan.conflicts))
+            merged = set(self._names(self.plan.merged_paths))
+            by_command = set(self._names(self.plan.command_paths))
+            rows = []
             for file in self.preview:
-                print(f"  {preview_line(file)}{'  (conflict)' if file.path in conflicts else ''}")
+                remark = "  (conflict)" if file.path in conflicts else "  (merged)" if file.path in merged else ""
+                rows.append((f"{preview_line(file)}{remark}", file.path in by_command))
         else:
-            overrode = f" (checkpoint {self.safety.record.id} contains the earlier version)" if self.safety else ""
-            for verb, paths in (("restored", self.restored), ("deleted", self.deleted)):
-                for path in paths:
-                    remark = overrode if path in self.plan.conflicts else ""
-                    print_sentence(f"  {verb:<9} {visible(self._name(path))}{remark}")
+            rows = [self._row("restored", path) for path in self.restored]
+            rows += [self._row("deleted", path) for path in self.deleted]
+        self._print_rows(rows)
         self._print_paths()
         self._print_commits()
         for remark in self.remarks:
@@ -106,6 +110,29 @@ class RewindView(NamedTuple):
             print("\n".join(f"> {printable(line)}" for line in self.plan.undone.split("\n")))
         if self.safety is not None:
             notice(f"To undo this: `{self.undo}`. Checkpoint {self.safety.record.id} contains the state before it.")
+
+    def _row(self, verb: str, path: bytes) -> tuple[str, bool]:
+        """A line for a changed path, and whether a command changed the path."""
+        remark = ""
+        if path in self.plan.conflicts and self.safety is not None:
+            remark = f" (checkpoint {self.safety.record.id} contains the earlier version)"
+        elif path in self.plan.merged_paths:
+            verb, remark = "merged", " (lines of another author stay)"
+        return f"{verb:<9} {visible(self._name(path))}{remark}", path in self.plan.command_paths
+
+    def _print_rows(self, rows: Sequence[tuple[str, bool]]) -> None:
+        """The changed paths. In a project, paths that commands changed come last: users save files there meanwhile."""
+        show = print if self.dry_run else print_sentence
+        has_project = self.plan.workspace.project is not None
+        groups = [
+            [line for line, by_command in rows if (by_command and has_project) == apart] for apart in (False, True)
+        ]
+        for line in groups[0]:
+            show(f"  {line}")
+        if groups[1]:
+            print_sentence("Changed by commands, with anything that was saved while they ran:")
+        for line in groups[1]:
+            show(f"  {line}")
 
     def _print_heading(self, target: str) -> None:
         session = self.plan.session

@@ -18,6 +18,7 @@ from deepctl.store.line_merge import MERGED_UP_TO, take_back_lines
 from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindConflicts, RewindRequest, preview
 from tests.store.scene import Scene
+from tests.support.command import InProcess
 
 LINES = [f"line {number}" for number in range(20)]
 NOTEBOOK = ".deep/memory/main/MEMORY.md"
@@ -32,12 +33,12 @@ def text(ending: str = "\n", **changes: str) -> bytes:
 class Project:
     """A session in a directory with one file, `f`."""
 
-    def __init__(self, place: Path, content: bytes) -> None:
+    def __init__(self, place: Path, content: bytes, root: Path | None = None) -> None:
         self.directory = place / "project"
         self.directory.mkdir()
         self.file = self.directory / "f"
         self.file.write_bytes(content)
-        self.scene = Scene(place / "root")
+        self.scene = Scene(root or place / "root")
         self.scene.directories["main"] = self.directory
         with self.scene.turn("first"):
             pass
@@ -258,3 +259,28 @@ def test_paths_that_a_command_changed_are_named_apart(tmp_path: Path) -> None:
         b"f",
         b"other",
     ]
+
+
+def test_the_command_names_merged_files_and_those_of_commands(deepctl: InProcess, home: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    project = Project(place, text(), home)
+    project.agent(text(l3="agent"))
+    with project.scene.turn("build"):
+        (project.directory / "built").write_text("x")
+    project.user(text(l3="agent", l10="user"))
+    rewind = ("checkpoints", "rewind", "~2", "--session", "main", "--user", "alice")
+    refused = deepctl(*rewind, "--no-merge", "--json")
+    assert (refused.code, refused.error["code"]) == (6, "conflicts")
+    previewed = deepctl(*rewind, "--dry-run").ok().stdout.splitlines()
+    assert "  modified  f  +1 -1  (merged)" in previewed
+    document = deepctl(*rewind, "--json").ok().json
+    assert (document["files"]["merged"], document["files"]["commands"]) == (["f"], ["built"])
+    deepctl("checkpoints", "undo", "--session", "main", "--user", "alice").ok()
+    lines = [line.split() for line in deepctl(*rewind).ok().stdout.splitlines()]
+    merged = next(number for number, words in enumerate(lines) if words[:1] == ["merged"])
+    assert lines[merged][1] == "f"
+    assert lines[merged][2:] == ["(lines", "of", "another", "author", "stay)"]
+    assert lines[merged + 1][:3] == ["Changed", "by", "commands,"]
+    assert lines[merged + 2] == ["deleted", "built"]
+    assert project.file.read_bytes() == text(l10="user")
