@@ -10,7 +10,7 @@ import typer
 from deepctl.cli import options, session_choice
 from deepctl.cli.confirm import Yes, check_can_ask, confirm
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import profiles
+from deepctl.domain import profiles, sandbox_settings
 from deepctl.domain import projects as domain
 from deepctl.errors import DeepctlError, Refused
 from deepctl.layout import ProfilePaths
@@ -57,6 +57,8 @@ def move(
     with profiles.lock(root, profile.name, command="projects move", wait=wait):
         project = _find(profile, old)
         with domain.lock_directory(profile, new_path, wait=wait):
+            # Its name follows from the old path.
+            sandbox_settings.remove_container_if_any(os.environ, in_force, profile, project.path)
             stored.move(profile, project.path, new_path)
         try:
             in_settings = session_choice.of_settings(in_force) == project.path
@@ -108,6 +110,7 @@ def forget(
                 "Run the command again to see them.",
                 code="changed",
             )
+        sandbox_settings.remove_container_if_any(os.environ, in_force, work.paths, project.path)
         deletions = [
             session_delete.delete(work, session_delete.plan(work.paths, work.ledger, work.store.packs, name))
             for name in names

@@ -296,6 +296,18 @@ def test_memory_is_shown_noted_and_forgotten_and_ctrl_c_stops_a_question(
     assert chat.terminal.leave() == 0
 
 
+def test_the_network_changes_for_this_conversation(opened: Callable[..., Chat]) -> None:
+    chat = opened("--user", "alice", "--sandbox", "bubblewrap")
+    assert "in bubblewrap, without the network. Selected: off (the default)." in " ".join(chat("/network").split())
+    changed = " ".join(chat("/network on").split())
+    assert "Commands run in bubblewrap, with the network." in changed
+    assert "deepctl config set network on --user alice" in changed
+    assert "bubblewrap with network" in chat.terminal.screen
+    assert "without the network" in " ".join(chat("/network off").split())
+    assert "bubblewrap with network" not in chat.terminal.screen.splitlines()[-1]
+    assert chat.terminal.leave() == 0
+
+
 def test_model_approval_and_sandbox_change_for_this_conversation(
     opened: Callable[..., Chat], deepctl: InProcess, home: Path
 ) -> None:
@@ -430,6 +442,7 @@ def test_what_is_wrong_is_said_and_the_conversation_goes_on(opened: Callable[...
         "/models --nothere": "has no option --nothere",
         "/approve maybe": "ask, auto, never",
         "/sandbox moon": "auto, bubblewrap, docker, none",
+        "/network maybe": "off, on",
         "/status x": "takes no argument",
         "/details x": "is not the number",
         "/details 99999999999999999999": "is not the number",
@@ -485,6 +498,7 @@ def test_an_ephemeral_conversation_has_what_makes_sense_there(opened: Callable[.
         assert "needs stored state, and an --ephemeral chat stores nothing" in chat(command)
     assert "no directory for commands" in chat("/sandbox none")
     assert "There is no shell here" in chat("/sandbox")
+    assert "no directory for commands" in chat("/network on")
     assert "The model is now offline." in chat("/model offline")
     assert "run at once" in chat("/approve auto")
     assert "1 earlier turn " in chat("hello")
