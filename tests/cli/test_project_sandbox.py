@@ -45,7 +45,7 @@ def test_the_setting_protected(deepctl: InProcess, shop: Path) -> None:
 
 def test_package_caches_are_counted_and_wiped_and_in_no_checkpoint(deepctl: InProcess, home: Path, shop: Path) -> None:
     command = (
-        "run mkdir -p $GOPATH/pkg/mod/m && head -c 5000000 /dev/zero > $GOPATH/pkg/mod/m/f && chmod -R a-w $GOPATH"
+        "run mkdir -p $GOPATH/pkg/mod/m && head -c 5000000 /dev/urandom > $GOPATH/pkg/mod/m/f && chmod -R a-w $GOPATH"
     )
     deepctl("chat", "-C", str(shop), command).ok()
     packages = home / "profiles/default/cache/packages"
@@ -53,8 +53,8 @@ def test_package_caches_are_counted_and_wiped_and_in_no_checkpoint(deepctl: InPr
     assert deepctl("profiles", "show", "--json").ok().json["profiles"][0]["bytes"]["total"] > 5000000
     assert re.search(r"^Cache: +4\.[89] MiB", deepctl("profiles", "show").ok().stdout, re.MULTILINE)
     deepctl("chat", "-C", str(shop), "run cat $GOPATH/pkg/mod/m/f | wc -c").ok()
-    (record, *_) = deepctl("checkpoints", "list", "-C", str(shop), "--json").ok().json["checkpoints"]
-    assert "pkg/mod" not in str(deepctl("checkpoints", "show", record["id"], "-C", str(shop), "--json").ok().json)
+    packs = home / "profiles/default/checkpoints/packs"
+    assert sum(path.stat().st_size for path in packs.iterdir()) < 1_000_000
     deepctl("wipe", "--only", "checkpoints", "--yes").ok()
     assert not packages.exists()
 
