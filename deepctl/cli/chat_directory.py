@@ -16,6 +16,7 @@ from deepctl.cli import session_choice
 from deepctl.cli.confirm import confirm
 from deepctl.cli.options import UNNAMED
 from deepctl.domain import projects
+from deepctl.domain.coverage_settings import coverage_settings
 from deepctl.domain.settings import Settings
 from deepctl.errors import NoSession, Refused
 from deepctl.files import atomic
@@ -54,14 +55,14 @@ class ChatDirectory:
         self._is_settled = self._is_given
         self._has_entered = False
         self._admitted: set[str] = set()
-        self._exclude: list[str] = []
+        self._coverage = CoverageSettings()
         self._is_hinted = False
 
     def begin(self, in_force: Settings) -> None:
         """Use the setting `project` if no directory was named. Raises `BadSetting`."""
         if not self._is_settled:
             self.path, self._is_settled = session_choice.of_settings(in_force), True
-        self._exclude = in_force.patterns("snapshot.exclude")
+        self._coverage = coverage_settings(in_force)
 
     def enter(
         self, profile: ProfilePaths | None, session: str | None, new: str | None, tell: Callable[[str], None]
@@ -93,7 +94,7 @@ class ChatDirectory:
         if profile is not None and (old := session_choice.moved_here(profile, path)) is not None:
             command = session_choice.command_to_move(profile, old, path)
             tell(f"This seems to be {old}, which was moved. `{command}` keeps its sessions.")
-        found = projects.measure(projects.covered_sizes(path, CoverageSettings(exclude=self._exclude)))
+        found = projects.measure(projects.covered_sizes(path, self._coverage))
         if not found.is_large or self._is_large:
             tell(f"The first checkpoint of {home(path)} contains {found}.")
             return

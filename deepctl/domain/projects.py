@@ -17,7 +17,7 @@ from typing import NamedTuple
 from deepctl import layout
 from deepctl.domain import project_trust
 from deepctl.errors import DeepctlError, NotFound, Refused, UsageError
-from deepctl.files.paths_beneath import walk
+from deepctl.files.atomic import OPEN_DIRECTORY
 from deepctl.layout import ProfilePaths, Root
 from deepctl.locks import DirectoryLock
 from deepctl.quantities import counted, size
@@ -213,11 +213,35 @@ def measure(sizes: Iterable[int]) -> ProjectSize:
 
 
 def covered_sizes(path: str, settings: CoverageSettings) -> Iterator[int]:
-    """The sizes of the files of a project that a checkpoint covers."""
-    rules = coverage.read_rules(path, settings)
-    for entry in walk(path, lambda name: not rules.covers(os.fsencode(name), False)):
-        if entry.is_file and entry.status is not None:
-            yield entry.status.st_size
+    """The sizes of the files of a project that a checkpoint covers, one by one.
+
+    Not by `paths_beneath.walk`: the rules of a directory need all of its names. Directories that cannot be read have no
+    files.
+    """
+    pending = [(os.fsencode(path), coverage.read_rules(path, settings).top())]
+    while pending:
+        directory, rules = pending.pop()
+        try:
+            descriptor = os.open(directory, OPEN_DIRECTORY)
+        except OSError:
+            continue
+        try:
+            with os.scandir(descriptor) as entries:
+                listed = {os.fsencode(entry.name): entry for entry in entries}
+            directories = {name for name, entry in listed.items() if entry.is_dir(follow_symlinks=False)}
+            files = listed.keys() - directories
+            if not rules.enter(descriptor, files, directories):
+                continue
+            left_out = rules.left_out(files, directories)
+            for name in files - left_out:
+                status = listed[name].stat(follow_symlinks=False)
+                if settings.max_file is None or status.st_size <= settings.max_file:
+                    yield status.st_size
+            pending += [(os.path.join(directory, name), rules.below(name)) for name in directories - left_out]
+        except OSError:
+            continue
+        finally:
+            os.close(descriptor)
 
 
 class ProjectDescription(NamedTuple):
