@@ -106,6 +106,10 @@ class ChatDirectory:
             )
         confirm(f"{path} has {found}. Make a checkpoint of all of them?", yes=False, as_json=False)
 
+    def follow(self, profile: ProfilePaths, session: str | None, new: str | None) -> None:
+        """Move to the directory of the next turn without a check, which is that of the turn."""
+        self.path = self.next_path(profile, session, new)
+
     def session(
         self, profile: ProfilePaths, session: str | None, new: str | None, tell: Callable[[str], None]
     ) -> SessionRecord:

@@ -153,8 +153,10 @@ class ChatSession(ABC):
         """
 
     @abstractmethod
-    def command(self, line: str, sink: Sink) -> CommandEnd:
+    def command(self, line: str, sink: Sink, session: str | None = None, new: str | None = None) -> CommandEnd:
         """Run a command of the user where the agent's commands run; `sink` receives the output as it arrives.
+
+        The directory is that of the next turn, which would be in `session`, or begin `new`.
 
         Raises `Refused` if there is no shell, `Interrupted`, and the errors of the lock and the workspace.
         """
@@ -342,11 +344,12 @@ class ProfileChat(ChatSession):
     def facts(self, session: str | None) -> ChatStatus:
         return super().facts(session)._replace(project=self.directory.path or None)
 
-    def command(self, line: str, sink: Sink) -> CommandEnd:
+    def command(self, line: str, sink: Sink, session: str | None = None, new: str | None = None) -> CommandEnd:
         engine = self._engine.get()
         sandbox = engine.running.options.sandbox
         if sandbox is None:
             raise Refused("Commands cannot run here, because there is no sandbox for them.", engine.commands.notice)
+        self._enter(session, new)
         from deepctl.agent import user_commands
 
         with ExitStack() as locks:
@@ -356,7 +359,10 @@ class ProfileChat(ChatSession):
             with options.open_repository(profile, settings.load(os.environ, profile), self.display.notice) as work:
                 # The leftovers of a killed turn are recorded first, because they are not work of the user.
                 work.between()
-            return user_commands.run(profile, sandbox, line, sink, project=self.directory.path)
+            protected = engine.running.options.protected
+            return user_commands.run(
+                profile, sandbox, line, sink, project=self.directory.path or None, protected=protected
+            )
 
     def begin(self, session: str | None, new: str | None) -> str:
         if profiles.exists(self.root, self._user):
@@ -475,7 +481,7 @@ class EphemeralChatSession(ChatSession):
             outcome = engine.chat.turn(text, self.display.event, outside_files)
         self._finished(outcome, None, None, None)
 
-    def command(self, line: str, sink: Sink) -> CommandEnd:
+    def command(self, line: str, sink: Sink, session: str | None = None, new: str | None = None) -> CommandEnd:
         raise Refused("This chat has no directory for commands.", "Start the chat without --ephemeral.")
 
     def begin(self, session: str | None, new: str | None) -> str:

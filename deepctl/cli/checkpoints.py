@@ -314,7 +314,7 @@ def rewound(repository: Repository, session: SessionRecord, request: RewindReque
 
 
 def _describer(repository: Repository | ReadOnlyRepository) -> Callable[[Record], CheckpointInfo]:
-    return lookup.describer(repository.ledger, session_catalogue.by_id(repository.paths))
+    return lookup.describer(repository.paths, repository.ledger)
 
 
 def _undo_command(paths: ProfilePaths, session: str) -> str:

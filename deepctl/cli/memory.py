@@ -308,14 +308,14 @@ def diff(
     When piped, the output is valid input for `patch -p1 --binary` in a workspace.
     """
     from deepctl.domain.memory import history
-    from deepctl.store import lookup, session_catalogue
+    from deepctl.store import lookup
     from deepctl.store.repository import Repository
 
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
     with Repository.read_only(profile) as reader:
         comparison = history.compare(reader, memory, before, after)
-        describe = lookup.describer(reader.ledger, session_catalogue.by_id(profile))
+        describe = lookup.describer(profile, reader.ledger)
     later = describe(comparison.after) if comparison.after is not None else None
     show(
         views.NotebookDiffView(profile.name, memory.agent, describe(comparison.before), later, comparison.differences),

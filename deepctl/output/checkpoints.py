@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.output.render import is_conversation, notice
 from deepctl.output.sessions import print_conversation
-from deepctl.output.text import Cell, ago, fit, is_terminal, print_sentence, printable, table, tint
+from deepctl.output.text import Cell, ago, fit, home, is_terminal, print_sentence, printable, table, tint
 from deepctl.quantities import counted, size
 from deepctl.store.log_file import MessageList
 from deepctl.store.lookup import CheckpointInfo, CheckpointProblem, Listing
@@ -40,6 +41,8 @@ def document(info: CheckpointInfo) -> dict[str, Any]:
         "bytes": record.bytes,
         "added_bytes": record.added_bytes,
         "prompt": record.prompt,
+        "project": info.project,
+        "git": record.git or None,
     }
 
 
@@ -75,9 +78,14 @@ class CheckpointListView(NamedTuple):
         elif self.graph:
             self._print_graph()
         elif terminal:
-            rows = [_row_at_terminal(info) for info in self.listing.checkpoints]
-            columns = ("CHECKPOINT", "LABEL", "KIND", "SESSION", "TURN", "WHEN", "PROMPT")
-            table(columns, rows, dispensable=("SESSION", "KIND", "WHEN"), numbers=("TURN",))
+            columns: tuple[str, ...] = ("CHECKPOINT", "LABEL", "KIND", "SESSION", "TURN", "WHEN", "PROMPT")
+            infos = self.listing.checkpoints
+            rows: list[tuple[str | Cell, ...]] = [_row_at_terminal(info) for info in infos]
+            if any(info.project is not None for info in infos):
+                columns = (*columns[:-1], "PROJECT", "GIT", columns[-1])
+                rows = [(*row[:-1], *_in_project(info), row[-1]) for row, info in zip(rows, infos, strict=True)]
+            dispensable = ("GIT", "PROJECT", "SESSION", "KIND", "WHEN")
+            table(columns, rows, dispensable=[name for name in dispensable if name in columns], numbers=("TURN",))
         else:
             table((), [_row(info) for info in self.listing.checkpoints])
         for problem in self.listing.damaged:
@@ -164,6 +172,12 @@ def _row_at_terminal(info: CheckpointInfo) -> tuple[str | Cell, ...]:
     )
 
 
+def _in_project(info: CheckpointInfo) -> tuple[str | Cell, ...]:
+    """The name of the project's directory, and the start of git's HEAD."""
+    name = os.path.basename(info.project) if info.project is not None else ""
+    return name, Cell((info.record.git.get("head") or "")[:_SHORT], "faint")
+
+
 def _row(info: CheckpointInfo) -> tuple[str, ...]:
     record = info.record
     return (
@@ -176,6 +190,8 @@ def _row(info: CheckpointInfo) -> tuple[str, ...]:
         str(record.files),
         str(record.added_bytes),
         record.prompt,
+        info.project or "",
+        record.git.get("head") or "",
     )
 
 
@@ -196,7 +212,6 @@ class CheckpointView(NamedTuple):
             ],
             "unkept": [{"path": path, "reason": reason} for path, reason in _unkept(record)],
             "excluded": record.exclude,
-            "git": record.git or None,
             "not_covered": record.not_covered,
             "not_covered_count": record.not_covered_count,
             "messages": [entry._asdict() for entry in self.conversation.messages],
@@ -215,6 +230,8 @@ class CheckpointView(NamedTuple):
         ]
         if record.exclude:
             rows.append(("Left out", ", ".join(record.exclude)))
+        if self.checkpoint.project is not None:
+            rows.append(("Project", home(self.checkpoint.project)))
         if record.git:
             rows.append(("Git", f"{record.git['head'] or 'no commit'}, {record.git['branch'] or 'no branch'}"))
         for label, value in rows:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.output.checkpoints import document, short
 from deepctl.output.render import is_conversation, notice
-from deepctl.output.text import has_colour, is_terminal, print_sentence, printable, printable_lines, visible
+from deepctl.output.text import has_colour, home, is_terminal, print_sentence, printable, printable_lines, visible
 from deepctl.quantities import counted
 from deepctl.store.lookup import CheckpointInfo
 
@@ -46,6 +47,7 @@ class RewindView(NamedTuple):
         result: dict[str, Any] = {
             "profile": self.profile,
             "dry_run": self.dry_run,
+            "project": self._directory,
             "rewound_to": document(self.target),
             "safety": document(self.safety) if self.safety is not None else None,
             "messages_removed": self.plan.messages_removed,
@@ -76,7 +78,8 @@ class RewindView(NamedTuple):
             print_sentence(f"Nothing to do since {record.id}{label}: {reason}.")
             self._print_paths()
             return
-        self._print_heading(f"{record.id}{label}, turn {record.turn}")
+        place = f" in {visible(home(self._directory))}" if self._directory is not None else ""
+        self._print_heading(f"{record.id}{label}, turn {record.turn}{place}")
         message_count = self.plan.messages_removed
         if message_count:
             leave = "would leave" if self.dry_run else "left"
@@ -178,7 +181,14 @@ class RewindView(NamedTuple):
             print(f"  … and {len(commits) - _MOST_COMMITS} more")
         head = self.target.record.git.get("head", "")[:_SHORT_COMMIT]
         if head:
-            notice(f"`git reset {head}` drops them, with all later commits, and leaves the files as they are.")
+            where = f" -C {shlex.quote(self._directory)}" if self._directory is not None else ""
+            notice(f"`git{where} reset {head}` drops them, with all later commits, and leaves the files as they are.")
+
+    @property
+    def _directory(self) -> str | None:
+        """The directory of the project that changes; `None` for the workspace of the profile."""
+        project = self.plan.workspace.project
+        return project.root if project is not None else None
 
     def _name(self, path: bytes) -> str:
         """A path as the user sees it: relative to the project, or below /profile in a session of a project."""

@@ -15,7 +15,7 @@ from deepctl import locks
 from deepctl.errors import Damaged, NewerFormat, NoSession, NotFound, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.quantities import counted
-from deepctl.store import ledger, log_chain, log_file, session_catalogue, session_reader
+from deepctl.store import ledger, log_chain, log_file, projects, session_catalogue, session_reader
 from deepctl.store.ledger import MESSAGES, Ledger
 from deepctl.store.log_chain import Chain
 from deepctl.store.log_file import Point
@@ -33,12 +33,16 @@ _CANDIDATES_SHOWN = 8
 
 
 class CheckpointInfo(NamedTuple):
-    """One checkpoint with the details of lists: label, name of the session, the checkpoint before it."""
+    """One checkpoint with the details of lists: label, name of the session, the checkpoint before it.
+
+    `project` is the directory of its project: its id if the directory is unknown, `None` without a project.
+    """
 
     record: Record
     label: str | None
     session: str
     parent: str | None
+    project: str | None = None
 
 
 class CheckpointProblem(NamedTuple):
@@ -65,19 +69,24 @@ def current_session(paths: ProfilePaths, name: str | None) -> SessionRecord:
     return session_catalogue.find(paths, chosen_name)
 
 
-def describer(checkpoints: Ledger, names: dict[str, str]) -> Callable[[Record], CheckpointInfo]:
-    """The details of a record in lists; `names` are those of the sessions by their ids."""
+def describer(paths: ProfilePaths, checkpoints: Ledger) -> Callable[[Record], CheckpointInfo]:
+    """The details of a record in lists."""
+    names = session_catalogue.by_id(paths)
+    # Most profiles have no project.
+    has_projects = any(record.project for record in checkpoints.records.values())
+    directories = {project.id: project.path for project in projects.read(paths)} if has_projects else {}
 
     def describe(record: Record) -> CheckpointInfo:
         session = names.get(record.session, record.session)
-        return CheckpointInfo(record, checkpoints.labels.get(record.id), session, checkpoints.parent(record))
+        project = directories.get(record.project, record.project) if record.project else None
+        return CheckpointInfo(record, checkpoints.labels.get(record.id), session, checkpoints.parent(record), project)
 
     return describe
 
 
 def describe(paths: ProfilePaths, checkpoints: Ledger, record: Record) -> CheckpointInfo:
     """The details of one record."""
-    return describer(checkpoints, session_catalogue.by_id(paths))(record)
+    return describer(paths, checkpoints)(record)
 
 
 def find_checkpoint(
@@ -359,7 +368,7 @@ def listing(
     """
     session_id = session_catalogue.find(paths, session).id if session is not None else None
     checkpoints = read_ledger(paths)
-    to_info = describer(checkpoints, session_catalogue.by_id(paths))
+    to_info = describer(paths, checkpoints)
     records = [
         record
         for record in reversed(checkpoints.records.values())

@@ -250,9 +250,10 @@ class Repl:
 
     def _latest_session(self) -> str | None:
         """The session of the next turn where none is chosen."""
-        if self._latest is None and isinstance(self._state.chat, ProfileChat):
+        chat = self._state.chat
+        if self._latest is None and isinstance(chat, ProfileChat):
             # Remembered, because the toolbar is drawn with every key.
-            self._latest = self._state.chat.directory.next_name(self._state.chat.paths(), None)
+            self._latest = chat.directory.next_name(chat.paths(), None)
         return self._latest
 
 
@@ -283,7 +284,7 @@ def _run_and_show(state: ReplState, line: str) -> str:
         with tty_modes.without_echo():
             _warn(state, line)
             output.begin()
-            result = state.chat.command(line, output.add)
+            result = state.chat.command(line, output.add, state.session, state.new)
     except Interrupted:
         output.end()
         state.last_output = context_block(line, output.printed, "ended by the user with Ctrl-C")

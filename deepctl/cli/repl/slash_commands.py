@@ -109,6 +109,7 @@ def _confirm_undo(state: ReplState, name: str | None) -> None:
 def _continue_in(state: ReplState, session: str) -> None:
     """The next turn continues a session that has just moved to another point."""
     state.session, state.new = session, None
+    state.follow_directory()
     # How much of the context window it takes now is not known before the next answer.
     state.chat.counts.takes(session, None)
 
@@ -275,6 +276,7 @@ def _switch(state: ReplState, arguments: str) -> None:
 def _go_to(state: ReplState, session: str | None, new: str | None) -> None:
     """The next turn is in another session, or begins it."""
     state.session, state.new, state.last_prompt = session, new, None
+    state.follow_directory()
 
 
 def _export(state: ReplState, arguments: str) -> None:

@@ -91,6 +91,11 @@ class ReplState:
         chat, paths = self.profile_chat(), self.profile()
         return chat.directory.next_path(paths, chat.renamed(paths, self.session), self.new) or None
 
+    def follow_directory(self) -> None:
+        """Move the chat to the directory of the next turn: `/switch` and `/fork` can lead to another one."""
+        chat, paths = self.profile_chat(), self.profile()
+        chat.directory.follow(paths, chat.renamed(paths, self.session), self.new)
+
     def current_session_if_any(self) -> SessionRecord | None:
         """The same, or `None`."""
         try:

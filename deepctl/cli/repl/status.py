@@ -30,7 +30,7 @@ _MIN_VALUE_WIDTH = 20
 class Toolbar(NamedTuple):
     """The values in the toolbar. `sandbox` is `None` until it is known; `context` is a share from 0 to 1; `tokens` are
     those sent and received so far; `cost` is in US dollars. They are `None` where they are not known. `note` is for
-    messages that pass.
+    messages that pass. `project` is the directory in which the agent works, `None` for the private workspace.
     """
 
     profile: str
@@ -41,6 +41,7 @@ class Toolbar(NamedTuple):
     tokens: tuple[int, int] | None
     cost: float | None
     note: str = ""
+    project: str | None = None
 
 
 def toolbar(state: ReplState, latest_session: Callable[[], str | None], note: str) -> Toolbar:
@@ -65,6 +66,7 @@ def toolbar(state: ReplState, latest_session: Callable[[], str | None], note: st
         tokens if any(tokens) else None,
         usage.cost or None,
         note,
+        facts.project,
     )
 
 
@@ -72,6 +74,7 @@ def fit_toolbar(bar: Toolbar, width: int) -> str:
     """The toolbar in at most `width` cells: the least important value is left out first, and the last one is cut."""
     names = {
         "profile": printable(bar.profile),
+        "project": printable(home(bar.project)) if bar.project is not None else "",
         "session": _session(bar),
         # The user chose the model and knows its provider.
         "model": printable(bar.model.partition(":")[2] or bar.model),
@@ -84,7 +87,7 @@ def fit_toolbar(bar: Toolbar, width: int) -> str:
     }
     note = printable(bar.note)
     line = _joined(names, numbers, note)
-    least_first = ["cost", "tokens", "session", "context", "model", "note"]
+    least_first = ["cost", "tokens", "session", "context", "model", "project", "note"]
     # That commands run unsandboxed is the most important value.
     least_first.insert(len(least_first) if bar.sandbox == NO_SANDBOX else 2, "sandbox")
     for least in least_first:
@@ -188,14 +191,17 @@ def show_status(state: ReplState, arguments: str) -> None:
 
 def _profile_rows(state: ReplState) -> list[tuple[str, str]]:
     paths = state.profile()
-    rows = [("Profile", f"{paths.name}, {home(paths.directory)}"), ("Workspace", home(paths.workspace))]
+    project = state.project()
+    place = ("Project", home(project)) if project is not None else ("Workspace", home(paths.workspace))
+    rows = [("Profile", f"{paths.name}, {home(paths.directory)}"), place]
     if state.new is not None:
         name = "a new one" if state.new == UNNAMED else state.new
         rows.append(("Session", f"{name}; your next prompt starts it"))
     else:
         session = state.current_session_if_any()
         if session is None:
-            rows.append(("Session", f"{state.session or session_catalogue.FIRST}; your next prompt starts it"))
+            name = state.profile_chat().directory.next_name(paths, state.session)
+            rows.append(("Session", f"{name}; your next prompt starts it"))
         else:
             turns = session_catalogue.summary(paths, session.name).turns
             rows.append(("Session", f"{session.name}, {counted(turns, 'turn')}"))
