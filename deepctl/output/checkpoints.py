@@ -190,8 +190,6 @@ def _row(info: CheckpointInfo) -> tuple[str, ...]:
         str(record.files),
         str(record.added_bytes),
         record.prompt,
-        info.project or "",
-        record.git.get("head") or "",
     )
 
 
