@@ -22,7 +22,7 @@ QUICK := tests/test_schemas.py tests/test_start.py tests/test_locks.py tests/tes
   $(addprefix tests/store/test_,ledger.py object_store.py restore.py rewind_plan.py session_log.py trees.py)
 COVERED := deepctl/store/*,deepctl/domain/*,deepctl/files/*
 
-.PHONY: help demo test test-quick models soak soak-models coverage lint bench completions pictures clean
+.PHONY: help demo test test-quick models soak soak-models soak-projects coverage lint bench completions pictures clean
 
 help:
 	@echo "make demo    the main features with the offline model, in a throw-away root, under a minute"
@@ -32,6 +32,7 @@ help:
 	@echo "make soak-models   conversations with llama.cpp and every chat template"
 	@echo "make coverage   branch coverage of store, domain and files by all tests (takes three times as long)"
 	@echo "make soak    the crash, damage and story tests in full: every call, ten times the examples"
+	@echo "make soak-projects   a rewind in a project, with a fault at every call to the file system"
 	@echo "make lint    ruff, mypy and the import rules"
 	@echo "make bench   speed, as ratios measured in one run, and tokens of the first request"
 	@echo "make completions   the scripts in completions/, anew from the commands"
@@ -85,6 +86,9 @@ coverage: $(DEV)
 
 soak: $(DEV)
 	DEEPCTL_SOAK=1 $(BIN)/pytest $(SOAK)
+
+soak-projects: $(DEV)
+	DEEPCTL_SOAK=1 $(BIN)/pytest tests/store/test_project_crash.py
 
 soak-models: $(MODELS)
 	DEEPCTL_SOAK=1 $(BIN)/pytest tests/models

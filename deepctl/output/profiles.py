@@ -178,6 +178,7 @@ class ProfileExportView(NamedTuple):
             "path": self.path,
             **self.archive.totals._asdict(),
             "left_out": [entry._asdict() for entry in self.archive.left_out],
+            "projects": self.archive.projects,
         }
 
     def print(self) -> None:
@@ -186,6 +187,8 @@ class ProfileExportView(NamedTuple):
 
     def notices(self) -> None:
         """Print on stderr which files are not in the archive."""
+        if self.archive.projects:
+            notice(f"Its checkpoints contain files of these directories: {', '.join(self.archive.projects)}.")
         left_out = self.archive.left_out
         for path, reason in left_out[:_SHOWN]:
             notice(f"Left out: {path} ({reason})")

@@ -145,7 +145,7 @@ def compare(
             trees.changes(objects, old, new) if old and new else (),
             read_from_store(objects),
             read_from_store(objects) if second is not None else workspaces.content(workspace, objects),
-            first.project,
+            first.project if owner is not None else "",
         )
     )
     turns_removed, turns_added = _turns(repository, first, second, session)
@@ -155,10 +155,8 @@ def compare(
 
 def _owner(repository: ReadOnlyRepository, record: Record) -> SessionRecord | None:
     """A session that works where a checkpoint was made, for the present state; `None` for the workspace alone."""
-    if not record.project:
-        return None
-    project = projects.session_project(repository.paths, record.project)
-    return SessionRecord("", "", record.session, "", "", project=project)
+    project = projects.of_record(repository.paths, record)
+    return SessionRecord("", "", record.session, "", "", project=project) if project is not None else None
 
 
 def _no_files_remark(records: list[Record]) -> str:

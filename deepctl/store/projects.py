@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import NamedTuple
 
 from deepctl import layout
@@ -16,7 +17,7 @@ from deepctl.errors import DeepctlError, NotFound, Refused
 from deepctl.files import sealed_lines
 from deepctl.layout import ProfilePaths
 from deepctl.store import log_file, session_catalogue
-from deepctl.store.records import SessionProject, SessionRecord, is_project_id
+from deepctl.store.records import Record, SessionProject, SessionRecord, is_project_id
 
 
 class Project(NamedTuple):
@@ -159,8 +160,19 @@ def directory_of_session(paths: ProfilePaths, session: SessionRecord) -> str | N
     return directory_of(paths, session.project) or None if session.project is not None else None
 
 
-def session_project(paths: ProfilePaths, identity: str, session: SessionRecord | None = None) -> SessionProject:
-    """The project with that id, for the record of a session; `session` is one that has it."""
-    own = session.project if session is not None else None
-    known = own if own is not None and own.id == identity else SessionProject(identity, "")
-    return known._replace(path=directory_of(paths, known))
+def of_record(paths: ProfilePaths, record: Record) -> SessionProject | None:
+    """The project of a checkpoint's session; `None` if it is private, or its directory is unknown.
+
+    Imported sessions are private, although their checkpoints name a project.
+    """
+    if not record.project:
+        return None
+    name = session_catalogue.by_id(paths).get(record.session)
+    if name is not None:
+        with suppress(DeepctlError, OSError):
+            project = session_catalogue.find(paths, name).project
+            if project is None:
+                return None
+            return project._replace(path=directory_of(paths, project))
+    current = by_id(paths, record.project)
+    return SessionProject(current.id, current.path) if current is not None else None

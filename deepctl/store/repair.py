@@ -21,32 +21,39 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any, NamedTuple
 
-from deepctl.errors import DeepctlError, NewerFormat
+from deepctl.errors import DeepctlError, NewerFormat, Refused
 from deepctl.files import atomic, rmtree, sealed_lines
+from deepctl.files.paths_beneath import DirectoryTree
 from deepctl.layout import ProfilePaths
 from deepctl.store import (
     ledger,
     log_file,
     lookup,
+    mounts,
     pack_store,
+    projects,
     repack,
     repair_report,
     reserve,
     session_catalogue,
     trees,
     verify,
+    workspaces,
 )
 from deepctl.store.checkpoint_store import remove_leftovers
 from deepctl.store.index_db import Cache, Location
 from deepctl.store.ledger import Ledger
+from deepctl.store.mounts import MountedProject
 from deepctl.store.pack_store import PackStore, is_uncounted
+from deepctl.store.projects import Project
 from deepctl.store.records import BOTH, CONVERSATION, FILES
 from deepctl.store.repair_logs import Amended, LogRepair, gap
 from deepctl.store.repair_report import Findings, Loss, RepairedItem
-from deepctl.store.trees import DIRECTORY, ScratchWriter, TreeEntry, snapshot
+from deepctl.store.trees import DIRECTORY, FILE, ScratchWriter, TreeEntry, snapshot
+from deepctl.store.workspaces import WorkspaceOptions
 
 MARK = ".repair"
 """Prefixes of names in a profile that an interrupted repair leaves."""
@@ -376,6 +383,28 @@ class PackRepair:
                 data = _content(name, directory)
                 if data is not None and (digest := hashlib.sha256(data).digest()) in missing:
                     contents[digest] = data
+        for project in projects.read(self._real):
+            if missing - contents.keys() and workspaces.is_available(project.path):
+                contents |= self._in_project(project, missing)
+        return contents
+
+    def _in_project(self, project: Project, missing: set[bytes]) -> dict[bytes, bytes]:
+        """The missing objects that the covered files of a project have."""
+        workspace = WorkspaceOptions(self._real.workspace, project=MountedProject(project.id, project.path))
+        tree = DirectoryTree(project.path, follow=False)
+        contents: dict[bytes, bytes] = {}
+        with closing(Cache()) as cache:
+            objects = PackStore(self._paths.packs, cache)
+            present = workspaces.snapshot(workspace, objects, ScratchWriter(objects), cache, "", tidy=False)
+            contents |= {key: data for key, data in objects.scratch.items() if key in missing}
+            for path, entry in trees.walk(objects, present.tree):
+                place = mounts.mounted(path)
+                if entry.kind != FILE or entry.digest not in missing or place is None or not place.path:
+                    continue
+                with suppress(OSError, Refused):
+                    data = tree.read(os.fsdecode(place.path))
+                    if hashlib.sha256(data).digest() == entry.digest:
+                        contents[entry.digest] = data
         return contents
 
     def _records(self, objects: PackStore) -> None:

@@ -19,6 +19,7 @@ from deepctl.files import atomic, ownership
 from deepctl.layout import ProfilePaths
 from deepctl.store import (
     checkpoint_store,
+    killed_tools,
     lookup,
     not_covered,
     projects,
@@ -372,7 +373,7 @@ class Repository(ProfileStore):
         """Start a session with the conversation of a checkpoint. Raises `Damaged`, or `Refused` for the name."""
         if not record.log:
             raise Refused(f"Checkpoint {record.id} has no messages.", "`deepctl chat --new` starts an empty session.")
-        project = projects.session_project(self.paths, record.project) if record.project else None
+        project = projects.of_record(self.paths, record)
         chain = lookup.chain_of(self.paths, record)
         session = session_catalogue.fork(self.paths, name, chain, record.id, record.point, project)
         with suppress(Damaged):  # only the conversation is forked; it can be continued without a list
@@ -480,9 +481,10 @@ class Repository(ProfileStore):
                 if not self.readers.has_unfinished_turn(session, self.ledger):
                     continue
                 author = UNKNOWN
+                conversation = session_catalogue.read(session)
+                killed_tools.sweep(self.workspace_of(session), conversation.messages, conversation.last_turn)
                 if self.policy != MANUAL_ONLY:
-                    position = session_reader.position(session, session_catalogue.read(session))
-                    self._save(session, "turn", position, UNKNOWN)
+                    self._save(session, "turn", session_reader.position(session, conversation), UNKNOWN)
                     author = OTHER
             except (Damaged, ProjectUnknown):
                 continue  # no turn can be running in it

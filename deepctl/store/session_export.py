@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from deepctl import layout, quantities
 from deepctl.layout import ProfilePaths
 from deepctl.redaction import Redaction
-from deepctl.store import export_target, session_catalogue
+from deepctl.store import export_target, projects, session_catalogue
 from deepctl.store.log_file import Compaction, Message, MessageList
 from deepctl.store.records import SessionRecord
 
@@ -36,13 +36,14 @@ class LostLine(NamedTuple):
 
 
 class ExportDocument(NamedTuple):
-    """The contents of an export. Times are RFC 3339 in UTC."""
+    """The contents of an export. Times are RFC 3339 in UTC. `project` is the directory of the session's project."""
 
     name: str
     created_at: str
     messages: list[Message]
     damaged: list[LostLine] = []
     compactions: list[Compaction] = []
+    project: str = ""
 
 
 def export(paths: ProfilePaths, name: str) -> ExportDocument:
@@ -51,7 +52,8 @@ def export(paths: ProfilePaths, name: str) -> ExportDocument:
     conversation = session_catalogue.read(session)
     messages = [entry._replace(message=_finite(entry.message)) for entry in conversation.messages]
     created_at = _created(session, conversation)
-    return ExportDocument(session.name, created_at, messages, _lost(conversation), conversation.compactions)
+    project = projects.directory_of(paths, session.project) if session.project is not None else ""
+    return ExportDocument(session.name, created_at, messages, _lost(conversation), conversation.compactions, project)
 
 
 def _created(session: SessionRecord, conversation: MessageList) -> str:
@@ -82,6 +84,7 @@ def redact(export: ExportDocument, redaction: Redaction) -> ExportDocument:
         name=name if layout.is_good_name(name) else "redacted",
         messages=[entry._replace(message=redaction.value(entry.message)) for entry in export.messages],
         damaged=[damage._replace(reason=redaction.text(damage.reason)) for damage in export.damaged],
+        project=redaction.text(export.project),
     )
 
 
@@ -91,7 +94,11 @@ def as_json(export: ExportDocument) -> str:
         "version": VERSION,
         "kind": KIND,
         FORMAT.key: FORMAT.current,
-        "session": {"name": export.name, "created_at": export.created_at},
+        "session": {
+            "name": export.name,
+            "created_at": export.created_at,
+            **({"project": export.project} if export.project else {}),
+        },
     }
     messages = [entry._asdict() for entry in export.messages]
     for compaction in export.compactions:

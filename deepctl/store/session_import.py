@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 from deepctl import layout, quantities
@@ -147,6 +148,11 @@ def _check_depth(document: dict[str, Any], subject: str) -> None:
     raise _damaged(subject, "it is nested too deeply")
 
 
+def _is_project(fields: Mapping[Any, Any]) -> bool:
+    """Whether these fields of a session are a project, or none."""
+    return not fields or (fields.keys() == {"project"} and isinstance(fields["project"], str))
+
+
 def _export(document: dict[str, Any], subject: str) -> ExportDocument:
     """The values of a document with a valid checksum. They are checked too, because a user may have edited them."""
     match document:
@@ -159,8 +165,8 @@ def _export(document: dict[str, Any], subject: str) -> ExportDocument:
             "damaged": list(damage_list),
             "sha256": _,
             **other_fields,
-        } if not extra_fields and not other_fields:
-            pass
+        } if _is_project(extra_fields) and not other_fields:
+            pass  # the session works in the workspace, whatever its project was
         case _:
             raise _damaged(subject, "it does not have the parts of a session")
     try:

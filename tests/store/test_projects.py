@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import os
 import shutil
 import stat
@@ -10,12 +13,28 @@ from pathlib import Path
 
 import pytest
 
+from deepctl.domain import profiles
+from deepctl.domain.transfer.profile_export import Export
 from deepctl.errors import Refused
 from deepctl.files import placeholders
 from deepctl.files.placeholders import Placeholder
-from deepctl.store import lookup, mounts, projects, rewind, session_catalogue, session_reader, trees
+from deepctl.layout import Root
+from deepctl.store import (
+    lookup,
+    mounts,
+    projects,
+    repair,
+    rewind,
+    session_catalogue,
+    session_log,
+    session_reader,
+    trees,
+    verify,
+)
+from deepctl.store.coverage import CoverageSettings
 from deepctl.store.records import SessionProject
 from deepctl.store.rewind import RewindConflicts, RewindRequest
+from tests.samples import make
 from tests.store.scene import Scene
 from tests.support.command import InProcess
 
@@ -563,3 +582,211 @@ def test_the_paths_of_views_are_those_of_the_project(scene: Scene, directory: Pa
     assert "one" in done["files"]["deleted"]
     assert done["files"]["ignored"] == []
     assert done["commits"] == []
+
+
+def test_temporary_files_of_a_killed_tool_are_removed_in_ignored_directories_too(scene: Scene, directory: Path) -> None:
+    (directory / ".gitignore").write_text("dist/\n")
+    shutil.rmtree(directory / ".git")
+    _git(directory, "init", "--quiet")
+    (directory / "dist" / "inner").mkdir(parents=True)
+    names = [f".deepctl-{number:012x}.tmp" for number in range(4)]
+    with scene.turn("start"):
+        pass
+
+    def leave() -> None:
+        for name, place in zip(names, ("src", "dist", "dist/inner", "dist"), strict=True):
+            (directory / place / name).write_text("half")
+        (directory / "dist" / ".deepctl-mine.tmp").write_text("not of deepctl")
+
+    with scene.work() as work:
+        session = scene.session()
+        before = session_reader.position(session, session_catalogue.read(session))
+        work.before_turn(session, before)
+        writer = session_log.LogWriter(session.directory, session.log, before.turn + 1)
+        calls = [{"path": "dist/a.js"}, json.dumps({"path": f"{directory}/dist/inner/b.js"}), {"path": "../../x"}]
+        parts = [
+            {"part_kind": "tool-call", "tool_name": "write_file", "tool_call_id": str(number), "args": args}
+            for number, args in enumerate(calls)
+        ]
+        writer.message({"kind": "request", "parts": [{"part_kind": "user-prompt", "content": "write"}]})
+        writer.message({"kind": "response", "parts": parts})
+        leave()
+        writer.close()
+    with scene.turn("private", "private"):
+        pass
+    assert sorted(path.name for path in directory.rglob(".deepctl-*")) == [".deepctl-mine.tmp"]
+
+
+class TestIgnoredAtOneEnd:
+    """`.gitignore` changes between the target and now: neither side's ignored files are touched."""
+
+    @pytest.fixture(autouse=True)
+    def repository(self, directory: Path) -> None:
+        shutil.rmtree(directory / ".git")
+        _git(directory, "init", "--quiet")
+        (directory / "data").write_text("the user's\n")
+
+    @pytest.mark.parametrize("exact", [False, True])
+    def test_ignored_now(self, scene: Scene, directory: Path, exact: bool) -> None:
+        with scene.turn("one"):
+            (directory / "data").write_text("the agent's\n")
+            (directory / "other").write_text("the agent's\n")
+        (directory / ".gitignore").write_text("data\n")
+        (directory / "data").write_text("the user's again\n")
+        session = scene.session()
+        assert session.project is not None
+        result = scene.rewind("~1", exact=exact)
+        assert (directory / "data").read_text() == "the user's again\n"
+        assert not (directory / "other").exists()
+        assert mounts.prefix(session.project.id) + b"/data" in result.plan.ignored_paths
+
+    @pytest.mark.parametrize("exact", [False, True])
+    def test_ignored_at_the_target(self, scene: Scene, directory: Path, exact: bool) -> None:
+        (directory / ".gitignore").write_text("data\nother\n")
+        with scene.turn("one"):
+            (directory / ".gitignore").write_text("other\n")
+            (directory / "data").write_text("the agent's\n")
+        session = scene.session()
+        assert session.project is not None
+        result = scene.rewind("~1", exact=exact)
+        assert (directory / "data").read_text() == "the agent's\n"
+        assert (directory / ".gitignore").read_text() == "data\nother\n"
+        assert result.plan.ignored_paths == [mounts.prefix(session.project.id) + b"/data"]
+
+    def test_ignored_by_the_agent_afterwards(self, scene: Scene, directory: Path) -> None:
+        with scene.turn("one"):
+            (directory / "data").write_text("the agent's\n")
+        with scene.turn("two"):
+            (directory / ".gitignore").write_text("data\n")
+        session = scene.session()
+        assert session.project is not None
+        result = scene.rewind("~2")
+        assert (directory / "data").read_text() == "the agent's\n"
+        assert not (directory / ".gitignore").exists()
+        assert result.plan.ignored_paths == [mounts.prefix(session.project.id) + b"/data"]
+        # Now that nothing ignores it, the same rewind takes the rest back.
+        with scene.work() as work:
+            target = scene.records()[0]
+            rewind.run(work, scene.session(), RewindRequest(target))
+        assert (directory / "data").read_text() == "the user's\n"
+
+    def test_ignored_in_between_only(self, scene: Scene, directory: Path) -> None:
+        with scene.turn("one"):
+            (directory / "other").write_text("the agent's\n")
+        (directory / ".gitignore").write_text("data\n")
+        with scene.turn("two"):
+            (directory / "third").write_text("the agent's\n")
+        (directory / "data").write_text("the user's, unseen\n")
+        (directory / ".gitignore").unlink()
+        scene.rewind("~2")
+        assert (directory / "data").read_text() == "the user's, unseen\n"
+        assert not (directory / "other").exists()
+        assert not (directory / "third").exists()
+
+    def test_a_file_that_grew_too_large_is_not_touched(self, scene: Scene, directory: Path) -> None:
+        coverage = CoverageSettings(max_file=1000)
+        with scene.turn("one", coverage=coverage):
+            (directory / "data").write_text("x" * 2000)
+            (directory / "other").write_text("the agent's\n")
+        assert [entry[1] for entry in scene.last().unkept] == [trees.TOO_LARGE]
+        with scene.work(coverage=coverage) as work:
+            session = scene.session()
+            target = lookup.find_checkpoint(scene.paths, work.ledger, "~1", "main")
+            rewind.run(work, session, RewindRequest(target))
+        assert (directory / "data").read_text() == "x" * 2000
+        assert not (directory / "other").exists()
+
+
+class TestTransfer:
+    @pytest.fixture
+    def archive(self, scene: Scene, directory: Path) -> bytes:
+        with scene.turn("one"):
+            (directory / "one").write_text("1")
+            scene.write("plans/plan.md", "# plan\n")
+        export = Export(scene.paths, "test")
+        export.measure()
+        file = io.BytesIO()
+        result = export.write(file)
+        assert result.projects == [str(directory)]
+        assert [entry.path for entry in result.left_out] == ["projects.json"]
+        return file.getvalue()
+
+    def test_imported_sessions_are_private_and_change_no_project(
+        self, scene: Scene, directory: Path, archive: bytes, tmp_path: Path, deepctl: InProcess
+    ) -> None:
+        before = contents(directory)
+        (tmp_path / "archive").write_bytes(archive)
+        deepctl("profiles", "import", str(tmp_path / "archive"), "--as", "bob").ok()
+        bob = Scene.__new__(Scene)
+        bob.paths = profiles.find(Root(str(tmp_path / "root")), "bob")
+        bob.workspace, bob.directories = Path(bob.paths.workspace), {}
+        assert bob.session().project is None
+        assert not (Path(bob.paths.directory) / "projects.json").exists()
+        bob.rewind("~1", exact=True)
+        assert contents(directory) == before
+        assert not (bob.workspace / "plans/plan.md").exists()
+        bob.undo()
+        with bob.work() as work:
+            assert work.fork(bob.last(), "forked").project is None
+        assert deepctl("checkpoints", "diff", bob.records()[0].id, "--user", "bob").code == 0
+        assert verify.verify(bob.paths).problems == []
+
+    def test_an_export_says_what_its_checkpoints_contain(
+        self, scene: Scene, directory: Path, archive: bytes, tmp_path: Path, deepctl: InProcess
+    ) -> None:
+        done = deepctl("profiles", "export", str(tmp_path / "archive"), "--user", "alice").ok()
+        assert f"Its checkpoints contain files of these directories: {directory}." in done.stderr
+
+    def test_a_session_is_imported_as_private(
+        self, scene: Scene, directory: Path, archive: bytes, tmp_path: Path, deepctl: InProcess
+    ) -> None:
+        exported = deepctl("sessions", "export", "main", "--user", "alice").ok()
+        assert json.loads(exported.stdout)["session"]["project"] == str(directory)
+        (tmp_path / "session.json").write_text(exported.stdout)
+        deepctl("sessions", "import", str(tmp_path / "session.json"), "--as", "again", "--user", "alice").ok()
+        assert scene.session("again").project is None
+
+    def test_a_wipe_leaves_the_directory(
+        self, scene: Scene, directory: Path, archive: bytes, deepctl: InProcess
+    ) -> None:
+        before = contents(directory)
+        deepctl("wipe", "--user", "alice", "--only", "workspace,memory,plans", "--yes").ok()
+        assert contents(directory) == before
+        deepctl("wipe", "--user", "alice", "--yes").ok()
+        assert contents(directory) == before
+
+
+def test_a_repair_finds_lost_contents_in_the_project(scene: Scene, directory: Path) -> None:
+    with scene.turn("one"):
+        (directory / "one").write_text("the only copy of these bytes\n")
+    digest = hashlib.sha256(b"the only copy of these bytes\n").digest()
+    with scene.work() as work:
+        location = work.store.cache.find(digest)
+    assert location is not None
+    pack = Path(scene.paths.packs) / location.pack
+    damaged = bytearray(pack.read_bytes())
+    damaged[location.offset + 3] ^= 0xFF
+    pack.chmod(0o600)
+    pack.write_bytes(damaged)
+    assert verify.verify(scene.paths).problems
+    found = repair.repair(scene.paths)
+    assert verify.verify(scene.paths).problems == []
+    assert found.lost == []
+    scene.rewind("~1")
+    scene.undo()
+    assert (directory / "one").read_text() == "the only copy of these bytes\n"
+
+
+def test_a_root_of_0_1_goes_on_with_a_project(tmp_path: Path, directory: Path) -> None:
+    make.unpack("format-1", tmp_path / "root" / "profiles" / "alice")
+    scene = Scene(tmp_path / "root")
+    scene.directories["work"] = directory
+    before, workspace = contents(directory), scene.files()
+    with scene.turn("one", "work"):
+        (directory / "one").write_text("1")
+    scene.rewind("~1", "work")
+    assert contents(directory) == before
+    assert scene.files().items() >= workspace.items()
+    scene.rewind("~1", "main")
+    assert contents(directory) == before
+    assert verify.verify(scene.paths).problems == []

@@ -24,8 +24,8 @@ from deepctl.domain.transfer import archive, archive_reader
 from deepctl.domain.transfer.archive import ArchiveEntry, ArchiveHeader, Kind, OmittedPath, Totals
 from deepctl.errors import Locked
 from deepctl.files import atomic, ownership, sealed_lines
-from deepctl.layout import LOST_AND_FOUND, OWN_DIRECTORIES, UNTRUSTED, ProfilePaths
-from deepctl.store import ledger, log_file
+from deepctl.layout import LOST_AND_FOUND, OWN_DIRECTORIES, PROJECTS, UNTRUSTED, ProfilePaths
+from deepctl.store import ledger, log_file, projects
 from deepctl.store.trees import NO_CONTENT
 
 _LEVEL = 1
@@ -41,6 +41,8 @@ class ProfileArchive(NamedTuple):
 
     totals: Totals
     left_out: list[OmittedPath]
+    projects: list[str] = []
+    """The directories whose files are in its checkpoints, as far as they are known."""
 
 
 class ExportLedger(NamedTuple):
@@ -88,7 +90,13 @@ class Export:
                 writer.add(walk, item)
             self._check_unchanged()
             writer.manifest()
-        return ProfileArchive(writer.totals, sorted(walk.left_out))
+        return ProfileArchive(writer.totals, sorted(walk.left_out), self._projects())
+
+    def _projects(self) -> list[str]:
+        checkpoint_ledger = ledger.parse(self._ledger.raw, os.path.join(self._paths.checkpoints, ledger.LEDGER))
+        identities = {record.project for record in checkpoint_ledger.records.values() if record.project}
+        known = {project.id: project.path for project in projects.read(self._paths)} if identities else {}
+        return sorted(known.get(identity, f"project {identity}") for identity in identities)
 
     def _header(self) -> ArchiveHeader:
         entries, files, size = self._declared
@@ -112,6 +120,10 @@ class Export:
                 raise profile_changed("a rewind or a removal of checkpoints ran in between")
 
 
+_NOT_EXPORTED = {
+    UNTRUSTED: "imported settings that are not trusted",
+    PROJECTS: "directories of this machine; the imported sessions work in the workspace",
+}
 _LEDGER_PATH = f"checkpoints/{ledger.LEDGER}"
 _SIZE_PATH = f"checkpoints/{log_file.LEDGER_SIZE}"
 
@@ -310,7 +322,7 @@ class ExportWalk:
         if kind is None:
             self.left_out.append(OmittedPath(path, _reason(status.st_mode)))
         elif not archive.is_of_a_profile(path, kind):
-            reason = "imported settings that are not trusted" if path == UNTRUSTED else "not part of a profile"
+            reason = _NOT_EXPORTED.get(path, "not part of a profile")
             self.left_out.append(OmittedPath(path, reason))
         elif kind == "directory":
             yield from self._below(parent, name, path, status, is_own)

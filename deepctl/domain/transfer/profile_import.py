@@ -23,11 +23,12 @@ from deepctl.domain.transfer.archive import ArchiveEntry, Totals, raw
 from deepctl.domain.transfer.archive_reader import ArchiveReader
 from deepctl.domain.trust import TrustItem, WaitingSettings
 from deepctl.domain.wipe import trash
-from deepctl.errors import Damaged, Refused, StorageError
+from deepctl.errors import Damaged, DeepctlError, Refused, StorageError
 from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import IMPORT, ProfilePaths, Root
 from deepctl.locks import Lease
-from deepctl.store import ledger
+from deepctl.store import ledger, session_catalogue
+from deepctl.store.records import SESSION_RECORD
 
 MAX_FILES = 250_000
 MAX_BYTES = 1 << 30
@@ -151,6 +152,7 @@ def take_in(
         strips = _write(incoming, staging, report)
         paths = ProfilePaths(source.name, staging.path, "")
         _check_ledger(incoming, paths)
+        _make_private(paths)
         content, waiting = _set_apart(incoming, paths, root.profile(source.name))
         items = waiting.items if waiting is not None else []
         notes = _notes(items, paths, content)
@@ -252,6 +254,18 @@ def _is_harmless(line: dict[str, object]) -> bool:
         if kind == "rewind" and "/" in (part.get("id") or ""):
             return False  # it becomes part of a file's name
     return True
+
+
+def _make_private(paths: ProfilePaths) -> None:
+    """Let the sessions work in the workspace: an archive must not name directories of this machine."""
+    for name in session_catalogue.all_names(paths):
+        with suppress(DeepctlError):  # the record is damaged, and names no directory then
+            session = session_catalogue.find(paths, name)
+            if session.project is not None and session.damage is None:
+                record = os.path.join(session.directory, SESSION_RECORD)
+                status = os.stat(record)
+                session_catalogue.write_record(session._replace(project=None))
+                os.utime(record, ns=(status.st_atime_ns, status.st_mtime_ns))  # the last use of the session
 
 
 def _set_apart(
