@@ -141,7 +141,7 @@ def shown(path: bytes, project: str) -> bytes:
     inner = mounted(path)
     if inner is None:
         return b"/profile/" + path
-    return inner.path if inner.project == project and inner.path is not None else path
+    return inner.path or b"." if inner.project == project and inner.path is not None else path
 
 
 def shown_unkept(record: Record) -> list[list[str]]:

@@ -621,7 +621,7 @@ def _refusal(
     effective = [change for change in plan.changes if not trees.is_same(change.before, change.after)]
     shown = partial(map, workspace.shown)
     try:
-        workspaces.check_available(workspace, effective)
+        workspaces.check_available(workspace, plan.changes)
         if plan.unsaved_paths:
             reason = _reason(present, plan.unsaved_paths[0])
             raise FilesNotKept(list(shown(plan.unsaved_paths)), reason)

@@ -7,12 +7,14 @@ that know where a path of a tree lies.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 from deepctl.errors import Damaged, Refused
+from deepctl.files import atomic
 from deepctl.files.paths_beneath import DirectoryTree
 from deepctl.store import coverage, mounts, restore, trees
 from deepctl.store.index_db import Cache
@@ -44,9 +46,36 @@ class WorkspaceOptions(NamedTuple):
         return mounts.shown(path, self.project.id if self.project is not None else "")
 
 
+_UNAVAILABLE = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTCONN,
+    errno.ESTALE,
+    errno.ENODEV,
+    errno.EHOSTDOWN,
+)
+"""Errors of a directory that is missing, not accessible, or on a file system that is."""
+_MISSING = "its directory is missing, or cannot be opened"
+
+
 def is_available(root: str) -> bool:
-    """Whether the directory of a project is there. A link on its path makes it another directory."""
-    return os.path.isdir(root) and os.path.realpath(root) == root and os.access(root, os.R_OK | os.X_OK)
+    """Whether the directory of a project is there. A link on its path makes it another directory.
+
+    Raises `OSError` if the machine fails, because the directory may be there then.
+    """
+    try:
+        if os.path.realpath(root, strict=True) != root:
+            return False
+        os.stat(os.path.join(root, "."))
+        os.close(os.open(root, atomic.OPEN_DIRECTORY))
+    except OSError as error:
+        if error.errno not in _UNAVAILABLE:
+            raise
+        return False
+    return True
 
 
 def snapshot(
@@ -80,6 +109,9 @@ def snapshot(
         coverage.remember(project.root, rules)
         projects[project.id] = mounts.mount_of(sink, files.tree, rules.to_json())
         own = Snapshot(own.tree, own.files + files.files, own.bytes + files.bytes, own.unkept + files.unkept)
+    elif project is not None:
+        # What the snapshot before had of it is only a guess, so nothing there may be changed.
+        own = own._replace(unkept=[*own.unkept, UnkeptPath(mounts.prefix(project.id), _MISSING)])
     tree, replaced_path = mounts.mount(objects, sink, own.tree, projects)
     replaced = [UnkeptPath(replaced_path, NO_CONTENT[-1])] if replaced_path is not None else []
     return own._replace(tree=tree, unkept=own.unkept + replaced)
