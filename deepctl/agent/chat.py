@@ -53,7 +53,7 @@ from deepctl.agent.provider_errors import ModelEndpoint
 from deepctl.agent.sandboxes import Sandbox
 from deepctl.agent.session_backend import open_backend
 from deepctl.agent.turn import Outcome, TokenUsage, TurnRecord, run_turn, to_json
-from deepctl.domain import attachments, repository_files
+from deepctl.domain import attachments
 from deepctl.domain.mcp_servers import McpServer
 from deepctl.domain.outside_files import OutsideFile
 from deepctl.domain.permissions import Permissions
@@ -391,7 +391,6 @@ class Chat:
 
     def __init__(self, runner: TurnRunner) -> None:
         self._runner = runner
-        self._introduced: set[str] = set()
 
     def turn(
         self,
@@ -432,17 +431,6 @@ class Chat:
                     conversation = self._read(work, session)
             latest = checkpoints.latest.id if checkpoints.latest else None
             return TurnResult(outcome, conversation.session.name, latest, notices + checkpoints.unkept())
-
-    def _introduce(self, work: Repository, session: SessionRecord, emit: Emit) -> None:
-        """Say once what the repository of a project has for agents, and whether the model gets it."""
-        if session.project is None:
-            return
-        known = projects.by_id(work.paths, session.project.id)
-        root = projects.directory_of(work.paths, session.project)
-        for text in repository_files.introduction(root, known.trusted if known is not None else ""):
-            if text not in self._introduced:
-                self._introduced.add(text)
-                emit({"type": "notice", "message": text})
 
     def _read(self, work: Repository, session: str) -> _Conversation:
         reader = work.readers.of(session_catalogue.find(work.paths, session))
@@ -500,7 +488,12 @@ class Chat:
                     checkpoint_store=checkpoints,
                     session=session.id if layout.is_good_name(session.id) else None,
                 )
-                outcome = self._runner.run(deps, user_content, history, writer, checkpoints.emit, checkpoints.tool_done)
+                try:
+                    outcome = self._runner.run(
+                        deps, user_content, history, writer, checkpoints.emit, checkpoints.tool_done
+                    )
+                finally:
+                    checkpoints.created_repositories += backend.take_created_repositories()
         except RewindRequested as request:
             checkpoints.go_back(request)
             raise

@@ -8,7 +8,7 @@ are those of an application, in any `CheckpointStore`; `TurnCheckpoints` are tho
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn, Protocol, runtime_checkable
@@ -45,10 +45,12 @@ from deepctl.agent.checkpoint_stores import (
 from deepctl.agent.file_checkpoint_store import FileCheckpointStore
 from deepctl.agent.interruption import STOPPED, Emit, storing
 from deepctl.agent.message_filters import has_typed_text
+from deepctl.domain.repository_files import printable
 from deepctl.errors import DeepctlError, Refused
 from deepctl.quantities import counted
-from deepctl.store import lookup, mounts, rewind, session_log
+from deepctl.store import lookup, mounts, not_covered, rewind, session_log
 from deepctl.store.lookup import CheckpointNotFound
+from deepctl.store.not_covered import Look, NotCovered
 from deepctl.store.records import Position, Record, SessionRecord, check_label
 from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindRequest
@@ -69,6 +71,7 @@ READ_ONLY_TOOLS = frozenset(
 """Tools that do not change the workspace."""
 _SHOWN = 50
 _UNKEPT_SHOWN = 3
+_NAMES_SHOWN = 5
 
 
 class RewindRequested(Exception):
@@ -413,6 +416,13 @@ class Checkpointing(AbstractCapability[Any]):
         return result
 
 
+def _names(paths: Iterable[str]) -> str:
+    """The first of some paths, each on one line, and the number of the others."""
+    names = [printable(path) for path in paths]
+    remainder = [f"and {len(names) - _NAMES_SHOWN:,} more"] if len(names) > _NAMES_SHOWN else []
+    return ", ".join([*names[:_NAMES_SHOWN], *remainder])
+
+
 class TurnCheckpoints:
     """The checkpoints of one turn of a profile's session.
 
@@ -428,6 +438,10 @@ class TurnCheckpoints:
         self._first: Record | None = None
         self._at_work = ""
         self._evicted = 0
+        self._look: Look | None = None
+        self._not_covered = NotCovered([], [])
+        self.created_repositories: list[str] = []
+        """Nested repositories that commands of the turn created, relative to the project."""
         self.latest: Record | None = None
 
     def attempt(self, session: SessionRecord, before: Position, writer: session_log.LogWriter) -> None:
@@ -442,6 +456,7 @@ class TurnCheckpoints:
         """Store the state before the turn."""
         self._first = self._work.head(session)
         self._tell(self._work.before_turn(session, before))
+        self._look = self._looked(session)
 
     async def tool_starts(self, ctx: RunContext[Any], name: str) -> None:
         """Store the state before a tool call that can change something, if another author has changed it."""
@@ -474,7 +489,19 @@ class TurnCheckpoints:
                 self._end()
 
     def _end(self) -> None:
-        self._tell(self._work.after_turn(self._session, self._position(), tool_at_work=self._at_work))
+        look = self._looked(self._session) if self._look is not None else None
+        if self._look is not None and look is not None:
+            self._not_covered = not_covered.changes(self._look, look)
+        paths = [os.fsdecode(path) for path in self._not_covered.paths]
+        record = self._work.after_turn(self._session, self._position(), tool_at_work=self._at_work, not_covered=paths)
+        self._tell(record, [os.fsdecode(path) for path in self._not_covered.unseen])
+
+    def _looked(self, session: SessionRecord) -> Look | None:
+        """The state of what checkpoints do not cover, `None` without a project, or if its directory is gone."""
+        try:
+            return self._work.look(session)
+        except OSError:
+            return None
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
@@ -495,7 +522,16 @@ class TurnCheckpoints:
         at_start = mounts.shown_unkept(self._first) if self._first is not None else []
         at_end = mounts.shown_unkept(self.latest) if self.latest is not None else []
         new = [entry for entry in at_end if entry not in at_start]
-        return [f"Not stored in checkpoints: {path} ({reason})." for path, reason in new[:_UNKEPT_SHOWN]]
+        notes = [f"Not stored in checkpoints: {path} ({reason})." for path, reason in new[:_UNKEPT_SHOWN]]
+        paths, unseen = self._not_covered
+        if paths:
+            notes.append(f"Changed, and not covered by checkpoints: {_names(map(os.fsdecode, paths))}.")
+        if unseen:
+            notes.append(f"Not looked at: {_names(map(os.fsdecode, unseen))}.")
+        if self.created_repositories:
+            names = _names(self.created_repositories)
+            notes.append(f"Nested repositories, whose files checkpoints do not cover: {names}.")
+        return notes
 
     def broke_off(self) -> None:
         """Store the state after a failed turn. The error of the turn is reported, not an error of this method."""
@@ -516,10 +552,15 @@ class TurnCheckpoints:
             writer.point,
         )
 
-    def _tell(self, record: Record | None) -> None:
+    def _tell(self, record: Record | None, unseen: Sequence[str] = ()) -> None:
         if record is not None:
             self.latest = record
-            self.emit({"type": "checkpoint", "id": record.id, "kind": record.kind})
+            event: dict[str, Any] = {"type": "checkpoint", "id": record.id, "kind": record.kind}
+            if record.not_covered:
+                event |= {"not_covered": record.not_covered, "not_covered_count": record.not_covered_count}
+            if unseen:
+                event["not_looked_at"] = list(unseen)
+            self.emit(event)
 
     async def save_labelled(self, ctx: RunContext[Any], label: str) -> str:
         """Make a checkpoint in the middle of the turn."""

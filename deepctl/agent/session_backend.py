@@ -24,7 +24,7 @@ def open_backend(
 
     Raises `Refused`, and `NotADirectoryError` if the project is gone.
     """
-    if project is None:
+    if not project:
         return LocalBackend(profile.workspace, sandbox=sandbox, by_user=by_user)
     known = projects.by_path(profile, os.path.realpath(project))
     options = ProjectOptions(tuple(protected), profile.package_cache, known.trusted if known is not None else "")

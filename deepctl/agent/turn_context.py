@@ -321,10 +321,11 @@ class TurnContext(AbstractCapability[Any]):
         workspace = ctx.workspace
         if not isinstance(workspace, LocalBackend) or workspace.profile_dir is None or not workspace.project.trusted:
             return None
-        present = await anyio.to_thread.run_sync(repository_files.extensions, workspace.root_dir)
+        trusted = workspace.project.trusted
+        present = await anyio.to_thread.run_sync(repository_files.extensions, workspace.root_dir, trusted)
         lines = [
             f"{entry.kind} {printable(entry.name)}, in {printable(entry.path)}: {printable(entry.description)}"
-            for entry in (present.found if present.are_trusted(workspace.project.trusted) else ())
+            for entry in (present.found if present.are_trusted else ())
         ]
         heading = ["Read the file before you do what one of these is for:"] if lines else []
         return self._block("context", "\n".join([*heading, *lines]), kind="extensions")

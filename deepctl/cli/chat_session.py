@@ -326,6 +326,7 @@ class ProfileChat(ChatSession):
                 self.display.notice(hint)
             limit = in_force.size("limits.checkpoints")
             self._started(profile.name, name, engine, self.directory.path)
+            self._introduce_project(profile, self._notice)
             with options.open_repository(profile, in_force, self.display.notice) as work:
                 # An interrupted operation may have left files: it is finished first, then the user's changes are
                 # recorded.
@@ -375,8 +376,23 @@ class ProfileChat(ChatSession):
         self._enter(session, new)
         if (hint := self.directory.hint(profile, session)) is not None:
             self.display.notice(hint)
+        self._introduce_project(profile, self.display.notice)
         place = f" in {home(self.directory.path)}" if self.directory.path else ""
         return f"{self._where(profile, session, new)}{place}, model {self.setup.model}."
+
+    def _introduce_project(self, profile: ProfilePaths, tell: Callable[[str], None]) -> None:
+        """Say once what the repository has for agents, and whether the model gets it."""
+        if not self.directory.path:
+            return
+        from deepctl.domain import repository_files
+        from deepctl.store import projects as stored
+
+        known = stored.by_path(profile, self.directory.path)
+        trusted = known.trusted if known is not None else ""
+        for message in repository_files.introduction(self.directory.path, trusted):
+            if message not in self._messages:
+                self._messages.add(message)
+                tell(message)
 
     def compact(self, session: str | None, focus: str | None) -> None:
         engine = self._engine.get()

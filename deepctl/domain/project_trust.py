@@ -20,6 +20,8 @@ _OWNERS = (".agents", ".claude", ".deepctl")
 _KINDS = ("agents", "commands", "prompts", "skills")
 PLACES = tuple(f"{owner}/{kind}" for owner in _OWNERS for kind in _KINDS)
 """The directories of a project whose content needs trust."""
+SKILLS, SKILL_FILE = "skills", "SKILL.md"
+"""Each directory below this one with this file needs trust, too. The others may have nothing to do with agents."""
 
 MAX_FILES = 1000
 MAX_BYTES = 16 << 20
@@ -57,13 +59,22 @@ def files(directory: str) -> list[TrustedFile]:
 
 def _entries(directory: str) -> Iterator[tuple[str, WalkEntry]]:
     """Everything that is no directory in the places; a place that is a link is left out, as its readers do."""
-    for place in PLACES:
+    for place in (*PLACES, *_skills(directory)):
         way = [os.path.join(directory, *place.split("/")[:count]) for count in (1, 2)]
         if any(os.path.islink(path) for path in way):
             continue
         for entry in walk(way[-1]):
             if not entry.is_directory and entry.status is not None:
                 yield f"{place}/{entry.path}", entry
+
+
+def _skills(directory: str) -> list[str]:
+    """The skills in the directory `skills` of a project."""
+    try:
+        names = sorted(os.listdir(os.path.join(directory, SKILLS)))
+    except OSError:
+        return []
+    return [f"{SKILLS}/{name}" for name in names if os.path.lexists(os.path.join(directory, SKILLS, name, SKILL_FILE))]
 
 
 def _digest(tree: DirectoryTree, path: str, entry: WalkEntry) -> str:

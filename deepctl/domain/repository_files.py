@@ -9,29 +9,23 @@ Nothing here follows a link out of the directory, and no FIFO blocks.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from deepctl.domain import project_trust
 from deepctl.domain.memory.directory import as_text
-from deepctl.files.paths_beneath import DirectoryTree, OutsideTree, WalkEntry, walk
+from deepctl.domain.project_trust import SKILL_FILE
+from deepctl.errors import Refused
+from deepctl.files.paths_beneath import DirectoryTree, OutsideTree
 from deepctl.quantities import counted, size
 
 AGENTS_FILE = "AGENTS.md"
 MOST_BYTES = 256 * 1024
 """Bytes of a context file that is sent to the model."""
 
-_OWNERS = (".agents", ".claude", ".deepctl")
-_PLACES = {
-    **{f"{owner}/{kind}s": kind for owner in _OWNERS for kind in ("skill", "command", "agent")},
-    "skills": "skill",
-}
-"""The directories with extensions, and the kind of extension in each."""
-_SKILL = "SKILL.md"
-_MOST_FILES = 2000
-_MOST_TOTAL = 32 << 20
+_KINDS = ("agents", "commands", "prompts", "skills")
 _MOST_NAMED = 5
 _HEAD = 4096
 _FIELD = re.compile(r"^(name|description):[ \t]*(.*?)[ \t]*$", re.MULTILINE)
@@ -76,84 +70,43 @@ class Extension(NamedTuple):
 
 
 class Extensions(NamedTuple):
-    """All extensions of a repository, by path. `digest` stands for the content of all their files.
+    """All extensions of a repository, by path, and whether they are in force: the user trusts their content.
 
-    `problem` is the reason why they cannot be trusted, a clause.
+    `problem` is the reason why they cannot be trusted, a sentence.
     """
 
     found: list[Extension]
-    digest: str
+    are_trusted: bool
     problem: str | None = None
 
-    def are_trusted(self, trusted: str) -> bool:
-        """Whether the content is the one that the user trusts."""
-        return bool(self.found) and self.problem is None and self.digest == trusted
 
-
-def extensions(root: str) -> Extensions:
-    """The extensions of the repository in a directory. Directories that cannot be read are left out."""
-    found: list[Extension] = []
-    total, count = hashlib.sha256(), 0
-    bytes_left = _MOST_TOTAL
-    problem = None
-    for place, kind in _PLACES.items():
-        base = _inside(root, place)
-        if base is None:
-            continue
-        for entry in walk(base):
-            if entry.status is None or entry.is_directory:
-                continue
-            path = f"{place}/{entry.path}"
-            count, bytes_left = count + 1, bytes_left - (entry.status.st_size if entry.is_file else 0)
-            if count > _MOST_FILES or bytes_left < 0:
-                problem = f"there are more than {_MOST_FILES:,} files or {size(_MOST_TOTAL)} of them"
-                break
-            content = _content(entry)
-            for part in (os.fsencode(path), content):
-                total.update(b"%d:" % len(part))
-                total.update(part)
-            if entry.is_file and _is_extension(kind, entry):
-                found.append(_described(kind, path, content))
-    return Extensions(sorted(found, key=lambda extension: extension.path), total.hexdigest(), problem)
-
-
-def _inside(root: str, place: str) -> str | None:
-    """A directory below `root` without a link in its path."""
-    path = root
-    for part in place.split("/"):
-        path = os.path.join(path, part)
-        if os.path.islink(path) or not os.path.isdir(path):
-            return None
-    return path
-
-
-def _is_extension(kind: str, entry: WalkEntry) -> bool:
-    """Whether a file is the Markdown file of an extension. A skill is a directory with `SKILL.md`."""
-    if kind == "skill":
-        return entry.name == _SKILL and entry.path.count("/") >= 1
-    return entry.name.lower().endswith(".md")
-
-
-def _content(entry: WalkEntry) -> bytes:
-    """The mode and the content of a file, or the target of a link."""
-    assert entry.status is not None
-    begins = b"%o " % entry.status.st_mode
+def extensions(root: str, trusted: str) -> Extensions:
+    """The extensions of the repository in a directory; `trusted` is the digest of the trusted content."""
     try:
-        if not entry.is_file:
-            return begins + os.fsencode(os.readlink(entry.name, dir_fd=entry.parent))
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        descriptor = os.open(entry.name, flags, dir_fd=entry.parent)
-        with open(descriptor, "rb") as file:
-            return begins + file.read(_MOST_TOTAL)
+        files = project_trust.files(root)
+    except Refused as error:
+        return Extensions([], False, error.message)
+    except OSError as error:
+        return Extensions([], False, f"They cannot be read: {(error.strerror or str(error)).lower()}.")
+    tree = DirectoryTree(root, follow=False)
+    found = [extension for file in files if (extension := _extension(tree, file.path)) is not None]
+    return Extensions(found, bool(trusted) and project_trust.digest(files) == trusted)
+
+
+def _extension(tree: DirectoryTree, path: str) -> Extension | None:
+    """The extension whose Markdown file is at `path`, if it is one. A skill is a directory with `SKILL.md`."""
+    above, _, name = path.rpartition("/")
+    is_skill = name == SKILL_FILE
+    kind = next((part[:-1] for part in path.split("/")[:2] if part in _KINDS), "")
+    if not is_skill and (kind == "skill" or not name.lower().endswith(".md")):
+        return None
+    try:
+        head = tree.read(path)[:_HEAD].decode("utf-8", "replace").replace("\r\n", "\n")
     except OSError:
-        return begins
-
-
-def _described(kind: str, path: str, content: bytes) -> Extension:
-    head = content[:_HEAD].decode("utf-8", "replace").partition(" ")[2].replace("\r\n", "\n")
+        return None
     front = head[4:].partition("\n---")[0] if head.startswith("---\n") else ""
     fields = {name: value.strip("\"'") for name, value in _FIELD.findall(front)}
-    usual = path.removesuffix(f"/{_SKILL}").rpartition("/")[2].removesuffix(".md")
+    usual = above.rpartition("/")[2] if is_skill else name[:-3]
     return Extension(kind, fields.get("name") or usual, path, fields.get("description", "")[:_MOST_DESCRIPTION])
 
 
@@ -165,8 +118,10 @@ def introduction(root: str, trusted: str) -> Iterator[str]:
     elif agents is not None and agents.text:
         amount = size(len(agents.text.encode()))
         yield f"{AGENTS_FILE} ({amount}) is sent to the model as the repository's text."
-    present = extensions(root)
-    if present.found and not present.are_trusted(trusted):
+    present = extensions(root, trusted)
+    if present.problem is not None:
+        yield f"Skills, commands and agents of the repository are off. {present.problem}"
+    elif present.found and not present.are_trusted:
         names = ", ".join(printable(extension.path) for extension in present.found[:_MOST_NAMED])
         more = f" and {len(present.found) - _MOST_NAMED:,} more" if len(present.found) > _MOST_NAMED else ""
         reason = "Off, because of a change since you trusted them" if trusted else "Off"

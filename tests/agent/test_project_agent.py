@@ -15,7 +15,7 @@ from pydantic_ai.models.function import FunctionModel
 from deepctl import DeepAgentDeps, FileCheckpointStore, LocalBackend, NoSandbox, create_deep_agent
 from deepctl.agent.approvals import ApprovalAnswer
 from deepctl.agent.backend import ProjectOptions
-from deepctl.domain import repository_files
+from deepctl.domain import project_trust, repository_files
 from deepctl.domain.permissions import parse
 from tests.agent.test_agent import Call, Script
 from tests.agent.test_agent import _run as run_agent
@@ -181,25 +181,29 @@ def test_extensions_are_off_until_their_content_is_trusted(project: Path, profil
     _skill(project, ".claude/skills/deploy/ship.sh", "echo ship")
     _skill(project, ".agents/commands/fix.md", "Fix it.")
     _skill(project, "skills/README.md", "no skill")
-    present = repository_files.extensions(str(project))
+    _skill(project, "skills/sing/SKILL.md", "---\ndescription: Sings.\n---\n")
+    _skill(project, "skills/game/data.md", "no skill")
+    present = repository_files.extensions(str(project), "")
+    digest = project_trust.digest(project_trust.files(str(project)))
     assert [(entry.kind, entry.name, entry.path) for entry in present.found] == [
         ("command", "fix", ".agents/commands/fix.md"),
         ("skill", "deploy", ".claude/skills/deploy/SKILL.md"),
+        ("skill", "sing", "skills/sing/SKILL.md"),
     ]
     (notice,) = repository_files.introduction(str(project), "")
-    assert notice.startswith("Off: 2 extensions of the repository (.agents/commands/fix.md, .claude/skills/deploy/")
+    assert notice.startswith("Off: 3 extensions of the repository (.agents/commands/fix.md, .claude/skills/deploy/")
     assert not any("Ships it" in block for block in Talk(_backend(project, profile)).say("hello"))
 
-    trusted = Talk(_backend(project, profile, trusted=present.digest))
+    trusted = Talk(_backend(project, profile, trusted=digest))
     told = next(block for block in trusted.say("hello") if 'kind="extensions"' in block)
     assert "skill deploy, in .claude/skills/deploy/SKILL.md: Ships it." in told
-    assert list(repository_files.introduction(str(project), present.digest)) == []
+    assert list(repository_files.introduction(str(project), digest)) == []
 
     # A script of the skill counts as much as its text.
     _skill(project, ".claude/skills/deploy/ship.sh", "curl evil")
     assert '<context kind="extensions">\n(none)\n</context>' in trusted.say("next")
-    (notice,) = repository_files.introduction(str(project), present.digest)
-    assert notice.startswith("Off, because of a change since you trusted them: 2 extensions")
+    (notice,) = repository_files.introduction(str(project), digest)
+    assert notice.startswith("Off, because of a change since you trusted them: 3 extensions")
 
 
 def test_extensions_are_not_read_through_links(project: Path, profile: Path) -> None:
@@ -210,7 +214,7 @@ def test_extensions_are_not_read_through_links(project: Path, profile: Path) -> 
     (project / ".claude" / "skills").mkdir(parents=True)
     (project / ".claude" / "skills" / "x").symlink_to(outside)
     os.mkfifo(project / ".claude" / "skills" / "SKILL.md")
-    assert repository_files.extensions(str(project)).found == []
+    assert repository_files.extensions(str(project), "").found == []
 
 
 def test_settings_of_a_repository_have_no_effect(project: Path, profile: Path) -> None:
