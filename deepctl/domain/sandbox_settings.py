@@ -23,6 +23,9 @@ class SandboxDescription(NamedTuple):
     profile: str
     sandbox: str
     approve: str
+    network: str
+    protected: list[str]
+    read_only_paths: list[str]
     image: str
     container: str
     limits: Limits
@@ -35,6 +38,9 @@ def describe(settings: Settings, profile: ProfilePaths) -> SandboxDescription:
         profile.name,
         settings.get("sandbox") or "",
         settings.get("approve") or "",
+        settings.get("network") or "",
+        settings.paths("protected"),
+        settings.paths("read_only_paths"),
         settings.get("docker.image") or "",
         containers.container_name(profile.directory),
         settings.limits(),

@@ -201,6 +201,8 @@ class _Mounts:
             status = _lstat(path)
             if self.writable.get(path) is False:
                 return
+            if status is None and _is_closed(os.path.dirname(path)):
+                return
             if status is None or placeholders.is_placeholder(status):
                 self.missing.append(Placeholder(path, is_directory or not is_last))
                 self.add(path, False)
@@ -350,6 +352,11 @@ def _text(path: str) -> str | None:
             return None
         content = file.read(_MOST_BYTES)
     return None if b"\0" in content else os.fsdecode(content)
+
+
+def _is_closed(directory: str) -> bool:
+    """Whether the user, and so a command, cannot create anything in a directory, nor change that."""
+    return not os.access(directory, os.W_OK) and not _is_own(directory)
 
 
 def _is_own(directory: str) -> bool:

@@ -319,6 +319,36 @@ def test_a_project_below_workspace_has_no_alias() -> None:
     assert not projects.has_alias(f"{MOUNT}/shop")
 
 
+def test_virtual_environments_and_worktrees_work_on_both_sides(work: Work) -> None:
+    script = (
+        "python3 -m venv --without-pip .venv && echo 'raise SystemExit(__file__)' > .venv/bin/tool.py && "
+        f"git worktree add -q {MOUNT}/side -b side && .venv/bin/python .venv/bin/tool.py"
+    )
+    assert work.run(script) == (1, f"{work.root}/.venv/bin/tool.py\n")
+    python = work.root / ".venv" / "bin" / "python"
+    prefix = subprocess.run([python, "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True, check=True)
+    assert prefix.stdout == f"{work.root}/.venv\n"
+    assert work.git("status", "--porcelain", where=work.root / "side") == ""
+    (work.root / "side" / "a.txt").write_text("two\n")
+    work.git("commit", "-qam", "outside", where=work.root / "side")
+    assert work.run("cd side && git log --format=%s") == (0, "outside\nfirst\n")
+
+
+def test_a_git_directory_of_another_user_needs_no_placeholders(work: Work) -> None:
+    """What the user cannot create, a command cannot create either."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    for path in (work.root / ".git", *(work.root / ".git").rglob("*")):
+        os.lchown(path, 12345, 12345)
+
+    def attempts() -> None:
+        assert work.run("cat .git/HEAD; echo x > b.txt") == (0, "ref: refs/heads/main\n")
+        assert work.run("echo x > .git/config.worktree")[0] != 0
+        assert work.run("echo x > .envrc")[0] != 0
+
+    as_ordinary(attempts)
+
+
 def test_an_ordinary_user(work: Work) -> None:
     def attempts() -> None:
         assert work.run("echo x > .envrc")[0] != 0

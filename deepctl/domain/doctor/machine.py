@@ -318,11 +318,12 @@ class Sandboxes:
     def in_force(self, settings: Settings) -> Iterator[Check]:
         """Where the commands of a profile run. Raises `DeepctlError` if its settings cannot be used."""
         sandbox, image, limits = choice(settings)
-        approve, permissions = "ask", Permissions()
+        approve, permissions, network = "ask", Permissions(), False
         with suppress(DeepctlError):  # the check of that file reports the error
             approve = settings.get("approve") or "ask"
+            network = settings.get("network") == "on"
             permissions = settings.permissions()
-        policy = CommandPolicy(sandbox, approve, permissions=permissions)
+        policy = CommandPolicy(sandbox, approve, network=network, permissions=permissions)
         problem = None
         if sandbox == "docker":
             docker = self.docker(image)
