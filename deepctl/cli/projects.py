@@ -59,7 +59,7 @@ def move(
         with domain.lock_directory(profile, new_path, wait=wait):
             # Its name follows from the old path.
             sandbox_settings.remove_container_if_any(os.environ, in_force, profile, project.path)
-            stored.move(profile, project.path, new_path)
+            stored.move(profile, project.id, new_path)
         try:
             in_settings = session_choice.of_settings(in_force) == project.path
         except DeepctlError:

@@ -23,8 +23,8 @@ from deepctl.store.records import Record, SessionProject, SessionRecord, is_proj
 class Project(NamedTuple):
     """A directory of the user: its id, its real path, and its device and inode when it was last used.
 
-    `trusted` is the digest of the content that the user trusts (`projects trust`), empty if nothing is trusted. Device
-    and inode are 0 if they are unknown.
+    The path is empty if it is unknown. `trusted` is the digest of the content that the user trusts (`projects trust`),
+    empty if nothing is trusted. Device and inode are 0 if they are unknown.
     """
 
     id: str
@@ -53,14 +53,17 @@ def _project(entry: object) -> Project:
             "device": int(device),
             "inode": int(inode),
             "trusted": str(trusted),
-        } if is_project_id(identity) and os.path.isabs(path):
+        } if is_project_id(identity) and (os.path.isabs(path) or not path):
             return Project(identity, path, device, inode, trusted)
         case _:
             raise ValueError("not a project")
 
 
 def _of_sessions(paths: ProfilePaths) -> list[Project]:
-    """The projects that the records of the sessions name. Nothing in them is trusted."""
+    """The projects that the records of the sessions name. Nothing in them is trusted.
+
+    The path is empty if the records are damaged too, so that only the ledger knows the id.
+    """
     found: dict[str, Project] = {}
     # The session that was used last has the newest path.
     for name in reversed(session_catalogue.newest_first(paths)):
@@ -68,7 +71,7 @@ def _of_sessions(paths: ProfilePaths) -> list[Project]:
             project = session_catalogue.find(paths, name).project
         except (DeepctlError, OSError):
             continue
-        if project is not None and project.path:
+        if project is not None and (project.path or project.id not in found):
             found[project.id] = Project(project.id, project.path)
     return list(found.values())
 
@@ -102,16 +105,16 @@ def ensure(paths: ProfilePaths, real_path: str) -> Project:
     return added
 
 
-def move(paths: ProfilePaths, old_path: str, new_path: str) -> Project:
-    """Give the project of `old_path` the directory `new_path`. The caller holds the profile's lock.
+def move(paths: ProfilePaths, old: str, new_path: str) -> Project:
+    """Give the project `old`, a path or an id, the directory `new_path`. The caller holds the profile's lock.
 
     Raises `NotFound`, `Refused` if another project has that directory, or `OSError` if there is no such directory.
     """
     projects = read(paths)
-    number = next((number for number, project in enumerate(projects) if project.path == old_path), None)
+    number = next((number for number, project in enumerate(projects) if old in (project.path, project.id)), None)
     if number is None:
-        raise unknown(paths, old_path)
-    if old_path != new_path and any(project.path == new_path for project in projects):
+        raise unknown(paths, old)
+    if any(project.path == new_path and project is not projects[number] for project in projects):
         raise Refused(
             f"{new_path} is already a project of profile {paths.name!r}.",
             f"`deepctl projects forget DIR --user {paths.name}` deletes the sessions that began there.",
@@ -152,7 +155,7 @@ def unknown(paths: ProfilePaths, path: str) -> NotFound:
 def directory_of(paths: ProfilePaths, project: SessionProject) -> str:
     """The directory of a project; empty if it is unknown. `projects.json` is newer than a session's record."""
     current = by_id(paths, project.id)
-    return current.path if current is not None else project.path
+    return (current.path if current is not None else "") or project.path
 
 
 def directory_of_session(paths: ProfilePaths, session: SessionRecord) -> str | None:
@@ -175,4 +178,4 @@ def of_record(paths: ProfilePaths, record: Record) -> SessionProject | None:
                 return None
             return project._replace(path=directory_of(paths, project))
     current = by_id(paths, record.project)
-    return SessionProject(current.id, current.path) if current is not None else None
+    return SessionProject(current.id, current.path) if current is not None and current.path else None

@@ -432,7 +432,9 @@ class TestTheDocument:
         scene.rewind("~1")
         assert not (directory / "one").exists()
 
-    def test_a_session_whose_directory_nothing_knows_is_refused(self, scene: Scene, directory: Path) -> None:
+    def test_a_session_whose_directory_nothing_knows_is_refused(
+        self, scene: Scene, directory: Path, deepctl: InProcess
+    ) -> None:
         with scene.turn("one"):
             (directory / "one").write_text("1")
         (Path(scene.session().directory) / "session.json").write_bytes(b"broken\n")
@@ -443,6 +445,12 @@ class TestTheDocument:
         assert (directory / "one").exists()
         with scene.turn("private", "private"):
             scene.write("three", "3")
+        project = scene.session().project
+        assert project is not None
+        assert [(found.id, found.path) for found in projects.read(scene.paths)] == [(project.id, "")]
+        deepctl("projects", "move", project.id, str(directory), "--user", "alice").ok()
+        scene.rewind("~1")
+        assert not (directory / "one").exists()
 
     def test_forget_and_trust(self, scene: Scene, directory: Path) -> None:
         project = projects.ensure(scene.paths, str(directory))
@@ -459,6 +467,41 @@ class TestTheDocument:
             projects.ensure(scene.paths, str(place))
         with pytest.raises(Refused):
             projects.move(scene.paths, str(directory), str(other))
+
+
+def test_two_sessions_in_one_project_know_each_others_changes(scene: Scene, directory: Path) -> None:
+    scene.directories["second"] = directory
+    with scene.turn("one"):
+        (directory / "src" / "app.py").write_text("main\n")
+        (directory / "one").write_text("main\n")
+    with scene.turn("two", "second"):
+        (directory / "src" / "app.py").write_text("second\n")
+        (directory / "two").write_text("second\n")
+    with pytest.raises(RewindConflicts) as caught:
+        scene.rewind("~1")
+    assert caught.value.paths == [b"src/app.py"]
+    scene.rewind("~1", "second")
+    assert (directory / "src" / "app.py").read_text() == "main\n"
+    assert not (directory / "two").exists()
+    scene.rewind("~1", force=True)  # the rewind of the other session counts as its change
+    assert (directory / "src" / "app.py").read_text() == "print('hello')\n"
+    assert not (directory / "one").exists()
+
+
+def test_checkpoints_of_two_projects_are_compared_without_mixing_them(
+    scene: Scene, directory: Path, tmp_path: Path, deepctl: InProcess
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    scene.directories["second"] = other
+    with scene.turn("one"):
+        (directory / "one").write_text("1")
+    with scene.turn("two", "second"):
+        (other / "two").write_text("2")
+    of_main = [record for record in scene.records() if record.session == scene.session().id]
+    of_second = [record for record in scene.records() if record.session == scene.session("second").id]
+    compared = deepctl("checkpoints", "diff", of_main[0].id, of_second[-1].id, "--user", "alice", "--json").ok().json
+    assert [file["path"] for file in compared["files"] if not file["path"].startswith("/profile/")] == ["one"]
 
 
 def test_a_fork_inherits_the_project(scene: Scene, directory: Path) -> None:
