@@ -153,6 +153,18 @@ class Checkpoints:
             batch.drop()
         return present.tree.hex() == self.tree
 
+    def _has_head_moved(self, workspace: WorkspaceOptions | None) -> bool:
+        """Whether HEAD of a project is not the one of its last checkpoint: a commit may leave all files as they are.
+
+        The author of the commit would be unknown without a checkpoint before and after it.
+        """
+        if workspace is None or workspace.project is None:
+            return False
+        records = reversed(self.ledger.records.values())
+        last = next((record for record in records if record.project == workspace.project.id), None)
+        head = git.head(workspace.project.root)
+        return last is not None and last.git != (head._asdict() if head is not None else {})
+
     def save(
         self,
         position: Position,
@@ -169,7 +181,7 @@ class Checkpoints:
         unkept: list[list[str]] | None = None,
         not_covered: Sequence[str] = (),
     ) -> Record | None:
-        """Make a checkpoint, unless the workspace equals the tree `unless_tree`.
+        """Make a checkpoint, unless the workspace equals the tree `unless_tree`, and git's HEAD is as before.
 
         Without a workspace, only the conversation is stored. Without `id`, `created_at` and `parent`, the checkpoint
         gets a new id and the present time, and follows its session's latest. `unkept` is the reason for missing files,
@@ -177,7 +189,7 @@ class Checkpoints:
         """
         with self.new_batch() as batch:
             present = self.snapshot(workspace, batch) if workspace is not None else None
-            if present is not None and present.tree.hex() == unless_tree:
+            if present is not None and present.tree.hex() == unless_tree and not self._has_head_moved(workspace):
                 batch.drop()
                 return None
         with self.counting(batch):

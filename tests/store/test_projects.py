@@ -571,6 +571,18 @@ class TestGit:
         assert (directory / "mine").exists()
         assert contents(directory / ".git") == git
 
+    def test_a_commit_that_leaves_the_files_as_they_are_has_its_author_too(
+        self, scene: Scene, directory: Path
+    ) -> None:
+        with scene.turn("work"):
+            (directory / "new.txt").write_text("new\n")
+        _git(directory, "add", "new.txt")
+        _git(directory, "commit", "--quiet", "--message", "by the user")
+        with scene.turn("commit"):
+            _git(directory, "commit", "--quiet", "--allow-empty", "--message", "by the agent")
+        commits = [commit.subject for commit in scene.rewind("~2").plan.commits]
+        assert commits == ["by the agent"]
+
     def test_a_commit_that_the_user_has_dropped_is_not_named(self, scene: Scene, directory: Path) -> None:
         with scene.turn("one"):
             (directory / "one").write_text("1")
