@@ -571,9 +571,7 @@ class TestGit:
         assert (directory / "mine").exists()
         assert contents(directory / ".git") == git
 
-    def test_a_commit_that_leaves_the_files_as_they_are_has_its_author_too(
-        self, scene: Scene, directory: Path
-    ) -> None:
+    def test_a_commit_that_leaves_the_files_as_they_are_has_its_author_too(self, scene: Scene, directory: Path) -> None:
         with scene.turn("work"):
             (directory / "new.txt").write_text("new\n")
         _git(directory, "add", "new.txt")
