@@ -16,7 +16,7 @@ from typer.core import TyperCommand
 
 from deepctl import layout
 from deepctl.cancellation import interruptible
-from deepctl.cli import options
+from deepctl.cli import options, session_choice
 from deepctl.cli.confirm import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain.memory.directory import MAX_BYTES, Memory, Notebook, check_new, file_name, forget_request, odd_lines
@@ -75,11 +75,12 @@ def show_(
         ),
     ] = None,
     user: options.User = None,
+    project: options.Project = None,
     agent: Agent = layout.AGENT,
     as_json: options.Json = False,
 ) -> None:
     """Print a notebook: rendered at a terminal, exact bytes when piped."""
-    profile = options.existing_profile(user)
+    profile, _, session = session_choice.target(user, None, project, (at,) if at is not None else ())
     memory = Memory(profile, agent)
     name = file_name(layout.NOTEBOOK if file is None else file)
     checkpoint = None
@@ -91,7 +92,7 @@ def show_(
             from deepctl.store.repository import Repository
 
             with Repository.read_only(profile) as reader:
-                record = history.checkpoint_with_files(reader, at)
+                record = history.checkpoint_with_files(reader, at, session)
                 checkpoint = record.id
                 notebooks = [history.notebook_at(reader, memory, name, record)]
     except MemoryNotFound:
@@ -300,6 +301,7 @@ def diff(
     before: Annotated[str | None, typer.Argument(metavar="[FROM]", help="Checkpoint. Default: the latest one.")] = None,
     after: Annotated[str | None, typer.Argument(metavar="[TO]", help="Checkpoint. Default: the present state.")] = None,
     user: options.User = None,
+    project: options.Project = None,
     agent: Agent = layout.AGENT,
     as_json: options.Json = False,
 ) -> None:
@@ -311,10 +313,11 @@ def diff(
     from deepctl.store import lookup
     from deepctl.store.repository import Repository
 
-    profile = options.existing_profile(user)
+    references = [reference for reference in (before, after) if reference is not None]
+    profile, _, session = session_choice.target(user, None, project, references)
     memory = Memory(profile, agent)
     with Repository.read_only(profile) as reader:
-        comparison = history.compare(reader, memory, before, after)
+        comparison = history.compare(reader, memory, before, after, session)
         describe = lookup.describer(profile, reader.ledger)
     later = describe(comparison.after) if comparison.after is not None else None
     show(

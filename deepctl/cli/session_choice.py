@@ -105,6 +105,11 @@ def directory_of(profile: ProfilePaths, session: SessionRecord) -> str | None:
     return stored.directory_of(profile, session.project) if session.project is not None else None
 
 
+def directories(profile: ProfilePaths) -> dict[str, str]:
+    """The directories of the projects of a profile, by their ids."""
+    return {project.id: project.path for project in stored.read(profile)}
+
+
 def without_session(profile: ProfilePaths, path: str) -> NotFound:
     """The error for a directory in which no session of the profile began."""
     if (moved := moved_here(profile, path)) is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from deepctl import layout
-from deepctl.cli import options
+from deepctl.cli import options, session_choice
 from deepctl.cli.confirm import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import settings
@@ -38,16 +38,27 @@ Latest = Annotated[
 
 
 @app.command("list", epilog="Example: deepctl sessions list --user alice")
-def list_(user: options.User = None, as_json: options.Json = False) -> None:
+def list_(
+    user: options.User = None,
+    project: Annotated[
+        str | None, typer.Option("--project", "-C", metavar="DIR", help="Only sessions in this directory.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
     """List the sessions of a profile. The session that was used last is the first."""
     profile = options.existing_profile(user)
-    show(views.SessionListView(profile.name, session_catalogue.summaries(profile, lookup.heads(profile))), as_json)
+    found = session_choice.project_of(profile, project)
+    summaries = session_catalogue.summaries(profile, lookup.heads(profile))
+    if found is not None:
+        summaries = [summary for summary in summaries if summary.project == found.id]
+    show(views.SessionListView(profile.name, summaries, session_choice.directories(profile)), as_json)
 
 
 @app.command("show", epilog="Example: deepctl sessions show main --user alice | less")
 def show_(
     name: Latest = None,
     user: options.User = None,
+    project: options.Project = None,
     full: Annotated[bool, typer.Option("--full", help="Show long calls, long results and thinking in full.")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -55,11 +66,15 @@ def show_(
 
     Long calls and results are shortened.
     """
-    profile = options.existing_profile(user)
-    session = lookup.current_session(profile, name)
+    target = session_choice.target(user, name, project)
+    profile = target.profile
+    session = lookup.current_session(profile, target.session)
     conversation = session_catalogue.read(session)
     summary = session_catalogue.summarize(session, outline(conversation), lookup.heads(profile))
-    show(views.SessionView(profile.name, summary, conversation, todo.read(profile, session), full), as_json)
+    directories = session_choice.directories(profile)
+    show(
+        views.SessionView(profile.name, summary, conversation, todo.read(profile, session), full, directories), as_json
+    )
 
 
 @app.command(epilog="Example: deepctl sessions rename main trip-to-lisbon --user alice")
@@ -82,6 +97,7 @@ def rename(
 def compact(
     name: Latest = None,
     user: options.User = None,
+    project: options.Project = None,
     focus: Annotated[
         str | None, typer.Option("--focus", metavar="TEXT", help="The most important subject of the summary.")
     ] = None,
@@ -99,7 +115,7 @@ def compact(
 
     if focus is not None:
         options.utf8_argument(focus, "The text of --focus")
-    profile, in_force = options.profile_and_settings(user)
+    profile, in_force, name = session_choice.target(user, name, project)
     lookup.current_session(profile, name)  # a wrong name is reported before the agent libraries are loaded
     display = TextDisplay()
 
@@ -161,6 +177,9 @@ def search(
     session: Annotated[
         str | None, typer.Option("--session", "-s", metavar="NAME", help="Search only this session.")
     ] = None,
+    project: Annotated[
+        str | None, typer.Option("--project", metavar="DIR", help="Search only sessions in this directory.")
+    ] = None,
     regex: Annotated[
         bool,
         typer.Option("--regex", help="QUERY is a Python regular expression. Case matters unless it contains (?i)."),
@@ -189,9 +208,20 @@ def search(
 
     pattern = session_search.expression(query) if regex else session_search.words(query)
     profile = options.existing_profile(user)
+    found = session_choice.project_of(profile, project)
+    if session is not None and found is not None:
+        session_choice.check_directory(profile, session_catalogue.find(profile, session), found.path)
+    project_id = found.id if found is not None else None
     with Progress("Searching", "sessions") as progress:
         matches = session_search.search(
-            profile, pattern, session=session, role=role, context=context, limit=limit, report=progress
+            profile,
+            pattern,
+            session=session,
+            project=project_id,
+            role=role,
+            context=context,
+            limit=limit,
+            report=progress,
         )
     show(SessionMatchesView(profile.name, query, matches), as_json)
 
@@ -200,6 +230,7 @@ def search(
 def export(
     name: Latest = None,
     user: options.User = None,
+    project: options.Project = None,
     format_: Annotated[
         Literal["json", "markdown"],
         typer.Option("--format", "-f", help="json: for import. markdown: for readers."),
@@ -225,7 +256,7 @@ def export(
     from deepctl.redaction import Redaction
     from deepctl.store import export_target, session_export
 
-    profile = options.existing_profile(user)
+    profile, _, name = session_choice.target(user, name, project)
     document = session_export.export(profile, lookup.current_session(profile, name).name)
     if output is not None and output != "-":
         export_target.check(options.root(), output, force=force)

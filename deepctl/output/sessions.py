@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.output.render import notice
 from deepctl.output.sessions_transcript import print_conversation as print_conversation
-from deepctl.output.text import Cell, ago, has_colour, is_terminal, printable, table, terminal_width
+from deepctl.output.text import Cell, ago, has_colour, home, is_terminal, printable, table, terminal_width
 from deepctl.quantities import counted, size
 from deepctl.store.log_file import MessageList
 from deepctl.store.session_catalogue import SessionSummary
@@ -23,37 +23,55 @@ if TYPE_CHECKING:
     from deepctl.store.session_search import SessionMatch, SessionSearchResult
 
 
-def _document(session: SessionSummary) -> dict[str, Any]:
+def _document(session: SessionSummary, directories: Mapping[str, str]) -> dict[str, Any]:
+    """A session as JSON; `directories` are those of the projects by their ids."""
     document = session._asdict()
+    document["project"] = _directory(session, directories)
     for key in ("problem", "damage"):
         if not document[key]:
             del document[key]
     return document
 
 
+def _directory(session: SessionSummary, directories: Mapping[str, str]) -> str | None:
+    """The directory of a session's project: its id if the directory is unknown, `None` without a project."""
+    return directories.get(session.project, session.project) if session.project is not None else None
+
+
 class SessionListView(NamedTuple):
+    """`directories` are those of the projects by their ids."""
+
     profile: str
     sessions: list[SessionSummary]
+    directories: Mapping[str, str] = {}
 
     def document(self) -> dict[str, Any]:
-        return {"profile": self.profile, "sessions": [_document(session) for session in self.sessions]}
+        return {
+            "profile": self.profile,
+            "sessions": [_document(session, self.directories) for session in self.sessions],
+        }
 
     def print(self) -> None:
         terminal = is_terminal(sys.stdout)
         if terminal and not self.sessions:
             notice(f"Profile {self.profile} has no sessions yet; `deepctl chat --user {self.profile}` starts one.")
             return
+        # When piped, every line has the same fields, whether or not there is a project.
+        has_projects = terminal and any(session.project is not None for session in self.sessions)
+        place = ("PROJECT",) if has_projects else ()
         table(
-            ("SESSION", "LAST MESSAGE", "TURNS", "TITLE"),
+            ("SESSION", "LAST MESSAGE", "TURNS", *place, "TITLE"),
             [
                 (
                     session.name,
                     Cell(ago(session.updated_at), "faint") if terminal else session.updated_at or "-",
                     str(session.turns),
+                    *((home(_directory(session, self.directories) or ""),) if has_projects else ()),
                     Cell(f"(damaged: {session.problem})", "bad") if session.problem else session.title,
                 )
                 for session in self.sessions
             ],
+            dispensable=place,
             numbers=("TURNS",),
         )
 
@@ -71,11 +89,13 @@ class SessionView(NamedTuple):
     todo: list[TodoItem] | None
     """The steps of its to-do list; `None` if the list cannot be read."""
     full: bool = False
+    directories: Mapping[str, str] = {}
+    """The directories of the projects by their ids."""
 
     def document(self) -> dict[str, Any]:
         return {
             "profile": self.profile,
-            "sessions": [_document(self.summary)],
+            "sessions": [_document(self.summary, self.directories)],
             "messages": [entry._asdict() for entry in self.conversation.messages],
             "damaged": [damage._asdict() for damage in self.conversation.damage],
             "todo": None if self.todo is None else [step._asdict() for step in self.todo],

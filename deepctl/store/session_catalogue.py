@@ -45,7 +45,7 @@ _TITLE_LENGTH = 80
 
 class SessionSummary(NamedTuple):
     """One session in the form for lists. `head` is the id of its latest checkpoint, `problem` the reason if it cannot
-    be read.
+    be read. `project` is the id of the project in which it works.
     """
 
     name: str
@@ -57,6 +57,7 @@ class SessionSummary(NamedTuple):
     title: str
     damage: int = 0
     problem: str | None = None
+    project: str | None = None
 
 
 def all_names(paths: ProfilePaths) -> list[str]:
@@ -90,9 +91,11 @@ def latest_session(paths: ProfilePaths, project: str | None = None) -> str | Non
     return max(own, key=lambda session: session.written).name if own else None
 
 
-def newest_first(paths: ProfilePaths) -> list[str]:
-    """The names of a profile's sessions, the one that was used last first."""
+def newest_first(paths: ProfilePaths, project: str | None = None) -> list[str]:
+    """The names of a profile's sessions, the one that was used last first; only those of a project, by its id."""
     sessions = [_use(paths, name) for name in all_names(paths)]
+    if project is not None:
+        sessions = [session for session in sessions if session.project == project]
     return [session.name for session in sorted(sessions, key=lambda session: session.written, reverse=True)]
 
 
@@ -322,6 +325,7 @@ def summarize(session: SessionRecord, outline: Outline, heads: Mapping[str, str]
         heads.get(session.id, session.forked_from),
         _title(outline.title),
         outline.damage,
+        project=session.project.id if session.project is not None else None,
     )
 
 

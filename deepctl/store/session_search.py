@@ -99,18 +99,23 @@ def search(
     pattern: SearchPattern,
     *,
     session: str | None = None,
+    project: str | None = None,
     role: Role | None = None,
     context: int = 0,
     limit: int | None = None,
     report: Callable[[int], None] = lambda count: None,
 ) -> SessionSearchResult:
-    """Search one session, or all, the one that was used last first; each from its start to its end.
+    """Search one session, those of a project, or all, the one that was used last first; each from its start to its end.
 
     `context` is the number of lines before and after a match, and `report` receives the number of finished sessions.
     Raises `SessionNotFound` if there is no session called `session`.
     """
     problems: list[SessionProblem] = []
-    names = session_catalogue.newest_first(paths) if session is None else [session_catalogue.find(paths, session).name]
+    names = (
+        session_catalogue.newest_first(paths, project)
+        if session is None
+        else [session_catalogue.find(paths, session).name]
+    )
     all_matches = _matches(paths, names, pattern, role, context, problems, report)
     matches = list(all_matches if limit is None else islice(all_matches, limit))
     has_more = limit is not None and next(all_matches, None) is not None

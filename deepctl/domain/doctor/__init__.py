@@ -10,9 +10,9 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 
 from deepctl import distribution, layout, locks
-from deepctl.domain import addresses, provider_keys, settings
+from deepctl.domain import addresses, projects, provider_keys, settings
 from deepctl.domain.doctor import machine, stored_state
-from deepctl.domain.doctor.check import Check, Status, run_guarded
+from deepctl.domain.doctor.check import Check, Status, first_few, run_guarded
 from deepctl.domain.doctor.machine import Sandboxes, settings_file, untrusted
 from deepctl.domain.doctor.stored_state import DiskUsage, rights
 from deepctl.domain.env_variables import ollama_address, problems, value
@@ -23,6 +23,7 @@ from deepctl.errors import DeepctlError, ProfileNotFound
 from deepctl.files import atomic
 from deepctl.layout import ProfilePaths, Root
 from deepctl.quantities import counted, size
+from deepctl.store import projects as stored_projects
 from deepctl.store import reserve
 
 __all__ = ["Check", "Status", "examine"]
@@ -118,9 +119,37 @@ def checks_of(
         *run_guarded("leftovers", lambda: stored_state.in_profile(paths)),
         *run_guarded("todo", lambda: stored_state.todo_lists(paths)),
         *run_guarded("space", lambda: _space(paths, usage)),
+        *run_guarded("project", lambda: project(environment, in_force, paths)),
         *by_settings("budget", lambda: _budget(in_force, paths)),
     ]
     return [check._replace(profile=paths.name) for check in checks]
+
+
+def project(environment: Mapping[str, str], in_force: Settings, paths: ProfilePaths) -> Iterator[Check]:
+    """The setting `project`, and the projects of the sessions."""
+    try:
+        value = in_force.get("project")
+    except DeepctlError:
+        value = None  # the checks of the files report the error
+    if value is not None:
+        path = projects.locate(value)
+        try:
+            projects.check(layout.root(environment), path, environment)
+            yield Check("project", "ok", f"{path} (setting project)")
+        except DeepctlError as error:
+            hint = f"deepctl config set project DIR --user {paths.name}"
+            yield Check("project", "problem", f"setting project: {error.message.rstrip('.')}", hint)
+    known = stored_projects.read(paths)
+    missing = [project.path for project in known if not os.path.isdir(project.path)]
+    if missing:
+        yield Check(
+            "project",
+            "warning",
+            f"{counted(len(known), 'project')}; missing: {first_few(missing)}",
+            "If a directory was moved: `deepctl projects move OLD NEW`.",
+        )
+    elif known:
+        yield Check("project", "ok", counted(len(known), "project"))
 
 
 def by_settings(name: str, look: Callable[[], Iterator[Check]]) -> list[Check]:

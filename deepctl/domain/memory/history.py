@@ -118,9 +118,12 @@ def notebook_at(reader: ReadOnlyRepository, memory: Memory, file: str, record: R
     return Notebook(name, path, len(content), record.created_at, content)
 
 
-def checkpoint_with_files(reader: ReadOnlyRepository, reference: str) -> Record:
-    """The checkpoint of `reference`. Raises `CheckpointNotFound`, `Damaged`, or `Refused` without files."""
-    record = lookup.find_checkpoint(reader.paths, reader.ledger, reference, None)
+def checkpoint_with_files(reader: ReadOnlyRepository, reference: str, session: str | None = None) -> Record:
+    """The checkpoint of `reference`; `~N` counts in `session`, or in the session of the workspace that was used last.
+
+    Raises `CheckpointNotFound`, `Damaged`, or `Refused` without files.
+    """
+    record = lookup.find_checkpoint(reader.paths, reader.ledger, reference, session)
     lookup.check_files(record, lookup.OTHER_CHECKPOINTS_HINT)
     if not record.tree:
         raise Refused(
@@ -267,13 +270,17 @@ class NotebookComparison(NamedTuple):
     differences: list[NotebookDifference]
 
 
-def compare(reader: ReadOnlyRepository, memory: Memory, before: str | None, after: str | None) -> NotebookComparison:
+def compare(
+    reader: ReadOnlyRepository, memory: Memory, before: str | None, after: str | None, session: str | None = None
+) -> NotebookComparison:
     """Compare the notebooks of two checkpoints; `before` defaults to the latest, `after` to the present state.
+
+    `~N` counts in `session`, or in the session of the workspace that was used last.
 
     Raises `NotFound` without checkpoints, `Damaged`, or `Refused` if one does not contain the notebooks.
     """
-    first = checkpoint_with_files(reader, before) if before is not None else _latest(reader.ledger)
-    second = checkpoint_with_files(reader, after) if after is not None else None
+    first = checkpoint_with_files(reader, before, session) if before is not None else _latest(reader.ledger)
+    second = checkpoint_with_files(reader, after, session) if after is not None else None
     past = CheckpointTrees(reader.objects)
     old = _checkpoint_notebooks(reader, past, memory, first)
     new = _checkpoint_notebooks(reader, past, memory, second) if second is not None else _present_notebooks(memory)

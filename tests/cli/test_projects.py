@@ -1,0 +1,311 @@
+"""Chats in a directory of the user: which directory, which session, and what a project costs and refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from deepctl.domain import projects
+from deepctl.layout import Root
+from deepctl.locks import DirectoryLock, Lock
+from tests.support.command import InProcess, Result
+from tests.support.terminal import Terminal
+
+ALICE = ("--user", "alice")
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    path = tmp_path / "shop"
+    path.mkdir()
+    (path / "README").write_text("shop\n")
+    return path
+
+
+class Alice:
+    """Runs commands on alice's profile."""
+
+    def __init__(self, deepctl: InProcess) -> None:
+        self._deepctl = deepctl
+
+    def __call__(self, *arguments: str) -> Result:
+        return self._deepctl(*arguments, *ALICE)
+
+    def start(self, *arguments: str, prompt: str = "hello") -> dict[str, object]:
+        """The `start` event of a chat."""
+        events = self("chat", "--json", prompt, *arguments).ok().events
+        return next(event for event in events if event["type"] == "start")
+
+
+@pytest.fixture
+def alice(deepctl: InProcess) -> Alice:
+    return Alice(deepctl)
+
+
+def test_the_agent_works_in_the_directory_and_a_rewind_takes_back_only_its_part(alice: Alice, shop: Path) -> None:
+    alice("chat", "-C", str(shop), "write src/a.txt: one").ok()
+    (shop / "mine.txt").write_text("mine")
+    assert (shop / "src" / "a.txt").read_text() == "one"
+    done = alice("checkpoints", "rewind", "-C", str(shop), "--json").ok().json
+    assert done["project"] == str(shop)
+    assert "src/a.txt" in done["files"]["deleted"]
+    assert sorted(os.listdir(shop)) == ["README", "mine.txt"]
+    shown = alice("checkpoints", "undo", "-C", str(shop)).ok()
+    assert f"in {shop}." in shown.stdout
+    assert (shop / "src" / "a.txt").read_text() == "one"
+    assert (shop / "mine.txt").read_text() == "mine"
+
+
+def test_a_session_belongs_to_the_directory_in_which_it_began(alice: Alice, shop: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    assert alice.start("-C", str(shop))["session"] == "main"
+    assert alice.start() == alice.start() | {"session": "session-2", "project": None}
+    assert alice.start("-C", str(other)) | {"model": ""} == alice.start("-C", str(other)) | {"model": ""}
+    # The newest of the directory, although another session was used last.
+    assert alice.start("-C", f"{shop}/")["session"] == "main"
+    assert alice.start()["session"] == "session-2"
+    # A session brings its directory along; a new one gets that of -C.
+    assert alice.start("--session", "session-3")["project"] == str(other)
+    assert alice.start("--session", "MAIN")["project"] == str(shop)
+    assert alice.start("-C", str(shop), "--session", "named")["project"] == str(shop)
+    assert alice.start("-C", str(shop), "--new", "fresh")["project"] == str(shop)
+    listed = alice("sessions", "list", "-C", str(shop), "--json").ok().json["sessions"]
+    assert {session["name"]: session["project"] for session in listed} == dict.fromkeys(
+        ("main", "named", "fresh"), str(shop)
+    )
+    refused = alice("chat", "-C", str(other), "--session", "main", "hello", "--json").events[-1]
+    assert (refused["code"], refused["exit_code"]) == ("other_directory", 2)
+    private = alice("chat", "--no-project", "--session", "main", "hello", "--json").events[-1]
+    assert private["code"] == "other_directory"
+
+
+def test_without_c_the_setting_counts_and_no_project_overrides_it(
+    alice: Alice, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice.start()
+    monkeypatch.chdir(tmp_path)
+    alice("config", "set", "project", "shop").ok()
+    assert alice("config", "get", "project").ok().stdout == f"{shop}\n"
+    started = alice.start()
+    assert (started["project"], started["session"]) == (str(shop), "session-2")
+    assert alice.start("--no-project")["session"] == "main"
+    assert alice("checkpoints", "show", "~0", "--json").ok().json["checkpoint"]["session"] == "session-2"
+    assert alice("sessions", "show", "--json").ok().json["sessions"][0]["name"] == "session-2"
+    assert alice("memory", "diff", "~1").code == 0
+
+
+def test_a_tilde_in_the_setting_is_the_home_directory(alice: Alice, home: Path, tmp_path: Path) -> None:
+    alice.start()
+    (tmp_path / "user" / "shop").mkdir()
+    settings = home / "profiles" / "alice" / "profile.toml"
+    settings.write_text('project = "~/shop"\n')
+    assert alice.start()["project"] == str(tmp_path / "user" / "shop")
+    shutil.rmtree(tmp_path / "user" / "shop")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "ä €", os.fsdecode(b"\xff\xfe"), "with blank", "-x"])
+def test_odd_names_and_links_are_one_project(alice: Alice, tmp_path: Path, name: str) -> None:
+    directory = tmp_path / name
+    directory.mkdir()
+    (tmp_path / "link").symlink_to(directory)
+    alice("chat", f"--project={directory}", "write a.txt: one").ok()
+    assert alice.start("-C", str(tmp_path / "link"))["session"] == "main"
+    assert alice.start("-C", f"{directory}/../{name}/.")["session"] == "main"
+    assert (directory / "a.txt").read_text() == "one"
+    listed = alice("projects", "list", "--json").ok().json["projects"]
+    assert [(project["path"], project["sessions"]) for project in listed] == [(str(directory), 1)]
+    alice("checkpoints", "rewind", "~3", "-C", str(directory)).ok()
+    assert not (directory / "a.txt").exists()
+
+
+def test_nothing_is_created_where_a_project_is_refused(alice: Alice, home: Path, tmp_path: Path) -> None:
+    for directory in ("/", str(tmp_path / "user"), str(tmp_path / "nothing"), str(home)):
+        result = alice("chat", "-C", directory, "hello", "--json")
+        assert result.code in (3, 6), directory
+    assert not (home / "profiles").exists()
+
+
+def test_the_first_checkpoint_says_its_size_once(
+    alice: Alice, shop: Path, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    subprocess.run(["git", "init", "-q", str(shop)], check=True)
+    (shop / ".gitignore").write_text("big/\n")
+    (shop / "big").mkdir()
+    for number in range(5):
+        (shop / "big" / str(number)).write_text("x" * 1000)
+    monkeypatch.setattr(projects, "MAX_FILES", 2)
+    # Ignored files do not count.
+    first = alice("chat", "-C", str(shop), "hello").ok()
+    assert f"The first checkpoint of {shop} contains 2 files, 10 B." in first.stderr
+    assert "first checkpoint" not in alice("chat", "-C", str(shop), "hello").ok().stderr
+
+
+def test_a_large_project_needs_large_in_scripts(
+    alice: Alice, shop: Path, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    monkeypatch.setattr(projects, "MAX_BYTES", 4)
+    refused = alice("chat", "-C", str(shop), "hello", "--json").events[-1]
+    assert (refused["code"], refused["exit_code"]) == ("project_large", 6)
+    assert not (home / "profiles").exists()
+    events = alice("chat", "-C", str(shop), "--large", "hello", "--json").ok().events
+    assert events[0]["type"] == "notice"
+    assert "more than 4 B" in events[0]["message"]
+    alice("chat", "-C", str(shop), "hello").ok()
+
+
+def test_a_directory_that_looks_like_a_project_is_hinted_at_once(
+    alice: Alice, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hint = "`deepctl chat -C . --user alice`"
+    (shop / "pyproject.toml").write_text("")
+    monkeypatch.chdir(shop)
+    assert hint not in alice("chat", "hello", "--json").ok().stdout
+    assert hint in alice("chat", "hello").ok().stderr
+    assert hint not in alice("chat", "hello").ok().stderr
+    inner = shop / "inner"
+    inner.mkdir()
+    (inner / "Makefile").write_text("")
+    monkeypatch.chdir(inner)
+    # The agent works above it already, or is told where to work.
+    assert hint not in alice("chat", "-C", "..", "hello").ok().stderr
+    assert hint not in alice("chat", "--no-project", "hello").ok().stderr
+    assert hint in alice("chat", "hello").ok().stderr
+    (tmp_path / "user" / "Makefile").write_text("")
+    monkeypatch.chdir(tmp_path / "user")
+    assert hint not in alice("chat", "hello").ok().stderr
+    (tmp_path / "user" / "Makefile").unlink()
+
+
+def test_a_directory_that_is_gone_stops_turns_and_file_rewinds_only(alice: Alice, shop: Path, tmp_path: Path) -> None:
+    alice("chat", "-C", str(shop), "write a.txt: one").ok()
+    shop.rename(tmp_path / "moved")
+    gone = alice("chat", "--session", "main", "hello", "--json").events[-1]
+    assert (gone["code"], gone["exit_code"]) == ("directory_not_found", 3)
+    assert alice("checkpoints", "rewind", "--session", "main", "--json").error["code"] == "project_gone"
+    listed = alice("projects", "list", "--json").ok().json["projects"][0]
+    assert (listed["exists"], listed["moved_to"]) == (False, str(tmp_path / "moved"))
+    hint = alice("checkpoints", "rewind", "-C", str(tmp_path / "moved"), "--json").error["hint"]
+    assert f"deepctl projects move {shop} {tmp_path / 'moved'}" in hint
+    moved = alice("projects", "move", str(shop), str(tmp_path / "moved"), "--json").ok().json
+    assert (moved["old"], moved["new"], moved["sessions"]) == (str(shop), str(tmp_path / "moved"), 1)
+    alice("checkpoints", "rewind", "-C", str(tmp_path / "moved")).ok()
+    assert sorted(os.listdir(tmp_path / "moved")) == ["README"]
+    alice("checkpoints", "verify").ok()
+
+
+def test_the_conversation_of_a_project_that_is_gone_can_be_rewound(alice: Alice, shop: Path) -> None:
+    alice("chat", "-C", str(shop), "write a.txt: one").ok()
+    shutil.rmtree(shop)
+    alice("checkpoints", "rewind", "--session", "main", "--only", "conversation").ok()
+
+
+def test_forgetting_deletes_sessions_and_checkpoints_and_no_file(alice: Alice, shop: Path) -> None:
+    alice("chat", "hello").ok()
+    alice("chat", "-C", str(shop), "write a.txt: one").ok()
+    alice("chat", "-C", str(shop), "--new", "more", "write b.txt: two").ok()
+    planned = alice("projects", "forget", str(shop), "--dry-run", "--json").ok().json
+    assert sorted(planned["sessions"]) == ["more", "session-2"]
+    done = alice("projects", "forget", str(shop), "--yes", "--json").ok().json
+    assert (done["checkpoints"], done["sessions"]) == (planned["checkpoints"], planned["sessions"])
+    assert sorted(os.listdir(shop)) == ["README", "a.txt", "b.txt"]
+    assert alice("projects", "list", "--json").ok().json["projects"] == []
+    assert [one["name"] for one in alice("sessions", "list", "--json").ok().json["sessions"]] == ["main"]
+    alice("chat", "hello").ok()
+    alice("checkpoints", "verify").ok()
+    assert alice("projects", "forget", str(shop), "--yes", "--json").error["code"] == "project_not_found"
+
+
+def test_trust_is_for_the_content_that_was_seen(alice: Alice, shop: Path) -> None:
+    alice("chat", "-C", str(shop), "hello").ok()
+    skill = shop / ".agents" / "skills" / "deploy" / "SKILL.md"
+    assert alice("projects", "trust", str(shop), "--json").ok().json["trusted"] is False
+    skill.parent.mkdir(parents=True)
+    skill.write_text("Deploy.")
+    found = alice("projects", "trust", str(shop), "--yes", "--json").ok().json
+    assert (found["trusted"], found["files"]) == (
+        True,
+        [{"path": ".agents/skills/deploy/SKILL.md", "bytes": 7}],
+    )
+
+    def is_trusted() -> bool:
+        trusted: bool = alice("projects", "list", "--json").ok().json["projects"][0]["trusted"]
+        return trusted
+
+    assert is_trusted()
+    skill.write_text("Deploy elsewhere.")
+    assert not is_trusted()
+
+
+@pytest.mark.parametrize("place", ["shop", "shop/inner", "."])
+def test_two_profiles_do_not_work_in_one_directory_or_above_it(
+    alice: Alice, shop: Path, tmp_path: Path, home: Path, place: str
+) -> None:
+    (shop / "inner").mkdir()
+    work = tmp_path / "work"
+    work.mkdir()
+    shutil.move(shop, work / "shop")
+    alice("chat", "-C", str(work / "shop"), "write a.txt: one").ok()
+    bob = Root(str(home)).profile("bob").lock
+    with Lock(bob, command="chat"), DirectoryLock(str((work / place).resolve()), lock_file=bob):
+        for arguments in (
+            ("chat", "-C", str(work / "shop"), "--new", "other", "hello", "--json"),
+            ("checkpoints", "rewind", "-C", str(work / "shop"), "--json"),
+        ):
+            result = alice(*arguments)
+            error = result.events[-1] if arguments[0] == "chat" else result.error
+            assert (error["code"], error["exit_code"]) == ("locked", 4)
+            assert f"(pid {os.getpid()}, `deepctl chat`, since " in error["message"]
+    # The turn that was refused has started no session.
+    assert len(alice("sessions", "list", "--json").ok().json["sessions"]) == 1
+
+
+def test_doctor_names_the_project_and_its_problems(alice: Alice, shop: Path, deepctl: InProcess) -> None:
+    alice("chat", "-C", str(shop), "hello").ok()
+    alice("config", "set", "project", str(shop)).ok()
+
+    def found() -> list[tuple[str, str]]:
+        checks = deepctl("doctor", "--json", *ALICE).json["checks"]
+        return [(check["status"], check["found"]) for check in checks if check["name"] == "project"]
+
+    assert found() == [("ok", f"{shop} (setting project)"), ("ok", "1 project")]
+    shutil.rmtree(shop)
+    assert [status for status, _ in found()] == ["problem", "warning"]
+
+
+def test_a_conversation_stays_in_its_directory_and_follows_a_switch(
+    deepctl: InProcess, alice: Alice, shop: Path
+) -> None:
+    alice("chat", "hello").ok()
+    chat = Terminal("chat", "-C", str(shop), "--sandbox", "none", *ALICE, columns=200)
+    try:
+        chat.expect(f"Session session-2, 0 turns in {shop}, model offline.")
+        chat.prompt()
+        chat.expect(f"alice · {shop} · ")
+        chat.type("!pwd\r")
+        chat.expect(f"\n{shop}")
+        chat.type("write a.txt: one\r")
+        chat.expect("Wrote 1 line to a.txt")
+        chat.type("/new second\r")
+        chat.expect("starts session second")
+        chat.type("write b.txt: two\r")
+        chat.expect("Wrote 1 line to b.txt")
+        chat.type("/switch main\r")
+        chat.expect("Session main")
+        chat.type("write c.txt: three\r")
+        chat.expect("Wrote 1 line to c.txt")
+        assert chat.leave() == 0
+    finally:
+        chat.close()
+    assert sorted(os.listdir(shop)) == ["README", "a.txt", "b.txt"]
+    sessions = json.loads(deepctl("sessions", "list", "--json", *ALICE).ok().stdout)["sessions"]
+    assert {session["name"]: session["project"] for session in sessions} == {
+        "main": None,
+        "session-2": str(shop),
+        "second": str(shop),
+    }
