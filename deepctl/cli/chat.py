@@ -163,9 +163,7 @@ def chat(
         setup = ChatSetup(name, in_force, timeout, ask_at_terminal(display) if is_interactive else None)
         directory = None
         if not ephemeral:
-            directory = ChatDirectory(
-                options.root(), project, is_private=no_project, is_large=large, can_ask=not as_json
-            )
+            directory = ChatDirectory(options.root(), project, is_private=no_project, is_large=large, is_script=as_json)
         with closing(_session(setup, wait, display, directory)) as talk:
             if text is not None:
                 talk.turn(text, session, new, files or ())

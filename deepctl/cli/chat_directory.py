@@ -34,7 +34,8 @@ _MOST_HINTED = 100
 
 class ChatDirectory:
     """`option` is the value of `-C`. `is_private` means that the chat starts in the private workspace (`--no-project`).
-    A large project needs a confirmation, or `is_large`; `can_ask` is false where nobody answers.
+    A large project needs a confirmation, or `is_large`. `is_script` means that a script reads the output: there are no
+    questions and no hints.
     """
 
     def __init__(
@@ -44,14 +45,14 @@ class ChatDirectory:
         *,
         is_private: bool = False,
         is_large: bool = False,
-        can_ask: bool = True,
+        is_script: bool = False,
     ) -> None:
         self.path: str | None = projects.locate(option) if option is not None else None
         """The real path of the project, or `None`."""
         self._root = root
         self._is_given = option is not None or is_private
         self._is_large = is_large
-        self._can_ask = can_ask
+        self._is_script = is_script
         self._is_settled = self._is_given
         self._has_entered = False
         self._admitted: set[str] = set()
@@ -98,7 +99,7 @@ class ChatDirectory:
         if not found.is_large or self._is_large:
             tell(f"The first checkpoint of {home(path)} contains {found}.")
             return
-        if not self._can_ask or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+        if self._is_script or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
             raise Refused(
                 f"{path} has {found}, and every checkpoint of it would look at all of them.",
                 "--large works there all the same. Files that git ignores do not count.",
@@ -147,7 +148,7 @@ class ChatDirectory:
 
     def hint(self, profile: ProfilePaths, session: str | None) -> str | None:
         """How to work in the current directory, if it looks like another project; once for each directory."""
-        if self._is_given or self._is_hinted or session is not None:
+        if self._is_given or self._is_hinted or self._is_script or session is not None:
             return None
         self._is_hinted = True
         path = projects.looks_like_one(self._root, os.environ)

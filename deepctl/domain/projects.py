@@ -90,6 +90,10 @@ def check(root: Root, path: str, environment: Mapping[str, str]) -> None:
 
 def _of_place(root: Root, path: str, environment: Mapping[str, str]) -> Refused | None:
     """The reason why a directory cannot be a project because of what it is, contains or lies in."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return _refused(path, "its path is not UTF-8 text, so that the agent could not name it", _CHOOSE_ANOTHER)
     if path == "/":
         return _refused(path, "it is the root of the file system", _CHOOSE_ANOTHER)
     for place in _OF_KERNEL:

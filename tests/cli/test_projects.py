@@ -109,7 +109,7 @@ def test_a_tilde_in_the_setting_is_the_home_directory(alice: Alice, home: Path, 
     shutil.rmtree(tmp_path / "user" / "shop")
 
 
-@pytest.mark.parametrize("name", ["a\nb", "ä €", os.fsdecode(b"\xff\xfe"), "with blank", "-x"])
+@pytest.mark.parametrize("name", ["a\nb", "ä €", "with blank", "-x"])
 def test_odd_names_and_links_are_one_project(alice: Alice, tmp_path: Path, name: str) -> None:
     directory = tmp_path / name
     directory.mkdir()
