@@ -139,7 +139,10 @@ def project(environment: Mapping[str, str], in_force: Settings, paths: ProfilePa
         except DeepctlError as error:
             hint = f"deepctl config set project DIR --user {paths.name}"
             yield Check("project", "problem", f"setting project: {error.message.rstrip('.')}", hint)
-    known = stored_projects.read(paths)
+    try:
+        known = stored_projects.read(paths)
+    except OSError:
+        return  # the check of the sessions reports it
     missing = [project.path for project in known if not os.path.isdir(project.path)]
     if missing:
         yield Check(
