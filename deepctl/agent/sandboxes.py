@@ -390,6 +390,12 @@ def _of_project(project: ProjectMounts | None, *, is_mounted: bool = False) -> d
     return {**(projects.variables(project) if is_mounted else {}), **identity(project.root)}
 
 
+def _binds(paths: tuple[str, ...], root: str | None, project: ProjectMounts | None) -> tuple[Bind, ...]:
+    """The mounts of read-only paths, without those that commands see and can replace by links."""
+    writable = [path for path in (root, project.workspace if project is not None else None) if path is not None]
+    return read_only.binds(paths, writable)
+
+
 class Sandbox(Protocol):
     """A place where commands run."""
 
@@ -430,8 +436,8 @@ class NoSandbox:
 
     def commands(self, root: str, project: ProjectMounts | None = None) -> Executor:
         variables = {**read_only.variables(self.read_only_paths), **_of_project(project)}
-        if project is not None and project.cache is not None:
-            variables |= projects.cache_variables(project.cache)
+        if project is not None and (cache := projects.unsandboxed_cache(project)) is not None:
+            variables |= projects.cache_variables(cache)
         return DirectExecutor(root, PrivateHome(self.home), variables)
 
 
@@ -467,7 +473,7 @@ class Bubblewrap:
             self.limits,
             self.network,
             hidden_directories,
-            read_only.binds(self.read_only_paths),
+            _binds(self.read_only_paths, root, project),
             {**read_only.variables(self.read_only_paths), **_of_project(project, is_mounted=True)},
         )
 
@@ -516,7 +522,7 @@ class Docker:
                 self.profile,
             ),
             {**read_only.variables(self.read_only_paths), **_of_project(project, is_mounted=True)},
-            read_only.binds(self.read_only_paths),
+            _binds(self.read_only_paths, root, project),
             project,
         )
 

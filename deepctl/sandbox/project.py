@@ -33,7 +33,10 @@ _GIT_FILES = ("config", "config.worktree", "info/attributes")
 _WORKTREE_FILES = ("gitdir", "commondir", "config.worktree")
 _MOST_BYTES = 1 << 20
 _MOST_LINKS = 40
-_MOST_MODULES = 1000
+_MOST_MODULES = 200
+"""Submodules whose git directories are writable: bwrap takes 9,000 arguments. Those of further ones are read-only."""
+_MOST_DIRECTORIES = 10_000
+"""Directories in which submodules are searched."""
 
 CACHE_VARIABLES: Mapping[str, str] = {
     "XDG_CACHE_HOME": "",
@@ -81,6 +84,9 @@ def check(project: ProjectMounts) -> None:
                 f"{place} has a meaning of its own for commands, so they cannot work in {project.root}",
                 "Work in another directory, or use --sandbox none.",
             )
+    for path in project.protected:
+        if ".." in path.split("/"):
+            raise Unavailable(f"the protected path {path!r} leads out of the project", "Use a path in the project.")
 
 
 def has_alias(root: str) -> bool:
@@ -98,6 +104,14 @@ def variables(project: ProjectMounts) -> dict[str, str]:
         "GIT_CONFIG_VALUE_0": "false",
         **(cache_variables(CACHE_MOUNT) if project.cache is not None else {}),
     }
+
+
+def unsandboxed_cache(project: ProjectMounts) -> str | None:
+    """The directory of package caches of unsandboxed commands.
+
+    It is another one: package managers run and obey what they find there, and sandboxed commands can write anything.
+    """
+    return f"{project.cache}-unsandboxed" if project.cache is not None else None
 
 
 def cache_variables(directory: str) -> dict[str, str]:
@@ -184,6 +198,7 @@ class _Mounts:
         self.writable: dict[str, bool] = {}
         self.missing: list[Placeholder] = []
         self.links: dict[str, str] = {}
+        self.modules = 0
 
     def add(self, path: str, writable: bool) -> None:
         self.writable[path] = self.writable.get(path, True) and writable
@@ -304,32 +319,35 @@ def _protect_git(mounts: _Mounts, place: GitPlace) -> None:
             mounts.protect(common, f"{relative}/{name}", is_directory=False)
 
 
-def _protect_repository(mounts: _Mounts, directory: str, most: int = _MOST_MODULES) -> None:
+def _protect_repository(mounts: _Mounts, directory: str) -> None:
     """Protect the settings and hooks of a git directory, and those of its submodules. No new ones can be added."""
     for name in _GIT_FILES:
         mounts.protect(directory, name, is_directory=False)
     mounts.protect(directory, "hooks", is_directory=True)
     modules = os.path.join(directory, "modules")
-    inner = list(_modules(modules, most))
+    inner = list(_modules(modules, _MOST_MODULES - mounts.modules))
+    mounts.modules += len(inner)
     mounts.protect(directory, "modules", is_directory=True)
     for module in inner:
         mounts.add(module, True)
-        _protect_repository(mounts, module, most - len(inner))
+        _protect_repository(mounts, module)
 
 
 def _modules(directory: str, most: int) -> Iterator[str]:
     """The git directories of submodules below `directory`, whose names may contain slashes."""
-    pending, looked = [directory], 0
-    while pending and looked < most:
+    pending, looked, found = [directory], 0, 0
+    while pending and looked < _MOST_DIRECTORIES and found < most:
         looked += 1
         try:
             with os.scandir(pending.pop()) as entries:
                 children = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
         except OSError:
             continue
-        for child in children:
+        for child in sorted(children):
             if os.path.lexists(os.path.join(child, "HEAD")):
-                yield child
+                found += 1
+                if found <= most:
+                    yield child
             else:
                 pending.append(child)
 

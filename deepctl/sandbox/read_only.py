@@ -20,9 +20,18 @@ class Bind(NamedTuple):
     writable: bool = True
 
 
-def binds(paths: Sequence[str]) -> tuple[Bind, ...]:
-    """The mounts of read-only paths: under the path that was given, and under the one it has behind links."""
-    targets = {target: os.path.realpath(path) for path in paths for target in (path, os.path.realpath(path))}
+def binds(paths: Sequence[str], writable: Sequence[str] = ()) -> tuple[Bind, ...]:
+    """The mounts of read-only paths: under the path that was given, and under the one it has behind links.
+
+    Paths in the `writable` directories of the same commands are left out.
+    """
+    real = {path: os.path.realpath(path) for path in paths}
+    targets = {
+        target: source
+        for path, source in real.items()
+        for target in (path, source)
+        if not any(source == place or source.startswith(f"{place}/") for place in writable)
+    }
     return tuple(Bind(targets[target], target, False) for target in sorted(targets, key=lambda path: path.count("/")))
 
 

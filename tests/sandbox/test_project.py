@@ -227,6 +227,17 @@ def test_settings_of_submodules(work: Work, tmp_path: Path) -> None:
     assert work.git("log", "--format=%s", where=work.root / "vendor").splitlines()[0] == "two"
 
 
+def test_submodules_beyond_a_number_are_read_only(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projects, "_MOST_MODULES", 2)
+    for name in ("a", "b", "c"):
+        module = work.root / ".git" / "modules" / name
+        module.mkdir(parents=True)
+        (module / "HEAD").write_text("ref: refs/heads/main\n")
+    assert work.run("echo x > .git/modules/a/FETCH_HEAD; echo x > .git/modules/b/FETCH_HEAD") == (0, "")
+    assert work.run("echo x > .git/modules/a/config")[0] != 0
+    assert work.run("echo x > .git/modules/c/FETCH_HEAD")[0] != 0
+
+
 def test_a_linked_worktree(work: Work) -> None:
     work.git("worktree", "add", "-q", "../tree", "-b", "side")
     tree = work.root.parent / "tree"
@@ -313,6 +324,21 @@ def test_a_project_where_commands_expect_something_else(work: Work, place: str) 
         Bubblewrap().commands(place, work.mounts._replace(root=place))
 
 
+def test_a_protected_path_that_leads_out(work: Work) -> None:
+    with pytest.raises(Unavailable, match="leads out"):
+        Bubblewrap().commands(str(work.root), work.mounts._replace(protected=("../x",)))
+
+
+def test_a_readable_path_in_the_project_is_none_that_a_command_could_replace_by_a_link(work: Work) -> None:
+    (work.root.parent / ".ssh").mkdir()
+    (work.root.parent / ".ssh" / "id").write_text("key")
+    (work.root / "tools").mkdir()
+    sandbox = Bubblewrap(limits=LIMITS, read_only_paths=(str(work.root / "tools"),))
+    executor = sandbox.commands(str(work.root), work.mounts)
+    asyncio.run(executor.run(["/bin/sh", "-c", "rmdir tools && ln -s ../.ssh tools"]))
+    assert "key" not in asyncio.run(executor.run(["/bin/sh", "-c", "cat tools/id"])).stdout
+
+
 def test_a_project_below_workspace_has_no_alias() -> None:
     assert projects.has_alias("/home/al/workspace")
     assert not projects.has_alias(MOUNT)
@@ -368,7 +394,7 @@ def test_unsandboxed_commands_work_in_the_project(work: Work) -> None:
     done = asyncio.run(executor.run(["/bin/sh", "-c", "pwd -P; echo $PIP_CACHE_DIR; git var GIT_AUTHOR_IDENT"]))
     executor.close()
     place, cache, author = done.stdout.splitlines()
-    assert (place, cache) == (str(work.root), f"{work.cache}/pip")
+    assert (place, cache) == (str(work.root), f"{work.cache}-unsandboxed/pip"), "sandboxed commands write to another"
     assert author.startswith("Al Shop <al@example.org> ")
 
 
