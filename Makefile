@@ -16,6 +16,8 @@ SOAK := tests/test_storage.py tests/cli/test_done_but.py tests/agent/test_interr
   $(addprefix tests/store/test_,crash.py index_db_faults.py damage.py stories.py author_stories.py rewind_refusals.py session_delete.py stored_text.py repair.py) \
   $(addprefix tests/domain/test_,memory_changes.py purge.py wipe.py command_rules.py)
 
+SOAK_PROJECTS := tests/store/test_project_crash.py tests/files/test_gitignore.py tests/store/test_coverage.py
+
 # Every command once (test_schemas), and the parts that everything else stands on.
 QUICK := tests/test_schemas.py tests/test_start.py tests/test_locks.py tests/test_layout_names.py tests/test_unicode.py \
   tests/files tests/domain/test_permissions.py tests/agent/test_agent.py tests/cli/test_interactive.py tests/cli/test_order.py \
@@ -32,7 +34,7 @@ help:
 	@echo "make soak-models   conversations with llama.cpp and every chat template"
 	@echo "make coverage   branch coverage of store, domain and files by all tests (takes three times as long)"
 	@echo "make soak    the crash, damage and story tests in full: every call, ten times the examples"
-	@echo "make soak-projects   a rewind in a project, with a fault at every call to the file system"
+	@echo "make soak-projects   a rewind in a project with a fault at every call to the file system; its rules against git"
 	@echo "make lint    ruff, mypy and the import rules"
 	@echo "make bench   speed, as ratios measured in one run, and tokens of the first request"
 	@echo "make completions   the scripts in completions/, anew from the commands"
@@ -88,7 +90,7 @@ soak: $(DEV)
 	DEEPCTL_SOAK=1 $(BIN)/pytest $(SOAK)
 
 soak-projects: $(DEV)
-	DEEPCTL_SOAK=1 $(BIN)/pytest tests/store/test_project_crash.py
+	DEEPCTL_SOAK=1 $(BIN)/pytest --timeout 3600 $(SOAK_PROJECTS)
 
 soak-models: $(MODELS)
 	DEEPCTL_SOAK=1 $(BIN)/pytest tests/models

@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 _LONGEST_NAME = 4096
 """Tokens of a component. No file system has names of more bytes."""
+_MOST_ENDS = 8
+"""Texts that a pattern such as `*.py[cod]` is replaced by."""
 _UTF8_BOM = b"\xef\xbb\xbf"
 _SPECIAL = re.compile(rb"[*?\[\\]")
 _STARS = re.compile(rb"\*+")
@@ -31,12 +33,14 @@ _SLASH, _ESCAPED_SLASH, _STAR, _DOUBLE_STAR, _ANY_BYTE = b"/", b"\\/", b"*", b"*
 class Glob(NamedTuple):
     """One component of a pattern. `regex` matches a whole name.
 
-    `literal` is the name if there is only one, and `suffix` the end of the names if nothing else counts.
+    `literal` is the name if there is only one. `suffixes` are the possible ends of the names, and `prefix` is their
+    start, if nothing else counts.
     """
 
     regex: bytes
     literal: bytes | None = None
-    suffix: bytes | None = None
+    suffixes: tuple[bytes, ...] = ()
+    prefix: bytes | None = None
 
     def matches(self, name: bytes) -> bool:
         """Whether the component matches a name."""
@@ -50,7 +54,7 @@ def _compiled(regex: bytes) -> Callable[[bytes], object]:
     return re.compile(regex, re.DOTALL).fullmatch
 
 
-_ANYTHING = Glob(rb".*", suffix=b"")
+_ANYTHING = Glob(rb".*", prefix=b"")
 
 
 class Pattern(NamedTuple):
@@ -253,17 +257,41 @@ def _glob(tokens: Sequence[bytes]) -> Glob:
             pieces.append(b"")
         else:
             pieces[-1] += token
-    literal = _literal([token for token in tokens if token not in (_STAR, _DOUBLE_STAR)])
     if len(pieces) == 1:
-        return Glob(pieces[0], literal)
+        return Glob(pieces[0], _literal(tokens))
     middle = b"".join(b"(?>.*?%b)" % piece for piece in pieces[1:-1] if piece)
-    suffix = literal if not pieces[0] and not middle else None
-    return Glob(pieces[0] + middle + b".*" + pieces[-1], suffix=suffix)
+    regex = pieces[0] + middle + b".*" + pieces[-1]
+    if middle or (pieces[0] and pieces[-1]):
+        return Glob(regex)
+    plain = [token for token in tokens if token not in (_STAR, _DOUBLE_STAR)]
+    if pieces[-1]:
+        return Glob(regex, suffixes=_ends(plain))
+    return Glob(regex, prefix=_literal(plain))
+
+
+def _ends(tokens: Sequence[bytes]) -> tuple[bytes, ...]:
+    """The texts that tokens stand for; empty if there are many."""
+    ends = [b""]
+    for token in tokens:
+        if token.startswith(b"[") and len(token) <= 4 * _MOST_ENDS + 2:
+            letters = [bytes([int(code, 16)]) for code in token[3:-1].split(b"\\x")]
+        elif (letter := _literal([token])) is not None:
+            letters = [letter]
+        else:
+            return ()
+        ends = [end + letter for end in ends for letter in letters]
+        if len(ends) > _MOST_ENDS:
+            return ()
+    return tuple(ends)
 
 
 def _literal(tokens: Sequence[bytes]) -> bytes | None:
     """The bytes that tokens stand for, or `None` if one of them stands for several."""
     return b"".join(token[-1:] for token in tokens) if all(re.escape(token[-1:]) == token for token in tokens) else None
+
+
+_FEW = 8
+"""A number of names for which joining them does not pay."""
 
 
 class _NameTest:
@@ -272,11 +300,13 @@ class _NameTest:
     def __init__(self, globs: Sequence[tuple[Glob, bool]]) -> None:
         first = next((index for index, (_, negated) in enumerate(globs) if not negated), len(globs))
         self._globs = globs[first:]  # a negation with nothing before it changes nothing
-        self._has_negation = any(negated for _, negated in self._globs)
-        positive = [glob for glob, negated in self._globs if not negated]
+        self._negations = [glob for glob, negated in self._globs if negated]
+        positive = {glob: None for glob, negated in self._globs if not negated}
         self._literals = frozenset(glob.literal for glob in positive if glob.literal is not None)
-        self._suffixes = tuple({glob.suffix for glob in positive if glob.suffix is not None})
-        others = {glob.regex: None for glob in positive if glob.literal is glob.suffix is None}
+        self._suffixes = tuple(suffix for glob in positive for suffix in glob.suffixes)
+        self._prefixes = tuple(glob.prefix for glob in positive if glob.prefix is not None)
+        self._parts = [suffix + b"/" for suffix in self._suffixes] + [b"/" + prefix for prefix in self._prefixes]
+        others = [glob.regex for glob in positive if glob.literal is glob.prefix is None and not glob.suffixes]
         self._match = _compiled(b"|".join(b"(?:%b)" % regex for regex in others)) if others else None
 
     def ignored(self, names: Collection[bytes]) -> set[bytes]:
@@ -284,17 +314,20 @@ class _NameTest:
         matched: set[bytes] = set()
         if self._literals:
             matched |= self._literals.intersection(names)
-        if suffixes := self._suffixes:
-            matched.update([name for name in names if name.endswith(suffixes)])
+        if self._parts and names:
+            joined = b"/%b/" % b"/".join(names) if len(names) > _FEW else b""
+            # A search in all names at once takes a tenth of the time of a look at each.
+            if not joined or any(part in joined for part in self._parts):
+                suffixes, prefixes = self._suffixes, self._prefixes
+                matched.update([name for name in names if name.endswith(suffixes) or name.startswith(prefixes)])
         if match := self._match:
             matched.update([name for name in names if match(name)])
-        return {name for name in matched if self._is_ignored(name)} if self._has_negation else matched
+        return {name for name in matched if self._is_ignored(name)} if self._negations and matched else matched
 
     def _is_ignored(self, name: bytes) -> bool:
-        for glob, negated in reversed(self._globs):
-            if glob.matches(name):
-                return not negated
-        return False
+        if not any(glob.matches(name) for glob in self._negations):
+            return True
+        return not next(negated for glob, negated in reversed(self._globs) if glob.matches(name))
 
 
 class _Chain:

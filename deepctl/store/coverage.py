@@ -179,7 +179,7 @@ class DirectoryRules:
     `None` below a directory that it names: everything there is covered.
     """
 
-    __slots__ = ("_git", "_include", "_path", "_prefix", "_rules")
+    __slots__ = ("_git", "_include", "_looked_into", "_path", "_prefix", "_rules")
 
     def __init__(self, rules: CoverageRules, path: bytes, level: Level | None, include: Level | None) -> None:
         self._rules = rules
@@ -187,6 +187,7 @@ class DirectoryRules:
         self._prefix = path + b"/" if path else b""
         self._git = level
         self._include = include
+        self._looked_into: set[bytes] = set()
 
     def entered(self) -> DirectoryRules:
         """The same with the .gitignore of this directory, if the rules know one."""
@@ -235,21 +236,23 @@ class DirectoryRules:
         include, path, tracked = self._include, self._prefix + name, self._rules.tracked
         if include is None or include.ignored((name,), are_directories=is_directory):
             return True
-        if is_directory:
-            return tracked.has_below(path) or include.below(name).leads_on
-        return tracked.has(path)
+        if not is_directory:
+            return tracked.has(path)
+        is_kept = tracked.has_below(path) or include.below(name).leads_on
+        if is_kept:
+            self._looked_into.add(name)
+        return is_kept
 
     def below(self, name: bytes) -> DirectoryRules:
-        """The rules for the names in the directory `name`, which is not left out."""
+        """The rules for the names in the directory `name`, about which `left_out` was asked, and which is covered."""
         level, include = self._git, self._include
-        path = self._prefix + name
         if include is not None:
-            if level is not None:
-                ignore_case = self._rules.ignore_case
-                is_ignored = git_rules.select(level, (name,), are_directories=True, ignore_case=ignore_case)
-                level = level.below(name.lower() if ignore_case else name) if not is_ignored else None
+            if name in self._looked_into:
+                level = None
+            elif level is not None:
+                level = level.below(name.lower() if self._rules.ignore_case else name)
             include = None if include.ignored((name,), are_directories=True) else include.below(name)
-        return DirectoryRules(self._rules, path, level, include)
+        return DirectoryRules(self._rules, self._prefix + name, level, include)
 
     def note(self, names: Iterable[bytes], directories: Collection[bytes]) -> None:
         """Remember names in this directory that a snapshot left out."""
