@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import ClassVar, NamedTuple, Protocol, Self
 
 from deepctl import quantities
 from deepctl.errors import DeepctlError, Locked
@@ -114,8 +114,12 @@ class DirectoryLock:
 
     `path` is absolute and without links. `lock_file` is that of the profile, which the caller has locked; the directory
     is added to its text. `wait` is in seconds; 0 does not wait. Raises `Locked` (exit 4), naming the holder if it is
-    known.
+    known. While a process holds it for a profile, a second one of that profile in or above the directory does nothing:
+    a turn may have to finish a killed rewind.
     """
+
+    _held: ClassVar[list[tuple[str, str]]] = []
+    """The locks of this process: the lock file of the profile, and the directory."""
 
     def __init__(self, path: str, *, lock_file: str, wait: float = 0.0) -> None:
         self._path = path
@@ -124,6 +128,8 @@ class DirectoryLock:
         self._descriptors: list[int] = []
 
     def __enter__(self) -> Self:
+        if any(lock_file == self._lock_file and _are_near(self._path, path) for lock_file, path in self._held):
+            return self
         problem = None
         for _ in _attempts(self._wait):
             problem = self._take()
@@ -131,6 +137,7 @@ class DirectoryLock:
                 break
         if problem is not None:
             raise self._locked(problem)
+        self._held.append((self._lock_file, self._path))
         self._name_directory()
         return self
 
@@ -199,6 +206,8 @@ class DirectoryLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._descriptors:
+            self._held.remove((self._lock_file, self._path))
         self._release()
 
 
@@ -224,6 +233,11 @@ def _contains(directory: str, path: str) -> bool:
     return f"{path}/".startswith(f"{directory.rstrip('/')}/")
 
 
+def _are_near(path: str, other_path: str) -> bool:
+    """Whether one of two directories is the other one, or in it."""
+    return _contains(path, other_path) or _contains(other_path, path)
+
+
 def _holders_near(path: str, own_lock: str) -> Iterator[Holder]:
     """The holders of the locks beside `own_lock` that work in the directory `path`, above it, or in it."""
     locks, own_name = os.path.split(own_lock)
@@ -235,9 +249,8 @@ def _holders_near(path: str, own_lock: str) -> Iterator[Holder]:
                 found = _parse(atomic.read_file(os.path.join(locks, name)))
                 if found is None or found.directory is None:
                     continue
-                is_near = _contains(found.directory, path) or _contains(path, found.directory)
                 # The text of a killed process stays.
-                if is_near and holder(os.path.join(locks, name)) == found:
+                if _are_near(found.directory, path) and holder(os.path.join(locks, name)) == found:
                     yield found
 
 

@@ -178,3 +178,15 @@ def test_a_directory_that_is_gone_or_a_link_is_not_locked(path: str, tmp_path: P
         with Lock(path, profile="alice", command="x"), pytest.raises(OSError, match=name):
             with DirectoryLock(str(tmp_path / name), lock_file=path):
                 pass
+
+
+def test_a_second_lock_of_the_same_profile_and_process_does_nothing(path: str, tmp_path: Path) -> None:
+    (tmp_path / "p" / "inner").mkdir(parents=True)
+    with Lock(path, profile="alice", command="x"), DirectoryLock(str(tmp_path / "p" / "inner"), lock_file=path):
+        with DirectoryLock(str(tmp_path / "p"), lock_file=path):
+            pass
+        # The first one is still held.
+        other = str(tmp_path / "locks" / "bob")
+        with Lock(other, profile="bob", command="x"), pytest.raises(Locked, match="inner"):
+            with DirectoryLock(str(tmp_path / "p" / "inner"), lock_file=other):
+                pass

@@ -17,6 +17,7 @@ from deepctl import layout
 from deepctl.errors import Damaged, DeepctlError, Refused, SessionNotFound, StorageError
 from deepctl.files import atomic, ownership
 from deepctl.layout import ProfilePaths
+from deepctl.locks import DirectoryLock
 from deepctl.store import (
     checkpoint_store,
     killed_tools,
@@ -229,7 +230,7 @@ class Repository(ProfileStore):
         """Finish an interrupted rewind; returns notes for the user.
 
         A path that is neither in its old nor in its new state was edited since, and does not change. Raises
-        `StorageError`.
+        `StorageError`, and `Locked` while another process works in the project.
         """
         intent = self.ledger.unfinished
         if intent is None:
@@ -245,7 +246,9 @@ class Repository(ProfileStore):
             project = workspace.project
             if project is not None and not workspaces.is_available(project.root):
                 return [self._give_up(intent, f"its project directory {project.root} is missing.")]
-            return self.store.finish_rewind(workspace, intent, SessionHead(self, session))
+            lock = DirectoryLock(project.root, lock_file=self.paths.lock) if project is not None else nullcontext()
+            with lock:
+                return self.store.finish_rewind(workspace, intent, SessionHead(self, session))
         except (Damaged, ProjectUnknown) as error:
             return [self._give_up(intent, error.message)]
 
