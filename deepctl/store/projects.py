@@ -37,12 +37,35 @@ class Project(NamedTuple):
 def read(paths: ProfilePaths) -> list[Project]:
     """The projects of a profile, in the order of their first use. Raises `NewerFormat`."""
     try:
-        raw = log_file.documents(paths.directory).read(layout.PROJECTS)
-        document = sealed_lines.unseal(raw.rstrip(b"\n"))
-        layout.bring_up(layout.PROJECTS_FORMAT, document, os.path.join(paths.directory, layout.PROJECTS))
-        return [_project(entry) for entry in document["projects"]]
-    except (FileNotFoundError, NotADirectoryError, Refused, ValueError, KeyError, TypeError):
+        return _read(paths)
+    except (FileNotFoundError, NotADirectoryError, *_DAMAGE):
         return _of_sessions(paths)
+
+
+_DAMAGE = (Refused, ValueError, KeyError, TypeError)
+
+
+def _read(paths: ProfilePaths) -> list[Project]:
+    raw = log_file.documents(paths.directory).read(layout.PROJECTS)
+    document = sealed_lines.unseal(raw.rstrip(b"\n"))
+    layout.bring_up(layout.PROJECTS_FORMAT, document, os.path.join(paths.directory, layout.PROJECTS))
+    return [_project(entry) for entry in document["projects"]]
+
+
+def is_damaged(paths: ProfilePaths) -> bool:
+    """Whether there is a document that cannot be read. Raises `NewerFormat`."""
+    try:
+        _read(paths)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except _DAMAGE:
+        return True
+    return False
+
+
+def rewrite(paths: ProfilePaths) -> None:
+    """Write the document again, from the records of the sessions if it is damaged. The caller holds the lock."""
+    _write(paths, read(paths))
 
 
 def _project(entry: object) -> Project:

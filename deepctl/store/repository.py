@@ -224,6 +224,7 @@ class Repository(ProfileStore):
             if not _is_reserve_whole(self.paths):
                 reserve.hold(self.paths)
             self.notes += _rewrite_session_records(self.paths)
+            self.notes += _rewrite_projects(self.paths)
             self._tie()
 
     def _finish_rewind(self) -> list[str]:
@@ -542,6 +543,19 @@ def _is_reserve_whole(paths: ProfilePaths) -> bool:
         return False
 
 
+def _rewrite_projects(paths: ProfilePaths) -> list[str]:
+    """Build a damaged list of projects again from the records of the sessions. Returns notes for the user."""
+    with suppress(DeepctlError, OSError):
+        if projects.is_damaged(paths):
+            repair_report.keep_aside(paths, os.path.join(paths.directory, layout.PROJECTS))
+            projects.rewrite(paths)
+            return [
+                "The list of projects was damaged and has been built again from the sessions. What a repository brings "
+                "is not trusted any more."
+            ]
+    return []
+
+
 def _rewrite_session_records(paths: ProfilePaths) -> list[str]:
     """Rewrite damaged records of sessions if all fields are known from other files. Returns notes for the user."""
     notes = []
@@ -550,6 +564,8 @@ def _rewrite_session_records(paths: ProfilePaths) -> list[str]:
             session = session_catalogue.find(paths, name)
             if session.damage is not None:
                 repair_report.keep_aside(paths, os.path.join(session.directory, records.SESSION_RECORD))
+                if (project := session.project) is not None:
+                    session = session._replace(project=project._replace(path=projects.directory_of(paths, project)))
                 session_catalogue.write_record(session)
                 notes.append(f"The record of session {name!r} was damaged and has been written again.")
         except (DeepctlError, OSError):

@@ -8,8 +8,18 @@ from typing import NamedTuple
 
 from deepctl.errors import Damaged, DeepctlError, NewerFormat
 from deepctl.files import atomic, sealed_lines
-from deepctl.layout import ProfilePaths
-from deepctl.store import compression, log_file, lookup, pack_store, records, repair_logs, session_catalogue, trees
+from deepctl.layout import PROJECTS, ProfilePaths
+from deepctl.store import (
+    compression,
+    log_file,
+    lookup,
+    pack_store,
+    projects,
+    records,
+    repair_logs,
+    session_catalogue,
+    trees,
+)
 from deepctl.store.index_db import Cache, Location
 from deepctl.store.ledger import LEDGER, MESSAGES, Ledger
 from deepctl.store.lookup import CheckpointProblem
@@ -68,6 +78,11 @@ def _verified(
     notes = []
     if ledger.unfinished is not None:
         notes.append("A rewind was interrupted; the next command that changes something finishes it.")
+    if projects.is_damaged(paths):
+        notes.append(
+            f"{os.path.join(paths.directory, PROJECTS)} is damaged; the next command that changes something builds it "
+            "again from the sessions."
+        )
     if ledger.torn:
         notes.append(f"The last line of {os.path.join(paths.checkpoints, LEDGER)} is incomplete; it does not count.")
     return VerificationResult(len(ledger.records), len(good), size, problems, notes)

@@ -416,6 +416,12 @@ class TestTheDocument:
             document.write_bytes(damage)
             found = projects.read(scene.paths)
             assert [(project.id, project.path) for project in found] == [(before[0].id, str(directory))]
+        assert verify.verify(scene.paths).problems == []
+        assert "projects.json is damaged" in " ".join(verify.verify(scene.paths).notes)
+        with scene.work() as work:
+            assert "The list of projects was damaged" in " ".join(work.notes)
+        assert not projects.is_damaged(scene.paths)
+        assert verify.verify(scene.paths).notes == []
         document.unlink()
         with scene.turn("one"):
             (directory / "one").write_text("1")
@@ -429,6 +435,9 @@ class TestTheDocument:
         session = scene.session()
         (Path(session.directory) / "session.json").write_bytes(b"broken\n")
         assert scene.session().project == SessionProject(scene.last().project, "")
+        with scene.work():
+            pass
+        assert scene.session().project == session.project
         scene.rewind("~1")
         assert not (directory / "one").exists()
 
