@@ -49,6 +49,7 @@ from deepctl.agent.sandboxes import Sandbox, listener, sandbox_missing, searcher
 from deepctl.files import atomic
 from deepctl.files.paths_beneath import DirectoryTree, MountTable, OutsideTree
 from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, PROFILE_MOUNT, PROTECTED, ProjectMounts, Unavailable
+from deepctl.sandbox.project import has_alias
 
 STATE_PROVIDER = "state"
 """pydantic-ai-backend's name for workspaces that are a `StateBackend`."""
@@ -511,7 +512,7 @@ def failure_in_words(failure: str | Exception, workspace: object) -> str:
 
 def _project_tree(root: str, *, follow: bool) -> DirectoryTree:
     """A project, which keeps its own path, because stack traces, virtual environments and worktrees contain it."""
-    return DirectoryTree(root, follow=follow, aliases=(MOUNT,))
+    return DirectoryTree(root, follow=follow, aliases=(MOUNT,) if has_alias(os.path.realpath(root)) else ())
 
 
 def _trees(root: str, profile_dir: str | None) -> MountTable:

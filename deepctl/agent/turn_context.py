@@ -138,7 +138,7 @@ async def workspace_instructions(ctx: RunContext[Any], *, has_shell: bool) -> st
     workspace = ctx.workspace
     shell = _shell(workspace) if has_shell else "There is no shell."
     if isinstance(workspace, LocalBackend) and workspace.profile_dir is not None:
-        return f"You work in {workspace.root_dir}, a directory of the user. {_PROJECT} {shell}"
+        return f"You work in {printable(workspace.root_dir)}, a directory of the user. {_PROJECT} {shell}"
     place = f"Your workspace is {await workspace.working_dir()}."
     ownership = f" {_KEPT}" if isinstance(workspace, LocalBackend) else ""
     return f"{place}{ownership} {shell}"
@@ -303,7 +303,8 @@ class TurnContext(AbstractCapability[Any]):
         workspace = ctx.workspace
         lines = await _listing(files_of(workspace), layout.OWN)
         if isinstance(workspace, LocalBackend) and workspace.project_files is not None:
-            head = git.head(workspace.root_dir)
+            # It can start git.
+            head = await anyio.to_thread.run_sync(git.head, workspace.root_dir)
             branch = f", on the git branch {printable(head.branch)}," if head is not None and head.branch else ""
             own_lines = lines if len(lines) > 1 else []
             lines = await _listing(Workspace(workspace.project_files), ".git", branch) + own_lines
@@ -378,8 +379,9 @@ def now() -> datetime:
 
 async def _listing(files: Workspace, left_out: str, about: str = "") -> list[str]:
     """The lines with the entries of a directory, except for one; `about` is a clause about it."""
-    place = await files.working_dir()
-    entries = sorted(await files.list_dir(place), key=lambda entry: entry.name)
+    directory = await files.working_dir()
+    place = printable(directory)
+    entries = sorted(await files.list_dir(directory), key=lambda entry: entry.name)
     names = [f"{printable(entry.name)}{'/' * entry.is_dir}" for entry in entries if entry.name != left_out]
     rest_line = [f"... and {len(names) - MAX_LISTED:,} more"] if len(names) > MAX_LISTED else []
     heading = f"{place}{about} has:" if names else f"{place}{about} is empty."

@@ -12,8 +12,11 @@ import pytest
 from pydantic_ai.workspaces import WorkspaceError
 from pydantic_ai_backends import WorkspacePathError
 
-from deepctl import LocalBackend, NoSandbox
+from deepctl import Bubblewrap, LocalBackend, NoSandbox
+from deepctl.agent import user_commands
 from deepctl.agent.backend import text_for_model
+from deepctl.files.paths_beneath import DirectoryTree, MountTable
+from deepctl.layout import ProfilePaths
 
 
 class Place(NamedTuple):
@@ -110,16 +113,15 @@ def test_a_link_leads_from_none_of_the_two_into_anything_else(place: Place) -> N
         assert place.read(f"in-{number}") == b"of the project"
 
 
-def test_a_project_below_a_name_of_the_table_keeps_its_own_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("deepctl.agent.backend.MOUNT", str(tmp_path))
-    project = tmp_path / "shop"
-    project.mkdir()
-    (project / "a.txt").write_text("of the project")
-    backend = LocalBackend(project, profile_dir=tmp_path / "profile")
-    assert anyio.run(backend.read_bytes, f"{project}/a.txt") == b"of the project"
-    assert anyio.run(backend.read_bytes, f"{tmp_path}/a.txt") == b"of the project"
+def test_a_project_below_a_name_of_the_table_keeps_its_own_path(tmp_path: Path) -> None:
+    (tmp_path / "work" / "shop").mkdir(parents=True)
+    (tmp_path / "profile").mkdir()
+    shop = DirectoryTree(str(tmp_path / "work" / "shop"), follow=True, aliases=("/workspace",))
+    other = DirectoryTree(str(tmp_path / "profile"), follow=True, mount=str(tmp_path / "work"))
+    for trees in (MountTable(shop, other), MountTable(other, shop)):
+        assert trees.tree_of(f"{tmp_path}/work/shop/a") is shop
+        assert trees.tree_of(f"{tmp_path}/work/shop-2/a") is other
+        assert trees.tree_of("/workspace/a") is shop
 
 
 def test_stores_are_in_the_profile_and_follow_no_link(place: Place) -> None:
@@ -170,3 +172,23 @@ def test_a_project_is_never_created(tmp_path: Path) -> None:
         LocalBackend(tmp_path / "gone", profile_dir=tmp_path / "profile")
     assert not (tmp_path / "gone").exists()
     assert not (tmp_path / "profile").exists()
+
+
+def test_a_line_of_the_user_runs_in_the_project_with_the_home_of_the_profile(place: Place) -> None:
+    profile = ProfilePaths("alice", str(place.profile.parent), "")
+    printed = bytearray()
+
+    def sink(out: bytes, err: bytes) -> bool:
+        printed.extend(out + err)
+        return True
+
+    line = "pwd; echo $HOME; echo new > made; cat /profile/a.txt; echo x > .envrc; ls /profile/.deep"
+    end = user_commands.run(profile, Bubblewrap(), line, sink, project=str(place.project))
+    assert end.code == 0
+    lines = printed.decode().splitlines()
+    assert lines[:2] == [str(place.project), "/profile/.deep/home"]
+    assert "of the profile" in lines[2]
+    assert lines[-1] == "home" or "home" in lines
+    assert (place.project / "made").read_text() == "new\n"
+    assert not (place.project / ".envrc").exists()
+    assert not (place.profile / "made").exists()
