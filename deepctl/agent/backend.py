@@ -356,9 +356,12 @@ class _CommandBackend(_SearchBackend):
         return result
 
     def _used(self) -> int:
-        """Bytes in use on the disk of the workspace, by any process; even an empty file counts."""
-        status = os.statvfs(self._root)
-        return (status.f_blocks - status.f_bfree) * status.f_frsize + (status.f_files - status.f_ffree) * _INODE
+        """Bytes in use on the disks of the workspace and of the profile, by any process; even an empty file counts."""
+        disks = {os.stat(directory).st_dev: os.statvfs(directory) for directory in (self._root, self._own.root)}
+        return sum(
+            (status.f_blocks - status.f_bfree) * status.f_frsize + (status.f_files - status.f_ffree) * _INODE
+            for status in disks.values()
+        )
 
 
 class ProjectOptions(NamedTuple):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from pydantic_ai.workspaces import WorkspaceError
 
 from deepctl import Bubblewrap, LocalBackend, NoSandbox
+from deepctl.sandbox.policy import Limits
 
 
 @pytest.fixture
@@ -112,6 +116,16 @@ def test_what_is_left_in_the_workspace_of_the_profile_is_set_aside(shop: Path) -
 def test_settings_behind_pointers_are_set_aside(shop: Path, command: str) -> None:
     printed = _run(_backend(shop), command)
     assert "evil/config: core.fsmonitor = evil" in printed
+
+
+def test_the_disk_of_the_profile_is_watched_too(shop: Path) -> None:
+    with TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        assert os.stat(elsewhere).st_dev != os.stat(shop).st_dev
+        limits = Limits(disk=16 << 20)
+        backend = LocalBackend(shop, sandbox=Bubblewrap(limits=limits), profile_dir=Path(elsewhere) / "workspace")
+        command = "for n in 1 2 3; do head -c 9000000 /dev/zero > /profile/$n; done; sleep 5; echo survived"
+        with pytest.raises(WorkspaceError, match="more than 16 MiB were written"):
+            _run(backend, command)
 
 
 def _meanwhile(backend: LocalBackend, shop: Path, act: Callable[[], object]) -> str:
