@@ -57,10 +57,22 @@ class Trial:
         directory = self.directory
         directory.mkdir(parents=True)
         populate(directory)
+        for name in ("objects", "refs"):  # now git accepts it as a repository
+            (directory / ".git" / name).mkdir()
+        (directory / "ignored").mkdir()
+        (directory / "ignored" / "mine").write_text("the user's\n")
+        (directory / ".gitignore").write_text("ignored/\n")
+        (directory / "sub").mkdir()
+        (directory / "sub" / "#b.log").write_text("the user's\n")
         scene = self.scene()
         with scene.turn("first"):
             (directory / "src" / "app.py").write_text("one\n")
             (directory / "src" / "lib.py").write_text("one\n")
+            # While a rewind has changed one of the two .gitignore, these logs are ignored.
+            (directory / ".gitignore").write_text("ignored/\n*.log\n")
+            (directory / "sub" / ".gitignore").write_text("!*.log\n")
+            (directory / "sub" / "#a.log").write_text("the agent's\n")
+            (directory / "sub" / "#b.log").write_text("the agent's\n")
             scene.write(".deep/memory/main/MEMORY.md", "- tea\n")
         with scene.turn("second"):
             shutil.rmtree(directory / "src")
@@ -165,6 +177,10 @@ def test_an_interrupted_rewind_is_finished_where_the_project_is_now(tmp_path: Pa
     with scene.work() as work:
         assert work.notes == ["An interrupted rewind has been finished."]
     assert (moved / "src" / "app.py").read_text() == "print('hello')\n"
+    assert (moved / "sub" / "#b.log").read_text() == "the user's\n"
+    assert not (moved / "sub" / "#a.log").exists()
+    assert (moved / ".gitignore").read_text() == "ignored/\n"
+    assert (moved / "ignored" / "mine").read_text() == "the user's\n"
     assert (moved / "mine").read_text() == "the user's\n"
 
 
@@ -176,3 +192,24 @@ def test_an_edit_after_the_kill_survives(tmp_path: Path) -> None:
         assert "bytes" in " ".join(work.notes)
         assert ".deep/projects" not in " ".join(work.notes)
     assert (trial.directory / "bytes").read_bytes() == b"edited after the kill"
+
+
+def test_a_half_restored_gitignore_hides_no_file_from_the_rest_of_the_rewind(tmp_path: Path) -> None:
+    """Killed after one of two .gitignore was restored: a file that the other one covers is ignored at that moment."""
+    trial = Trial(tmp_path)
+    trial.story()
+    scene = trial.anew()
+    every = points(lambda: scene.rewind("~2"))
+    hidden = 0
+    for at in [at for at, call, fault in every if call in ("unlink", "rename") and fault == "SIGKILL"]:
+        scene = trial.anew()
+        assert in_child(lambda: scene.rewind("~2"), at, FAULTS["SIGKILL"]) == "killed"  # noqa: B023
+        if session_catalogue.read_ledger(scene.paths).unfinished is None:
+            continue
+        top, log = trial.directory / ".gitignore", trial.directory / "sub" / "#b.log"
+        is_hidden = "*.log" in top.read_text() and not (trial.directory / "sub" / ".gitignore").exists()
+        hidden += is_hidden and log.read_text() == "the agent's\n"
+        with scene.work() as work:
+            assert work.notes == ["An interrupted rewind has been finished."]
+        assert log.read_text() == "the user's\n"
+    assert hidden
