@@ -24,6 +24,8 @@ from deepctl.files import atomic
 T = TypeVar("T")
 
 _FORMAT = layout.CACHE_FORMAT.current
+_PARAMETERS = 500
+"""Values in one query; every SQLite allows 999."""
 _FAILURES = (sqlite3.Error, OSError, Refused)
 """The errors of SQLite, of the disk, or of another entry in the place of the file."""
 _SCHEMA = """
@@ -187,6 +189,25 @@ class Cache:
             return Location(*row[:4]) if row is not None else None
 
         return self._guarded(row, None)
+
+    def find_all(self, digests: Iterable[bytes]) -> dict[bytes, Location]:
+        """The positions of those of the objects that the cache has."""
+        wanted = list(digests)
+
+        def rows(database: sqlite3.Connection) -> dict[bytes, Location]:
+            found: dict[bytes, Location] = {}
+            for start in range(0, len(wanted), _PARAMETERS):
+                part = wanted[start : start + _PARAMETERS]
+                places = ",".join("?" * len(part))
+                for digest, *row in database.execute(
+                    f"SELECT hash, pack, offset, stored, size, sum FROM objects WHERE hash IN ({places})", part
+                ):
+                    if _object_sum(digest, *row[:4]) != row[4]:
+                        raise sqlite3.DatabaseError("a row is not as it was written")
+                    found[digest] = Location(*row[:4])
+            return found
+
+        return self._guarded(rows, {})
 
     def locations(self, pack: str) -> list[Location]:
         """The positions of the objects of a pack."""

@@ -6,7 +6,7 @@ Operations on packs (repacking, verifying and repairing them) use that engine di
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -24,6 +24,10 @@ class ObjectReader(Protocol):
 
     def has(self, digest: bytes) -> bool:
         """Whether an object is stored, as far as is known without reading it."""
+        ...
+
+    def stored(self, digests: Iterable[bytes]) -> set[bytes]:
+        """Those of the objects that are stored, as far as is known without reading them."""
         ...
 
     def read(self, digest: bytes) -> bytes:
@@ -44,6 +48,10 @@ class ObjectWriter(Protocol):
 
     def has(self, digest: bytes) -> bool:
         """Whether an object is stored already, or is in this batch."""
+        ...
+
+    def stored(self, digests: Iterable[bytes]) -> set[bytes]:
+        """Those of the objects that are stored already, by one query for all."""
         ...
 
     def add_file(self, descriptor: int, size: int) -> tuple[bytes, int]:

@@ -17,7 +17,7 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import suppress
 from functools import cached_property
 from types import TracebackType
@@ -245,6 +245,21 @@ class PackStore:
         """Whether an object is stored, as far as is known without reading it."""
         return self.find(digest) is not None
 
+    def stored(self, digests: Iterable[bytes], *, certainly: bool = False) -> set[bytes]:
+        """Those of the objects that are stored, or with `certainly`, that a record may name. The open batch does not
+        count.
+        """
+        wanted = set(digests)
+        present = self._packs() if wanted else set()
+        locations = self._cache.find_all(wanted) if present else {}
+        if self._generation != self._cache.generation:
+            present = self._packs()
+            locations = self._cache.find_all(wanted)
+        if certainly and self._counted_packs is not None:
+            counted = self._counted_packs()
+            present = {pack for pack in present if pack in counted}
+        return {digest for digest, location in locations.items() if location.pack in present}
+
     def _find_for_certain(self, digest: bytes) -> Location | None:
         """Like `find`, but by the packs' tables, because an object that the cache lacks may exist."""
         location = self.find(digest)
@@ -362,6 +377,10 @@ class PackBatch:
     def has(self, digest: bytes) -> bool:
         """Whether an object is stored already, or about to be."""
         return self._objects.keeps(digest)
+
+    def stored(self, digests: Iterable[bytes]) -> set[bytes]:
+        """Those of the objects that are stored already; the batch does not count."""
+        return self._objects.stored(digests, certainly=True)
 
     def afterwards(self, action: Callable[[], None]) -> None:
         """Run a function once everything is in place; never after an error."""

@@ -367,6 +367,7 @@ class _SnapshotWriter:
         self._cache = cache
         self._report = report
         self._before = cache.directories(mount, _MOUNTS)
+        self._stored = sink.stored(tree for key, tree in self._before.values() if key is not None)
         self._seen: set[bytes] = set()
         self._changed: list[tuple[bytes, bytes | None, bytes, bytes]] = []
         # A change within one tick after the file was read can leave its status unchanged.
@@ -435,7 +436,7 @@ class _SnapshotWriter:
         self.bytes += sum(sizes)
         key = hashlib.blake2b(marshal.dumps((status, below)), digest_size=16).digest()
         entry = self._before.get(path)
-        if entry is not None and entry[0] == key and self._sink.has(entry[1]):
+        if entry is not None and entry[0] == key and (entry[1] in self._stored or self._sink.has(entry[1])):
             return entry[1]
         return self._afresh(descriptor, path, status, below, key)
 
@@ -609,6 +610,10 @@ class ScratchWriter:
     def has(self, digest: bytes) -> bool:
         """Whether an object can be read."""
         return digest in self._objects.scratch or self._objects.has(digest)
+
+    def stored(self, digests: Iterable[bytes]) -> set[bytes]:
+        """Those of the objects that are stored."""
+        return self._objects.stored(digests)
 
     def add_file(self, descriptor: int, size: int) -> tuple[bytes, int]:
         """The hash and the size of an open file."""

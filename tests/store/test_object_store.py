@@ -172,3 +172,21 @@ def test_a_huge_file_is_kept_in_constant_memory(store: Store, tmp_path: Path) ->
     assert size == 300 << 20
     assert sum(map(len, store.objects.chunks(digest))) == size
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40 << 10, "KiB"
+
+
+def test_many_objects_are_looked_up_at_once_as_one_by_one(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.objects.new_batch() as batch:
+        kept = [batch.add(b"%d" % number) for number in range(1200)]
+        assert batch.stored(kept) == set(), "the batch does not count"
+    with store.objects.new_batch() as batch:
+        other = batch.add(b"in another pack")
+    wanted = [*kept, other, bytes(32)]
+    assert store.objects.stored(wanted) == {digest for digest in wanted if store.objects.has(digest)} == {*kept, other}
+    assert store.objects.stored(()) == set()
+    store.cache.forget()
+    assert store.objects.stored(wanted) == {*kept, other}, "the cache is filled again"
+    counted = PackStore(str(store.packs), store.cache, counted_packs=lambda: {batch.pack})
+    with counted.new_batch() as third:
+        assert third.stored(wanted) == {digest for digest in wanted if counted.keeps(digest)} == {other}
+        third.drop()
