@@ -110,7 +110,6 @@ def test_a_pasted_picture_is_attached_after_a_yes_and_a_no_is_remembered(
     terminal.type(f"\x1b[200~'{place}/a.png' \x1b[201~what is this?\r")
     terminal.expect(question.format("a.png"))
     terminal.type("y\r")
-    terminal.expect("With the next prompt: ")
     terminal.prompt()
     terminal.type(f"and {place}/b.png\r".replace(" shots", "\\ shots"))
     terminal.expect(question.format("b.png"))

@@ -35,15 +35,15 @@ def run(state: ReplState, arguments: str) -> None:
         state.chat.display.notice("No file is attached. /file PATH attaches one to the next prompt.")
         return
     attach(state, words)
+    state.chat.display.notice(listing(state.files))
 
 
 def attach(state: ReplState, paths: Sequence[str]) -> None:
-    """Attach files to the next prompt, all or none, and list all that are attached. Raises `UsageError`."""
+    """Attach files to the next prompt, all or none. Raises `UsageError`."""
     # There is no shell here that expands `~`.
     paths = [os.path.abspath(os.path.expanduser(path)) for path in paths]
     attachments.check(paths)
     state.files = list(dict.fromkeys((*map(os.path.abspath, state.files), *paths)))
-    state.chat.display.notice(listing(state.files))
 
 
 def listing(files: Sequence[str]) -> str:
