@@ -159,6 +159,23 @@ def test_a_large_project_needs_large_in_scripts(
     alice("chat", "-C", str(shop), "hello").ok()
 
 
+def test_a_person_is_asked_about_a_large_project(shop: Path, home: Path) -> None:
+    for number in range(20_001):
+        (shop / str(number)).touch()
+    for prompt in ((), ("hello",)):
+        chat = Terminal("chat", "-C", str(shop), *prompt, *ALICE, columns=200)
+        try:
+            chat.expect(f"{shop} has more than 20,000 files. Make a checkpoint of all of them? [y/N]")
+            chat.type("n\r")
+            assert chat.wait() == 6
+            assert "Declined; nothing was done." in chat.screen
+        finally:
+            chat.close()
+    assert not (home / "profiles" / "alice" / "sessions").exists() or not os.listdir(
+        home / "profiles" / "alice" / "sessions"
+    )
+
+
 def test_a_directory_that_looks_like_a_project_is_hinted_at_once(
     alice: Alice, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
