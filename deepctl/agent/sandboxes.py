@@ -464,7 +464,7 @@ class Bubblewrap:
             self.variables, excluded_directories=(*self.outside, *([root] if root is not None else []))
         )
         if project is not None:
-            projects.check(project)
+            projects.prepare(project)
         home = self.variables.get("HOME")
         hidden_directories = (*self.outside, *([home] if home else []))
         return bubblewrap.Policy(
@@ -508,7 +508,7 @@ class Docker:
 
     def commands(self, root: str, project: ProjectMounts | None = None) -> Executor:
         if project is not None:
-            projects.check(project)
+            projects.prepare(project)
         return ContainerExecutor(
             container.Spec(
                 container.project_name(self.container, root) if project is not None else self.container,

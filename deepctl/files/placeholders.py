@@ -3,7 +3,7 @@
 A command in a project must not create `.envrc`, so a read-only mount has to lie there, and a mount needs something to
 lie on. `held` creates it, and removes it afterwards. A placeholder carries the sticky bit and nobody may write to it;
 no program creates files like this by itself. So a placeholder that a killed process left is recognised: snapshots leave
-it out, and the next command in the project removes it.
+it out, and the next turn in the project removes it.
 
 A placeholder in a working tree is a directory, because git lists no empty directories: an empty file would be in the
 next `git add`.
@@ -77,6 +77,14 @@ def held(placeholders: Iterable[Placeholder]) -> Iterator[None]:
                 if not _holders[path]:
                     del _holders[path]
                     remove(path)
+
+
+def remove_left(placeholders: Iterable[Placeholder]) -> None:
+    """Remove those that a killed process left; those of commands of this process stay."""
+    with _lock:
+        for placeholder in placeholders:
+            if placeholder.path not in _holders:
+                remove(placeholder.path)
 
 
 def _create(placeholder: Placeholder) -> None:

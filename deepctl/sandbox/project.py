@@ -89,6 +89,13 @@ def check(project: ProjectMounts) -> None:
             raise Unavailable(f"the protected path {path!r} leads out of the project", "Use a path in the project.")
 
 
+def prepare(project: ProjectMounts) -> None:
+    """Check a project before its first command, and remove what a killed deepctl left in it. Raises `Unavailable`."""
+    check(project)
+    if os.path.isdir(project.root):
+        placeholders.remove_left(layout(project).missing)
+
+
 def has_alias(root: str) -> bool:
     """Whether `/workspace` can be another name of the project `root`: not if it contains it."""
     return not _is_within(root, MOUNT)
