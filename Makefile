@@ -9,14 +9,15 @@ TESTS ?= tests
 WORKERS ?= 4
 DEV := $(VENV)/.ready-dev
 MODELS := $(VENV)/.ready-models
+PROJECTS := $(VENV)/.ready-projects
 SOAK := tests/test_storage.py tests/cli/test_done_but.py tests/agent/test_interruption.py tests/agent/test_kill.py tests/test_markdown.py tests/agent/test_git_directories.py \
   tests/test_fuzz_environment.py tests/attacks/test_races.py tests/attacks/test_planted.py \
   tests/cli/test_wipe.py::test_ctrl_c_around_the_line_that_takes_a_profile_away_says_what_becomes_of_it \
   tests/cli/test_repl_ends.py::test_ctrl_c_at_random_moments_in_a_large_workspace_stops_no_more_than_the_turn \
-  $(addprefix tests/store/test_,crash.py index_db_faults.py damage.py stories.py author_stories.py rewind_refusals.py session_delete.py stored_text.py repair.py) \
+  $(addprefix tests/store/test_,crash.py index_db_faults.py damage.py stories.py author_stories.py attribution_model.py rewind_refusals.py session_delete.py stored_text.py repair.py) \
   $(addprefix tests/domain/test_,memory_changes.py purge.py wipe.py command_rules.py)
 
-SOAK_PROJECTS := tests/store/test_project_crash.py tests/files/test_gitignore.py tests/store/test_coverage.py
+SOAK_PROJECTS := tests/projects tests/store/test_project_crash.py tests/files/test_gitignore.py tests/store/test_coverage.py
 
 # Every command once (test_schemas), and the parts that everything else stands on.
 QUICK := tests/test_schemas.py tests/test_start.py tests/test_locks.py tests/test_layout_names.py tests/test_unicode.py \
@@ -24,13 +25,14 @@ QUICK := tests/test_schemas.py tests/test_start.py tests/test_locks.py tests/tes
   $(addprefix tests/store/test_,ledger.py object_store.py restore.py rewind_plan.py session_log.py trees.py)
 COVERED := deepctl/store/*,deepctl/domain/*,deepctl/files/*
 
-.PHONY: help demo test test-quick models soak soak-models soak-projects coverage lint bench completions pictures clean
+.PHONY: help demo test test-quick models projects soak soak-models soak-projects coverage lint bench completions pictures clean
 
 help:
 	@echo "make demo    the main features with the offline model, in a throw-away root, under a minute"
 	@echo "make test    all tests, after saying what this machine lacks for them and how long they take"
 	@echo "make test-quick   every command once and the parts below them, in less than two minutes"
 	@echo "make models   install llama.cpp and download chat templates of open models (110 MB), for the tests in tests/models"
+	@echo "make projects   download the source distributions of two packages (0.6 MB), for the tests in tests/projects"
 	@echo "make soak-models   conversations with llama.cpp and every chat template"
 	@echo "make coverage   branch coverage of store, domain and files by all tests (takes three times as long)"
 	@echo "make soak    the crash, damage and story tests in full: every call, ten times the examples"
@@ -65,6 +67,12 @@ $(MODELS): pyproject.toml constraints.txt | $(DEV)
 	rm -r $(VENV)/llama-cpp-python
 	@touch $@
 
+# The source distributions are the projects of tests. They are not built; pip reads their versions only.
+$(PROJECTS): pyproject.toml constraints.txt | $(DEV)
+	rm -rf $(VENV)/sdists
+	$(BIN)/pip download --quiet --no-deps --no-binary :all: --constraint constraints.txt --dest $(VENV)/sdists click MarkupSafe
+	@touch $@
+
 demo: $(READY)
 	@PATH="$(abspath $(BIN)):$$PATH" sh examples/demo.sh
 
@@ -76,6 +84,8 @@ test-quick: $(DEV)
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(QUICK)
 
 models: $(MODELS)
+
+projects: $(PROJECTS)
 
 coverage: $(DEV)
 	$(BIN)/pip install --quiet --constraint constraints.txt coverage
@@ -89,7 +99,7 @@ coverage: $(DEV)
 soak: $(DEV)
 	DEEPCTL_SOAK=1 $(BIN)/pytest $(SOAK)
 
-soak-projects: $(DEV)
+soak-projects: $(PROJECTS)
 	DEEPCTL_SOAK=1 $(BIN)/pytest --timeout 3600 $(SOAK_PROJECTS)
 
 soak-models: $(MODELS)

@@ -10,7 +10,16 @@ from typing import Any
 
 from deepctl.domain import profiles
 from deepctl.layout import ProfilePaths, Root
-from deepctl.store import log_file, lookup, projects, rewind, session_catalogue, session_log, session_reader
+from deepctl.store import (
+    log_file,
+    lookup,
+    not_covered,
+    projects,
+    rewind,
+    session_catalogue,
+    session_log,
+    session_reader,
+)
 from deepctl.store.records import Record, SessionProject, SessionRecord
 from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindRequest, RewindResult
@@ -54,6 +63,7 @@ class Scene:
             before = session_reader.position(found, reader.whole())
             reader.remember()
             work.before_turn(found, before)
+            at_start = work.look(found)
             writer = session_log.LogWriter(found.directory, found.log, before.turn + 1)
             writer.message(_request({"part_kind": "user-prompt", "content": prompt}))
             call = {"part_kind": "tool-call", "tool_name": tool, "tool_call_id": prompt}
@@ -66,7 +76,13 @@ class Scene:
             work.after_tool(found, position._replace(offset=writer.end, message_count=count + writer.count), tool)
             writer.message(_request(result))
             writer.message({"kind": "response", "parts": [{"part_kind": "text", "content": f"did {prompt}"}]})
-            work.after_turn(found, position._replace(offset=writer.end, message_count=count + writer.count))
+            at_end = work.look(found)
+            changed = not_covered.changes(at_start, at_end).paths if at_start and at_end else []
+            work.after_turn(
+                found,
+                position._replace(offset=writer.end, message_count=count + writer.count),
+                not_covered=[os.fsdecode(path) for path in changed],
+            )
             writer.close()
 
     def killed_turn(self, prompt: str, *calls: Callable[[], object], session: str = "main", **options: Any) -> None:

@@ -50,6 +50,12 @@ def _docker() -> bool:
     return True
 
 
+def _projects() -> bool:
+    from tests.projects import sdists
+
+    return all(sdists.archive(package) is not None for package in sdists.PACKAGES)
+
+
 def _models() -> bool:
     from tests.models import templates
 
@@ -113,6 +119,13 @@ NEEDS = (
         r"^tests/models/",
         {},
         "`make models` installs them; it downloads 110 MB.",
+    ),
+    Need(
+        "the source distributions of two packages",
+        _projects,
+        r"^tests/projects/",
+        {},
+        "`make projects` downloads them; they have 0.6 MB.",
     ),
     Need(
         "root",

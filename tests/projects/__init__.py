@@ -1,0 +1,1 @@
+"""deepctl in real projects: source distributions of other packages, which are never part of this repository."""
