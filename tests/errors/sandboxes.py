@@ -61,7 +61,7 @@ def daemon(path: Path, answers: dict[str, tuple[int, Any]]) -> Iterator[None]:
 
 def _docker(s: Situation, **answers: tuple[int, Any]) -> None:
     version = (200, {"ApiVersion": "1.44", "Version": "27.0"})
-    known = {"version": version, "info": (200, {"SecurityOptions": []})}
+    known = {"version": version, "info": (200, {"SecurityOptions": []}), "containers/json": (200, [])}
     path = s.place / "docker.sock"
     s.until_the_end(daemon(path, {**known, **{place.replace("__", "/"): said for place, said in answers.items()}}))
     s.patch.setenv("DOCKER_HOST", f"unix://{path}")
