@@ -12,16 +12,19 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 from benchmarks.measure import promise
 from deepctl.files import gitignore
-from deepctl.store import workspaces
+from deepctl.store import trees, workspaces
 from deepctl.store.coverage import CoverageSettings
 from deepctl.store.index_db import Cache
 from deepctl.store.mounts import MountedProject
 from deepctl.store.pack_store import PackStore
 from deepctl.store.trees import Snapshot
 from deepctl.store.workspaces import WorkspaceOptions
+from tests.support.command import InProcess
 
 _IGNORED = """# As projects have it
 __pycache__/
@@ -159,6 +162,27 @@ def _peak(root: Path, store: Path) -> bool:
     return promise("peak memory of a first snapshot of 100,000 files / 200 MB", int(output) / _PEAK, 1.0)
 
 
+def _turn(place: Path) -> bool:
+    """The walks of a turn with three writing calls. Their number does not depend on the number of files."""
+    project, calls = place / "turn", 3
+    project.mkdir()
+    _git(project, "init", "-q")
+    walks: list[str] = []
+    real = trees.snapshot
+
+    def counted(root: str, *arguments: Any, **options: Any) -> Snapshot:
+        if options.get("mount"):
+            walks.append(root)
+        return real(root, *arguments, **options)
+
+    own = {"DEEPCTL_HOME": place / "state", "DEEPCTL_CONFIG": place / "config.toml", "HOME": place / "home"}
+    with mock.patch.dict(os.environ, {name: str(path) for name, path in own.items()}):
+        with mock.patch.object(trees, "snapshot", counted):
+            prompt = "\n".join(f"write {number}.txt: text" for number in range(calls))
+            InProcess()("chat", "-C", str(project), prompt).ok()
+    return promise("walks of a turn / writing calls and two", len(walks) / (calls + 2), 1.0)
+
+
 def _matcher(count: int) -> None:
     """The cost of a file for the matcher, and for pathspec."""
     from pathspec import GitIgnoreSpec
@@ -191,6 +215,7 @@ def run() -> bool:
             snapshot(root, place / f"store{count}-0")
             held.append(_again(root, place / f"store{count}-0", count))
         held.append(_peak(root, place / "peak"))
+        held.append(_turn(place))
     return all(held)
 
 

@@ -44,12 +44,13 @@ class NotCovered(NamedTuple):
     unseen: list[bytes]
 
 
-def look(root: str, settings: CoverageSettings, limit: int = MOST_ENTRIES) -> Look:
+def look(root: str, settings: CoverageSettings, limit: int = MOST_ENTRIES, *, is_walked: bool = True) -> Look:
     """Look at what a checkpoint of the project `root` does not cover, at most at `limit` entries.
 
-    This uses the rules of the last snapshot in this process, so that the project is not walked once more.
+    This uses the rules of the last snapshot in this process, so that the project is not walked once more, unless
+    `is_walked` is false.
     """
-    rules = coverage.walked(root, settings)
+    rules = coverage.walked(root, settings) if is_walked else None
     tops: dict[bytes, dict[bytes, _Status]] = {}
     unseen: set[bytes] = set()
     # A directory that is too large must not hide the others, so its entries do not count; all attempts together are
@@ -84,18 +85,29 @@ def _walk(root: str, settings: CoverageSettings) -> CoverageRules:
         try:
             with os.scandir(descriptor) as items:
                 kinds = {os.fsencode(item.name): item.is_dir(follow_symlinks=False) for item in items}
+            most = settings.max_file
+            large = [name for name in kinds if most is not None and _size(descriptor, name) > most]
             directories = [name for name, is_directory in kinds.items() if is_directory]
             files = [name for name, is_directory in kinds.items() if not is_directory and not atomic.is_temporary(name)]
             if not names.enter(descriptor, files, directories):
                 continue
             left_out = names.left_out(files, directories)
-            names.note(left_out, directories)
+            names.note([*left_out, *large], directories)
         finally:
             os.close(descriptor)
         for name in directories:
             if name not in left_out:
                 pending.append((os.path.join(directory, os.fsdecode(name)), names.below(name)))
     return rules
+
+
+def _size(directory: int, name: bytes) -> int:
+    """The bytes of a regular file in an open directory; 0 for everything else."""
+    try:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def _entries(root: bytes, top: bytes, is_directory: bool) -> Iterator[tuple[bytes, _Status]]:

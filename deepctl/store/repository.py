@@ -291,10 +291,13 @@ class Repository(ProfileStore):
     def look(self, session: SessionRecord) -> Look | None:
         """The present state of what no checkpoint of the session's project covers; `None` without a project.
 
-        It belongs after a snapshot, whose walk it uses; `not_covered.changes` compares two of them.
+        It belongs after a snapshot, whose walk it uses; `not_covered.changes` compares two of them. Without a snapshot
+        after each tool call, that walk may be older than the work of the agent, so the project is walked again.
         """
         project = self.workspace_of(session).project
-        return not_covered.look(project.root, project.coverage) if project is not None else None
+        if project is None:
+            return None
+        return not_covered.look(project.root, project.coverage, is_walked=self.policy == EVERY_TOOL)
 
     def present(self, session: SessionRecord | None = None) -> Snapshot:
         """A snapshot of the present workspace of a session that is not stored."""

@@ -106,8 +106,14 @@ def test_without_a_snapshot_the_project_is_walked(root: Path) -> None:
     expected = look(root)
     coverage.remember("/elsewhere", coverage.read_rules("/", SETTINGS))
     walked = not_covered.look(str(root), SETTINGS, 100)
-    del expected.tops[b"large"]  # no size is looked at
     assert walked == expected
+
+
+def test_what_is_new_since_the_last_snapshot_is_seen_if_the_project_is_walked_again(root: Path) -> None:
+    before = look(root)
+    write(root, "dist/x", "later/node_modules/x")
+    after = not_covered.look(str(root), SETTINGS, 100, is_walked=False)
+    assert not_covered.changes(before, after).paths == [b"dist/", b"later/node_modules/"]
 
 
 def test_no_link_is_followed(root: Path, tmp_path: Path) -> None:
