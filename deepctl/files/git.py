@@ -8,6 +8,7 @@ names.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -35,6 +36,22 @@ _LINKS = 5
 _HASH = re.compile(rb"(?:[0-9a-f]{40}|[0-9a-f]{64})\s*")
 _REFERENCE = re.compile(rb"ref:\s*(refs/[^\0\n]*?)\s*")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+_MISSING = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV, errno.ENAMETOOLONG),
+    *(errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTCONN, errno.ESTALE),
+)
+"""Errors of a file that is missing, of another kind, or not readable for the user."""
+
+
+def check_missing(error: OSError) -> None:
+    """Raise the error unless it says that a file is missing or may not be read.
+
+    Otherwise a failing disk, or too many open files, would look like a directory without rules.
+    """
+    if error.errno not in _MISSING:
+        raise error
 
 
 class GitFailed(Exception):
@@ -110,8 +127,8 @@ def worktree(directory: str) -> Worktree | None:
             if current == "/":
                 return None
             current = os.path.dirname(current)
-    except OSError:
-        pass
+    except OSError as error:
+        check_missing(error)
     return None
 
 
@@ -119,7 +136,8 @@ def git_directory_of(path: str) -> str | None:
     """The git directory that `path`, which is called `.git`, is or names; `None` if git would not accept it."""
     try:
         mode = os.stat(path).st_mode
-    except OSError:
+    except OSError as error:
+        check_missing(error)
         return None
     if stat.S_ISREG(mode):
         content = read_file(path, _LARGEST, follow=True)
@@ -155,7 +173,8 @@ def _is_git_directory(directory: str) -> bool:
             content = read_file(head, _LARGEST)
             if content is None or not (_HASH.match(content) or _REFERENCE.match(content)):
                 return False
-    except OSError:
+    except OSError as error:
+        check_missing(error)
         return False
     common = _common(directory)
     return all(os.access(os.path.join(common, name), os.X_OK) for name in ("objects", "refs"))
@@ -267,6 +286,9 @@ def read_file(path: str, largest: int, *, follow: bool = False, descriptor: int 
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 return None
             content = file.read(largest + 1)
-    except (OSError, ValueError):
+    except OSError as error:
+        check_missing(error)
+        return None
+    except ValueError:
         return None
     return content if len(content) <= largest else None

@@ -152,7 +152,8 @@ def _signature(path: str) -> _Signature | None:
     """Values that change with a file; `None` without a file."""
     try:
         status = os.stat(path)
-    except OSError:
+    except OSError as error:
+        git.check_missing(error)
         return None
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
