@@ -74,6 +74,8 @@ def _some_value(key: str, setting: Setting) -> Any:
     }
     if setting.kind == "paths":
         return ["/usr/share"] if key == "read_only_paths" else "none"
+    if setting.kind == "directory":
+        return "/usr/share"
     return known.get(setting.kind, "http://example.com/v1" if key == "base_url" else "value")
 
 
