@@ -27,6 +27,7 @@ SAMPLES = {
     "early-log": "036d4708ac9baf418c405b19c06b7b7944646417bdf059ba45533287f9df1215",
     "early-packs": "cb05e9d541351c2cec1fb28a36fa1764691fc70e060d4563203906aaa67dbb7a",
     "format-1": "9fdb560cb4ce9393828b242d80ece29232efe8e6bf6823a906d7f819c50eb8fc",
+    "zstd-packs": "e4fa3df2d221ee4b2a94a858e8270f9e97cd2c902d19f129d3570570d79740aa",
 }
 """The SHA-256 of each sample's manifest, which has those of its files."""
 
@@ -208,6 +209,21 @@ class TestEarlyPacks:
         assert _execute(Path(path), "PRAGMA user_version") == [(1,)]
         Cache(path).close()
         assert _execute(Path(path), "PRAGMA user_version") == [(layout.CACHE_FORMAT.current,)]
+
+
+class TestZstdPacks:
+    """The first packs of format 2."""
+
+    def test_what_they_hold_is_verified_and_rewound(self, deepctl: InProcess, home: Path) -> None:
+        place = _sample("zstd-packs", home)
+        headers = {path.read_bytes()[:15] for path in (place / "checkpoints/packs").iterdir()}
+        assert headers == {b"deepctl pack 2\n"}
+        alice = ("--user", "alice", "--json")
+        assert deepctl("checkpoints", "verify", *alice).ok().json["damaged"] == []
+        deepctl("checkpoints", "rewind", "good", "--session", "main", *alice).ok()
+        assert not (place / "workspace" / "more.txt").exists()
+        deepctl("checkpoints", "rewind", "~1", "--session", "main", *alice).ok()
+        assert (place / "workspace" / "notes.txt").read_text().startswith("one and the same one")
 
 
 def _execute(path: Path, statement: str) -> list[Any]:

@@ -83,6 +83,16 @@ SAMPLES: dict[str, Sample] = {
         "The first packs, whose tables have no CRC, and a cache in format 1.",
         has_cache=True,
     ),
+    "zstd-packs": Sample(
+        "6fa9b07",
+        [
+            _chat("write notes.txt: " + "one and the same " * 20),
+            _chat("remember tea", "write notes.txt: two"),
+            _checkpoints("save", "good", "--session", "main"),
+            _chat("write more.txt: three"),
+        ],
+        "The first packs in format 2, compressed by Zstandard.",
+    ),
 }
 
 
