@@ -165,12 +165,15 @@ def _retry(state: ReplState, arguments: str) -> None:
 
 def _take_back_last_turn(state: ReplState, session: str) -> None:
     """Rewind a session to before its last turn; only remarks are shown."""
+    from deepctl.domain import projects
     from deepctl.store.rewind import RewindConflicts, request_rewind, run
 
     chat = state.profile_chat()
     try:
         with options.working(state.profile().name, "checkpoints rewind", chat.wait, False) as repository:
-            result = run(repository, *request_rewind(repository, session, "~1"))
+            target, request = request_rewind(repository, session, "~1")
+            with projects.lock(repository.paths, target, wait=chat.wait):
+                result = run(repository, target, request)
     except RewindConflicts as error:
         error.hint = "/rewind ~1 --dry-run lists all of them; /rewind ~1 --force also undoes these changes."
         raise
