@@ -179,10 +179,13 @@ class _SessionWork:
 
     def take(self, change: TreeChange, interval: Interval, session: str) -> None:
         path, is_directory = change.path, change.is_directory
-        if interval.hidden_after(path, is_directory):
-            return  # the snapshot ignored it, so it was not necessarily deleted
         authors = interval.authors(path)
         is_own = bool(authors & {session, None})
+        if interval.hidden_after(path, is_directory):
+            # The snapshot ignored it, so it was not necessarily deleted, and the session may have changed it since.
+            if is_own and self._is_ignored(path, is_directory):
+                self._ignored.add(path)
+            return
         if is_own and self._is_ignored(path, is_directory):
             self._ignored.add(path)
             return
@@ -238,7 +241,7 @@ class _SessionWork:
             sorted(self._blocked),
             sorted(self._conflicts - self._certain),
             unsaved_paths,
-            sorted(self._ignored),
+            sorted(path for path in self._ignored if self._ignored.isdisjoint(above(path))),
             sorted(merged_paths),
             sorted(path for path in self._by_command if _is_effective(planned_changes.get(path))),
         )

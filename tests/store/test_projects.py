@@ -732,6 +732,21 @@ class TestIgnoredAtOneEnd:
             rewind.run(work, scene.session(), RewindRequest(target))
         assert (directory / "data").read_text() == "the user's\n"
 
+    def test_changed_and_ignored_by_the_agent_in_one_turn(self, scene: Scene, directory: Path) -> None:
+        (directory / "logs").mkdir()
+        (directory / "logs" / "one").write_text("the user's\n")
+        with scene.turn("one"):
+            (directory / "data").write_text("the agent's\n")
+            (directory / "logs" / "one").write_text("the agent's\n")
+            (directory / ".gitignore").write_text("data\nlogs/\n")
+        session = scene.session()
+        assert session.project is not None
+        result = scene.rewind("~1")
+        assert not (directory / ".gitignore").exists()
+        # Nobody knows what the agent made of them, and a directory stands for what is in it.
+        prefix = mounts.prefix(session.project.id)
+        assert result.plan.ignored_paths == [prefix + b"/data", prefix + b"/logs"]
+
     def test_ignored_in_between_only(self, scene: Scene, directory: Path) -> None:
         with scene.turn("one"):
             (directory / "other").write_text("the agent's\n")
@@ -754,7 +769,9 @@ class TestIgnoredAtOneEnd:
         with scene.work(coverage=coverage) as work:
             session = scene.session()
             target = lookup.find_checkpoint(scene.paths, work.ledger, "~1", "main")
-            rewind.run(work, session, RewindRequest(target))
+            result = rewind.run(work, session, RewindRequest(target))
+        assert session.project is not None
+        assert result.plan.ignored_paths == [mounts.prefix(session.project.id) + b"/data"]
         assert (directory / "data").read_text() == "x" * 2000
         assert not (directory / "other").exists()
 
