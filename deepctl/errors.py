@@ -117,9 +117,17 @@ class SessionNotFound(NotFound):
 
 
 class NoSession(NotFound):
+    """There is no session in the private workspace; `has_projects` means that there is one in a project."""
+
     code = "session_not_found"
 
-    def __init__(self, profile: str) -> None:
+    def __init__(self, profile: str, has_projects: bool = False) -> None:
+        if has_projects:
+            super().__init__(
+                f"Profile {profile!r} has only sessions in projects.",
+                f"`-C DIR` takes the last one in DIR. `deepctl sessions list --user {profile}` lists the sessions.",
+            )
+            return
         super().__init__(f"Profile {profile!r} has no sessions yet.", f"`deepctl chat --user {profile}` starts one.")
 
 

@@ -18,7 +18,7 @@ from deepctl.cli.options import UNNAMED
 from deepctl.domain import projects
 from deepctl.domain.coverage_settings import coverage_settings
 from deepctl.domain.settings import Settings
-from deepctl.errors import NoSession, Refused
+from deepctl.errors import Refused
 from deepctl.files import atomic
 from deepctl.layout import ProfilePaths, Root
 from deepctl.output.text import home, is_terminal
@@ -131,7 +131,7 @@ class ChatDirectory:
         """The session that the next turn would continue. Raises `NotFound` if there is none yet."""
         name = session if session is not None else self._latest(profile)
         if name is None:
-            raise session_choice.without_session(profile, self.path) if self.path else NoSession(profile.name)
+            raise session_choice.without_session(profile, self.path) if self.path else lookup.without_session(profile)
         return lookup.current_session(profile, name)
 
     def _latest(self, profile: ProfilePaths) -> str | None:

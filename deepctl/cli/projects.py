@@ -177,7 +177,9 @@ def _find(profile: ProfilePaths, directory: str) -> Project:
     """The project in a directory, or with that id. Raises `NotFound`."""
     path = domain.locate(directory)
     known = stored.read(profile)
-    project = next((project for project in known if project.path == path), None)
+    # A link may have taken the place of a project that was moved. Its path is then no real path.
+    places = os.path.abspath(os.path.expanduser(directory)), path
+    project = next((project for place in places for project in known if project.path == place), None)
     # A project whose directory is unknown has only an id.
     project = project or next((project for project in known if project.id == directory), None)
     if project is None:

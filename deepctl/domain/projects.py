@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +22,7 @@ from deepctl.files.atomic import OPEN_DIRECTORY
 from deepctl.layout import ProfilePaths, Root
 from deepctl.locks import DirectoryLock
 from deepctl.quantities import counted, size
-from deepctl.store import coverage, session_catalogue
+from deepctl.store import coverage, session_catalogue, workspaces
 from deepctl.store import projects as stored
 from deepctl.store.coverage import CoverageSettings
 from deepctl.store.projects import Project
@@ -62,8 +63,14 @@ def locate(directory: str, relative_to: str | None = None) -> str:
 def check(root: Root, path: str, environment: Mapping[str, str]) -> None:
     """Raise the error for a directory in which no agent may work; `path` is a real path.
 
-    Raises `NotFound`, `UsageError` if it is not a directory, and `Refused`.
+    Raises `NotFound`, also if a link has taken its place since, `UsageError` if it is not a directory, and `Refused`.
     """
+    if (real_path := os.path.realpath(path)) != path:
+        raise NotFound(
+            f"{path} is no longer the directory of the project: a link leads to {real_path}.",
+            f"If it was moved: `deepctl projects move {shlex.quote(path)} {shlex.quote(real_path)}`.",
+            code="directory_not_found",
+        )
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -178,19 +185,24 @@ def lock(profile: ProfilePaths, session: SessionRecord, *, wait: float = 0.0) ->
 
 def lock_directory(profile: ProfilePaths, directory: str | None, *, wait: float) -> AbstractContextManager[object]:
     """The same for the directory of a project; nothing for `None`, and for a project whose directory is unknown."""
-    if not directory or not os.path.isdir(directory):
+    if not directory or not workspaces.is_available(directory):
         return nullcontext()
     return DirectoryLock(directory, lock_file=profile.lock, wait=wait)
 
 
 def was_moved(path: str, identity: tuple[int, int], status: os.stat_result) -> bool:
-    """Whether the directory with this `status` may be the one that was at `path`, where nothing is any more.
+    """Whether the directory with this `status` may be the one that was at `path`, where it is no more.
 
     `identity` are device and inode of the project when it was last used. They only suggest it: a new directory can get
     the inode of a deleted one.
     """
     is_same = identity == (status.st_dev, status.st_ino) and stat.S_ISDIR(status.st_mode)
-    return is_same and not os.path.lexists(path)
+    return is_same and _is_gone(path)
+
+
+def _is_gone(path: str) -> bool:
+    """Whether nothing is at a path that was a real path, or a link leads elsewhere."""
+    return not os.path.lexists(path) or os.path.realpath(path) != path
 
 
 class ProjectSize(NamedTuple):
@@ -278,7 +290,7 @@ def describe_all(profile: ProfilePaths) -> list[ProjectDescription]:
             sessions[project.id],
             checkpoints[project.id],
             added_bytes[project.id],
-            os.path.isdir(project.path),
+            workspaces.is_available(project.path),
             project_trust.is_trusted(project.path, project.trusted),
             _moved_to(project, known),
         )
@@ -303,13 +315,14 @@ def _projects_of_sessions(profile: ProfilePaths) -> Iterator[tuple[str, str]]:
 
 
 def _moved_to(project: Project, known: Iterable[Project]) -> str | None:
-    """A directory with the device and the inode of a missing project: beside it, above the current directory, or beside
-    another project. It is only a suggestion.
+    """A directory with the device and the inode of a missing project: beside it or the end of a link in its place,
+    above the current directory, or beside another project. It is only a suggestion.
     """
-    if not project.inode or os.path.lexists(project.path):
+    if not project.inode or not _is_gone(project.path):
         return None
     taken = {other.path for other in known}
-    places = [os.path.dirname(project.path), *(os.path.dirname(other.path) for other in known)]
+    places = [os.path.dirname(project.path), os.path.dirname(os.path.realpath(project.path))]
+    places += [os.path.dirname(other.path) for other in known]
     with suppress(OSError):
         above = os.path.realpath(os.getcwd())
         while above != "/":

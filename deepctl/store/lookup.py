@@ -65,8 +65,13 @@ def current_session(paths: ProfilePaths, name: str | None) -> SessionRecord:
     """The session called `name`; without a name, the session used last. Raises `NoSession` if there is none."""
     chosen_name = name if name is not None else session_catalogue.latest_session(paths)
     if chosen_name is None:
-        raise NoSession(paths.name)
+        raise without_session(paths)
     return session_catalogue.find(paths, chosen_name)
+
+
+def without_session(paths: ProfilePaths) -> NoSession:
+    """The error of a command that needs a session, if none began in the private workspace."""
+    return NoSession(paths.name, has_projects=bool(session_catalogue.all_names(paths)))
 
 
 def describer(paths: ProfilePaths, checkpoints: Ledger) -> Callable[[Record], CheckpointInfo]:

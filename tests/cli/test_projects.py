@@ -216,6 +216,27 @@ def test_a_directory_that_is_gone_stops_turns_and_file_rewinds_only(alice: Alice
     alice("checkpoints", "verify").ok()
 
 
+def test_a_link_in_the_place_of_a_project_is_not_the_project(alice: Alice, shop: Path, tmp_path: Path) -> None:
+    alice("chat", "-C", str(shop), "write a.txt: one").ok()
+    new = tmp_path / "moved" / "shop"
+    new.parent.mkdir()
+    shop.rename(new)
+    shop.symlink_to(new)
+    gone = alice("chat", "--session", "main", "hello", "--json").events[-1]
+    assert (gone["code"], gone["exit_code"]) == ("directory_not_found", 3)
+    assert f"deepctl projects move {shop} {new}" in gone["hint"]
+    assert alice("checkpoints", "rewind", "--session", "main", "--json").error["code"] == "project_gone"
+    alice("checkpoints", "rewind", "--session", "main", "--only", "conversation").ok()
+    alice("checkpoints", "undo", "--session", "main").ok()
+    listed = alice("projects", "list", "--json").ok().json["projects"][0]
+    assert (listed["path"], listed["exists"], listed["moved_to"]) == (str(shop), False, str(new))
+    hint = alice("checkpoints", "rewind", "-C", str(shop), "--json").error["hint"]
+    assert f"deepctl projects move {shop} {new}" in hint
+    assert alice("projects", "move", str(shop), str(new), "--json").ok().json["old"] == str(shop)
+    alice("checkpoints", "rewind", "-C", str(shop)).ok()
+    assert os.listdir(new) == ["README"]
+
+
 def test_the_conversation_of_a_project_that_is_gone_can_be_rewound(alice: Alice, shop: Path) -> None:
     alice("chat", "-C", str(shop), "write a.txt: one").ok()
     shutil.rmtree(shop)

@@ -52,6 +52,20 @@ def _(s: Situation) -> list[str]:
     return _chat(s.place / "nothing")
 
 
+@case(CHAT, "a link is in the place of the session's directory")
+def _(s: Situation) -> list[str]:
+    path = _worked(s)
+    os.rename(path, path + "-2")
+    os.symlink(path + "-2", path)
+    return ["chat", "--session", "main", "hello", *ALICE]
+
+
+@case(REWIND, "there is no `-C`, and the profile has only sessions in projects")
+def _(s: Situation) -> list[str]:
+    _worked(s)
+    return ["checkpoints", "rewind", "~1", *ALICE]
+
+
 @case(CHAT, "the current directory was deleted")
 def _(s: Situation) -> list[str]:
     gone = _directory(s, "gone")
