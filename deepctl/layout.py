@@ -51,7 +51,9 @@ TODO_FILE = ".deep/todo.json"
 """The to-do list without a session: that of an application without sessions, and that of a profile up to 0.1."""
 PLANS_DIRECTORY = "plans"
 EVICTED_DIRECTORY = "large_tool_results"
-OWN_DIRECTORIES = (".deep/home", f"{MEMORY_DIRECTORY}/*", TODO_DIRECTORY, PLANS_DIRECTORY, EVICTED_DIRECTORY)
+HOME_DIRECTORY = ".deep/home"
+"""The home of commands. deepctl makes it again before each command."""
+OWN_DIRECTORIES = (HOME_DIRECTORY, f"{MEMORY_DIRECTORY}/*", TODO_DIRECTORY, PLANS_DIRECTORY, EVICTED_DIRECTORY)
 """The directories in a workspace that deepctl needs, parents included."""
 CONTEXT_FILES = ("AGENTS.md", "DEEP.md")
 NOTEBOOK = "MEMORY.md"

@@ -48,7 +48,7 @@ from deepctl.agent.project_search import SearchScope
 from deepctl.agent.sandboxes import Sandbox, listener, sandbox_missing, searcher, shell_command
 from deepctl.files import atomic
 from deepctl.files.paths_beneath import DirectoryTree, MountTable, OutsideTree
-from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, PROFILE_MOUNT, PROTECTED, ProjectMounts, Unavailable
+from deepctl.sandbox.policy import MOUNT, PROFILE_MOUNT, PROTECTED, ProjectMounts, Unavailable
 from deepctl.sandbox.project import has_alias
 
 STATE_PROVIDER = "state"
@@ -313,7 +313,7 @@ class _CommandBackend(_SearchBackend):
         self, command: WorkspaceCommand, shell: bool, env: Mapping[str, str] | None, timeout: float | None
     ) -> CommandResult:
         if self._is_confined:
-            await self._call(partial(self._own.make_directory, HOME_DIRECTORY))
+            await self._call(partial(self._own.make_directory, layout.HOME_DIRECTORY))
         if self.guard.is_idle:
             return await self._watched(command, shell, env, timeout)
         before = await self._call(self.guard.before)

@@ -13,6 +13,7 @@ from deepctl.output.render import is_conversation, notice
 from deepctl.output.text import has_colour, home, is_terminal, print_sentence, printable, printable_lines, visible
 from deepctl.quantities import counted
 from deepctl.store.lookup import CheckpointInfo
+from deepctl.store.rewind_scope import above
 
 if TYPE_CHECKING:
     from deepctl.store.diff import CheckpointComparison, FileDifference
@@ -100,8 +101,9 @@ class RewindView(NamedTuple):
                 remark = "  (conflict)" if file.path in conflicts else "  (merged)" if file.path in merged else ""
                 rows.append((f"{preview_line(file)}{remark}", file.path in by_command))
         else:
-            rows = [self._row("restored", path) for path in self.restored]
-            rows += [self._row("deleted", path) for path in self.deleted]
+            implied = self._implied_directories()
+            rows = [self._row("restored", path) for path in self.restored if path not in implied]
+            rows += [self._row("deleted", path) for path in self.deleted if path not in implied]
         self._print_rows(rows)
         self._print_paths()
         self._print_commits()
@@ -113,6 +115,12 @@ class RewindView(NamedTuple):
             print("\n".join(f"> {printable(line)}" for line in self.plan.undone.split("\n")))
         if self.safety is not None:
             notice(f"To undo this: `{self.undo}`. Checkpoint {self.safety.record.id} contains the state before it.")
+
+    def _implied_directories(self) -> set[bytes]:
+        """Made and deleted directories above another changed path, which implies them."""
+        changed_paths = {*self.restored, *self.deleted}
+        implied = {directory for path in changed_paths for directory in above(path)}
+        return {change.path for change in self.plan.changes if change.is_whole_directory and change.path in implied}
 
     def _row(self, verb: str, path: bytes) -> tuple[str, bool]:
         """A line for a changed path, and whether a command changed the path."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from deepctl.layout import HOME_DIRECTORY
+
 MOUNT = "/workspace"
 """Where commands in a sandbox find the workspace, wherever it lies on this machine."""
 
 PROFILE_MOUNT = "/profile"
 """Where the agent of a project, and its commands, find the workspace of the profile."""
-
-HOME_DIRECTORY = ".deep/home"
-"""`$HOME` of commands, relative to the workspace."""
 
 CACHE_MOUNT = "/profile-cache"
 """Where commands in a project find the package caches of the profile."""

@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 from deepctl.files import git_directories, placeholders
 from deepctl.files.placeholders import Placeholder
-from deepctl.sandbox.policy import CACHE_MOUNT, HOME_DIRECTORY, MOUNT, PROFILE_MOUNT, ProjectMounts, Unavailable
+from deepctl.layout import HOME_DIRECTORY
+from deepctl.sandbox.policy import CACHE_MOUNT, MOUNT, PROFILE_MOUNT, ProjectMounts, Unavailable
 from deepctl.sandbox.read_only import Bind
 
 _SYSTEM = ("/bin", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run", "/sbin", "/sys", "/tmp")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from deepctl.store import log_file, lookup, mounts, projects, session_catalogue,
 from deepctl.store.object_store import ObjectReader
 from deepctl.store.records import Record, SessionRecord
 from deepctl.store.repository import ReadOnlyRepository
+from deepctl.store.rewind_scope import above
 from deepctl.store.trees import DIRECTORY, TreeChange, TreeEntry
 from deepctl.store.workspaces import Content
 
@@ -67,14 +68,23 @@ def read_from_store(objects: ObjectReader) -> Content:
 def differences(
     changes: Iterable[TreeChange], before: Content, after: Content, project: str = ""
 ) -> Iterator[FileDifference]:
-    """Every path that differs, in order; a directory only if no path below it differs.
+    """Every path that differs, in order; a new or deleted directory only if no path below it differs.
 
     Paths are as they are shown in a session of `project`; other projects, and coverage rules, are left out.
     """
-    for change in changes:
-        if _is_dull(change) or not mounts.is_shown(change.path, project):
-            continue
+    shown = [
+        change
+        for change in changes
+        if mounts.is_shown(change.path, project) and not _is_dull(change) and not change.is_made_by_deepctl
+    ]
+    for change in without_implied(shown):
         yield _difference(change, before, after, mounts.shown(change.path, project))
+
+
+def without_implied(changes: Sequence[TreeChange]) -> list[TreeChange]:
+    """The changes without new and deleted directories above another changed path: that path implies them."""
+    implied = {directory for change in changes for directory in above(change.path)}
+    return [change for change in changes if not change.is_whole_directory or change.path not in implied]
 
 
 def unread_difference(change: TreeChange, project: str = "") -> FileDifference:

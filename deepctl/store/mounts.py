@@ -20,6 +20,8 @@ from deepctl.store.trees import DIRECTORY, FILE, TreeEntry, TreeReader, decode, 
 PROJECTS = layout.PROJECTS_DIRECTORY.encode()
 FILES, RULES = b"files", b"rules"
 _DIRECTORY_MODE, _FILE_MODE = 0o700, 0o600
+_OWN_MODE = 0o755
+"""The mode that `.deep` has when the first command makes it, so that it does not differ then."""
 _GIT = b".git"
 
 
@@ -113,7 +115,7 @@ def mount(objects: ObjectReader, sink: ObjectWriter, tree: bytes, projects: Mapp
     own = top.get(own_name)
     replaced_path = own_name if own is not None and own.kind != DIRECTORY else None
     if own is None or replaced_path is not None:
-        own = TreeEntry(DIRECTORY, _DIRECTORY_MODE, 0, sink.add(encode([])), own_name)
+        own = TreeEntry(DIRECTORY, _OWN_MODE, 0, sink.add(encode([])), own_name)
     inner = [entry for entry in decode(objects.read(own.digest)) if entry.name != name]
     inner.append(TreeEntry(DIRECTORY, _DIRECTORY_MODE, 0, _directory(sink, *entries), name))
     top[own_name] = own._replace(digest=_directory(sink, *inner))

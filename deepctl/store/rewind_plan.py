@@ -102,7 +102,7 @@ def exact(
     planned_changes: dict[bytes, TreeChange] = {}
     for change in changes(objects, now, target):
         path, is_directory = change.path, change.is_directory
-        if not is_selected(path):
+        if not is_selected(path) or change.is_made_by_deepctl:
             continue
         if is_ignored(path, is_directory):
             ignored_paths.append(path)
@@ -153,7 +153,7 @@ def own_work(
     work = _SessionWork(objects, content or (lambda path, entry: objects.read(entry.digest)), is_ignored, merge)
     for interval in intervals:
         for change in changes(objects, interval.before, interval.after):
-            if is_selected(change.path):
+            if is_selected(change.path) and not change.is_made_by_deepctl:
                 work.take(change, interval, session)
     return work.plan(now, sink, is_unseen, is_selected)
 
@@ -261,7 +261,7 @@ class _SessionWork:
             # With this change its mode is restored at the end, even if the directory had to be made writable.
             planned_changes.setdefault(directory, TreeChange(directory, current, current))
         elif planned_changes[path].after is not None:
-            if directory not in self._goal and is_selected(directory):
+            if directory not in self._goal and is_selected(directory) and directory not in trees.MADE_BY_DEEPCTL:
                 # Another author removed the directory of the path that should be restored.
                 self._conflicts.add(path)
                 self._certain.add(path)

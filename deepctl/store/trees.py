@@ -96,6 +96,12 @@ def walk(objects: ObjectReader, tree: bytes, prefix: bytes = b"") -> Iterator[tu
 _EMPTY = hashlib.sha256(_HEADER).digest()
 """The hash of the empty tree."""
 
+MADE_BY_DEEPCTL = frozenset({layout.OWN.encode(), layout.HOME_DIRECTORY.encode()})
+"""Directories of a workspace that deepctl makes before each command, so a rewind leaves them.
+
+With a project in a tree, `.deep` is in it even before a command has run (`deepctl.store.mounts`).
+"""
+
 
 class TreeChange(NamedTuple):
     """One path at which two trees differ: the old and the new entry, `None` for no entry."""
@@ -109,6 +115,16 @@ class TreeChange(NamedTuple):
         """Whether the path is a directory in the last tree that has it."""
         entry = self.after or self.before
         return entry is not None and entry.kind == DIRECTORY
+
+    @property
+    def is_whole_directory(self) -> bool:
+        """Whether a directory was made or deleted. A change of its mode is not, nor a file in its place."""
+        return self.is_directory and None in (self.before, self.after)
+
+    @property
+    def is_made_by_deepctl(self) -> bool:
+        """Whether a directory that deepctl makes itself appeared or is missing: no author did that."""
+        return self.is_whole_directory and self.path in MADE_BY_DEEPCTL
 
 
 def changes(

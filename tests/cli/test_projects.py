@@ -61,6 +61,28 @@ def test_the_agent_works_in_the_directory_and_a_rewind_takes_back_only_its_part(
     assert (shop / "mine.txt").read_text() == "mine"
 
 
+def test_directories_above_a_changed_file_are_not_listed(alice: Alice, shop: Path) -> None:
+    (shop / "old").mkdir()
+    (shop / "old" / "file").write_text("old")
+    here = ("-C", str(shop))
+    alice(
+        "chat", *here, "--sandbox", "bubblewrap", "run rm -r old; mkdir -p new/inner empty; echo 1 > new/inner/f"
+    ).ok()
+    apart = "Changed by commands, with anything that was saved while they ran:"
+    shown = alice("checkpoints", "rewind", *here, "--dry-run").ok().stdout.splitlines()
+    assert [line.split() for line in shown[2:6]] == [
+        ["deleted", "empty", "directory"],
+        apart.split(),
+        ["deleted", "new/inner/f", "+0", "-1"],
+        ["added", "old/file", "+1", "-0"],
+    ]
+    stat = alice("checkpoints", "diff", *here, "~1", "--stat").ok().stdout.splitlines()
+    assert [line.split()[1] for line in stat if line.startswith("  ")] == ["empty", "new/inner/f", "old/file"]
+    shown = alice("checkpoints", "rewind", *here).ok().stdout.splitlines()
+    assert shown[2:6] == ["  deleted   empty", apart, "  restored  old/file", "  deleted   new/inner/f"]
+    assert sorted(path.name for path in shop.rglob("*")) == ["README", "file", "old"]
+
+
 def test_a_session_belongs_to_the_directory_in_which_it_began(alice: Alice, shop: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()

@@ -20,6 +20,7 @@ from deepctl.files import placeholders
 from deepctl.files.placeholders import Placeholder
 from deepctl.layout import Root
 from deepctl.store import (
+    diff,
     lookup,
     mounts,
     projects,
@@ -33,6 +34,7 @@ from deepctl.store import (
 )
 from deepctl.store.coverage import CoverageSettings
 from deepctl.store.records import SessionProject
+from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindConflicts, RewindRequest
 from tests.samples import make
 from tests.store.scene import Scene
@@ -131,6 +133,35 @@ def test_a_rewind_and_its_undo_restore_bytes_modes_and_links(scene: Scene, direc
     assert (scene.workspace / ".deep/memory/main/MEMORY.md").read_text() == "- tea\n"
     scene.undo()
     assert contents(directory) == before
+
+
+def test_the_home_of_commands_is_no_change_of_a_session(scene: Scene, directory: Path) -> None:
+    with scene.turn("build"):
+        (scene.workspace / ".deep/home").mkdir(parents=True)
+        (directory / "out").mkdir()
+    with Repository.read_only(scene.paths) as reader:
+        assert [file.path for file in diff.compare(reader, "~1", None, "main").differences] == ["out"]
+    for changes in (scene.rewind("~1"), scene.undo(), scene.rewind("~1", exact=True)):
+        shown = [changes.plan.workspace.shown(path) for path in (*changes.restored_paths, *changes.deleted_paths)]
+        assert shown == [b"out"]
+        assert (scene.workspace / ".deep/home").is_dir()
+        assert changes.in_the_way == []
+
+
+def test_files_of_commands_in_their_home_are_undone(scene: Scene, directory: Path) -> None:
+    with scene.turn("first"):
+        scene.write(".deep/home/.profile", "1\n")
+    with scene.turn("second"):
+        shutil.rmtree(scene.workspace / ".deep/home")
+    scene.rewind("~1")
+    assert (scene.workspace / ".deep/home/.profile").read_text() == "1\n"
+    with scene.turn("third"):
+        shutil.rmtree(scene.workspace / ".deep/home")
+        (scene.workspace / ".deep/home").write_text("a file in its place")
+    scene.rewind("~1")
+    assert (scene.workspace / ".deep/home/.profile").read_text() == "1\n"
+    scene.rewind("~1")
+    assert os.listdir(scene.workspace / ".deep/home") == []
 
 
 def test_a_rewind_leaves_files_that_are_right_untouched(scene: Scene, directory: Path) -> None:
