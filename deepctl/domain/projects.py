@@ -106,6 +106,8 @@ def _of_place(root: Root, path: str, environment: Mapping[str, str]) -> Refused 
     for place in _OF_KERNEL:
         if _is_within(path, place):
             return _refused(path, f"{place} contains no files of a user", _CHOOSE_ANOTHER)
+    if ".git" in path.lower().split("/"):
+        return _refused(path, "it is in a .git, which a rewind must not change", "Name the directory with the .git.")
     for home in _homes(environment):
         if _is_within(home, path):
             is_home = _is_within(path, home)

@@ -170,7 +170,7 @@ def unknown(paths: ProfilePaths, path: str) -> NotFound:
     """The error for a directory that is no project of the profile."""
     return NotFound(
         f"{path} is not a project of profile {paths.name!r}.",
-        "`deepctl projects list` lists the projects.",
+        f"`deepctl projects list --user {paths.name}` lists the projects.",
         code="project_not_found",
     )
 

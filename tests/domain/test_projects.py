@@ -90,10 +90,13 @@ def test_nothing_and_a_deleted_directory_are_none(tmp_path: Path, monkeypatch: p
         ("root", "it is in .*, where deepctl keeps its state"),
         ("root/profiles/alice/workspace", "it is in .*, where deepctl keeps its state"),
         ("config", "it contains the settings of deepctl"),
+        ("shop/.git", "it is in a .git"),
+        ("shop/.GIT/hooks", "it is in a .git"),
     ],
 )
 def test_what_contains_more_than_a_project_is_refused(root: Root, tmp_path: Path, path: str, reason: str) -> None:
-    (tmp_path / "config").mkdir()
+    for name in ("config", "shop/.git", "shop/.GIT/hooks"):
+        (tmp_path / name).mkdir(parents=True)
     problem = _problem(root, tmp_path / path)
     assert isinstance(problem, Refused)
     assert problem.code == "project_refused"

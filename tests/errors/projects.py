@@ -90,6 +90,11 @@ def _(s: Situation) -> list[str]:
     return _chat("~")
 
 
+@case(CHAT, "the directory of `-C` is in a `.git`")
+def _(s: Situation) -> list[str]:
+    return _chat(_directory(s, ".git"))
+
+
 @case(CHAT, "the directory of `-C` contains the root of deepctl's state")
 def _(s: Situation) -> list[str]:
     s.patch.setenv("DEEPCTL_HOME", f"{_directory(s)}/state")
