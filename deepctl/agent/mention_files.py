@@ -137,7 +137,7 @@ class Files(Protocol):
         ...
 
     def leads_out(self, path: str) -> bool:
-        """Whether a path is absolute, or below a home directory, and not one of these files."""
+        """Whether a path is one of another place: it is absolute, below a home directory, or leads up with `..`."""
         ...
 
 
@@ -162,7 +162,7 @@ class DirectoryFiles:
             entry, real_path = tree.entry(path), tree.real_path(path)
         except OutsideTree:
             # An existing link causes a notice; a word that is not in the workspace is only a word.
-            if self.leads_out(path) or os.path.normpath(path).startswith(".."):
+            if self.leads_out(path):
                 return None
             return refused(path, "a symbolic link leads out of the workspace")
         except (OSError, ValueError):
@@ -186,9 +186,9 @@ class DirectoryFiles:
         return path if relative == ".." or relative.startswith("../") else relative
 
     def leads_out(self, path: str) -> bool:
-        if not path.startswith("/"):
-            return path.startswith("~")
         normal_path = os.path.normpath(path)
+        if not path.startswith("/"):
+            return path.startswith("~") or normal_path == ".." or normal_path.startswith("../")
         return all(tree.prefix_of(normal_path) is None for tree in self._trees.trees)
 
 

@@ -93,8 +93,9 @@ def test_a_path_that_names_nothing_is_said_once_and_the_first_five(place: Path) 
     assert found == (
         [],
         [
-            "No such file, so sent unchanged: @missing.txt, @src/nothing, @../x, @/workspace/x, @src/one.py:7 "
-            "(`deepctl chat --file PATH` attaches a file)"
+            "No such file, so sent unchanged: @missing.txt, @src/nothing, @/workspace/x, @src/one.py:7 "
+            "(`deepctl chat --file PATH` attaches a file)",
+            "Outside the workspace, so sent unchanged: @../x (`deepctl chat --file PATH` attaches a file)",
         ],
     )
     (notice,) = _attached(place, " ".join(f"@{name * 100}.txt" for name in "abcdefg")).notices

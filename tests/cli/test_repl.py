@@ -465,6 +465,9 @@ def test_a_file_elsewhere_is_sent_after_a_question_for_its_directory(
         terminal.type("see @~/.ssh/id\r")
         terminal.expect("~/.ssh/id is not sent: ~/.ssh is a directory for keys.")
         terminal.prompt()
+        terminal.type("see @~/docs/none.txt\r")
+        terminal.expect("~/docs/none.txt is not sent: there is no such file.")
+        terminal.prompt()
         terminal.type("draft @~/other/d.txt\r")
         terminal.expect(question.format("~/other/d.txt", "It is"))
         terminal.type("\x03")
@@ -474,7 +477,7 @@ def test_a_file_elsewhere_is_sent_after_a_question_for_its_directory(
         terminal.prompt()
         _ends_in_order(terminal)
         sent = [str(body["messages"][-1]) for body in server.requests]
-    assert len(sent) == 3
+    assert len(sent) == 4
     assert "content of docs/a.txt" in sent[0]
     assert "content of docs/b.txt" in sent[0]
     assert "content of docs/a.txt" in sent[1]

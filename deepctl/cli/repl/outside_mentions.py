@@ -15,6 +15,7 @@ from deepctl.domain.mention_syntax import mentions
 from deepctl.domain.outside_files import OutsideFile
 
 _DECLINED = "you declined"
+_MISSING = "there is no such file"
 _MAX_NAMED = 3
 
 
@@ -56,6 +57,10 @@ def _named(state: ReplState, prompt: str) -> dict[str, OutsideFile]:
             if file is not None:
                 found[path] = file
                 break
+        else:
+            path = mention.readings[-1].path
+            if mention.looks_like_path and path.startswith(("~/", "/")):
+                found[path] = OutsideFile("", "", _MISSING)
     return found
 
 
