@@ -182,7 +182,7 @@ def test_a_line_of_the_user_runs_in_the_project_with_the_home_of_the_profile(pla
         printed.extend(out + err)
         return True
 
-    line = "pwd; echo $HOME; echo new > made; cat /profile/a.txt; echo x > .envrc; ls /profile/.deep"
+    line = "pwd; echo $HOME; echo new > made; cat /profile/a.txt; echo; echo x > .envrc; ls /profile/.deep"
     end = user_commands.run(profile, Bubblewrap(), line, sink, project=str(place.project))
     assert end.code == 0
     lines = printed.decode().splitlines()
