@@ -528,8 +528,10 @@ class TurnCheckpoints:
             notes.append(f"Changed, and not covered by checkpoints: {_names(map(os.fsdecode, paths))}.")
         if unseen:
             notes.append(f"Not looked at: {_names(map(os.fsdecode, unseen))}.")
-        if self.created_repositories:
-            names = _names(self.created_repositories)
+        if "." in self.created_repositories:
+            notes.append("The project is a git repository now. Checkpoints do not cover what git ignores.")
+        if nested := [path for path in self.created_repositories if path != "."]:
+            names = _names(nested)
             notes.append(f"Nested repositories, whose files checkpoints do not cover: {names}.")
         return notes
 

@@ -106,7 +106,7 @@ class CommandGuard:
     def take_created(self) -> list[str]:
         """The nested repositories that commands of a project created since the last call, and that still exist.
 
-        Paths are relative to the project.
+        Paths are relative to the project. The one of the project itself is ".".
         """
         created, self._created = self._created, {}
         return [path for path in created if os.path.isdir(os.path.join(self._root, path))]

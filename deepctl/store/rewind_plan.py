@@ -233,6 +233,9 @@ class _SessionWork:
         for path in list(planned_changes):
             for directory in _above_in_place(path):
                 self._place(path, directory, planned_changes, present, is_selected)
+        in_the_way = [path for path, change in planned_changes.items() if self._is_occupied(change, planned_changes)]
+        self._conflicts.update(in_the_way)
+        self._certain.update(in_the_way)
         unsaved_paths = [path for path in sorted(planned_changes) if is_unseen(path)]
         self._conflicts.update(unsaved_paths)
         return RewindChanges(
@@ -245,6 +248,16 @@ class _SessionWork:
             sorted(merged_paths),
             sorted(path for path in self._by_command if _is_effective(planned_changes.get(path))),
         )
+
+    def _is_occupied(self, change: TreeChange, planned_changes: dict[bytes, TreeChange]) -> bool:
+        """Whether a file or link cannot come back because a directory is there in which something stays."""
+        before, after = change.before, change.after
+        if before is None or before.kind != DIRECTORY or after is None or after.kind == DIRECTORY:
+            return False
+        for path, _ in trees.walk(self._objects, before.digest, change.path + b"/"):
+            if path not in planned_changes or planned_changes[path].after is not None:
+                return True
+        return False
 
     def _place(
         self,

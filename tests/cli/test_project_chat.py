@@ -115,6 +115,17 @@ def test_changes_that_no_checkpoint_covers_are_said(
     assert "Not looked at: node_modules" in text.stderr.splitlines()[-1]
 
 
+def test_a_repository_that_a_command_makes_of_the_project_is_not_nested(deepctl: InProcess, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    text = deepctl("chat", "-C", str(plain), "run git init -q . && git init -q inner").ok()
+    assert (plain / ".git").is_dir()
+    assert text.stderr.splitlines()[-2:] == [
+        "The project is a git repository now. Checkpoints do not cover what git ignores.",
+        "Nested repositories, whose files checkpoints do not cover: inner.",
+    ]
+
+
 def test_names_of_what_is_not_covered_stay_on_their_line(deepctl: InProcess, shop: Path) -> None:
     (shop / "make.sh").write_text("printf x > \"$(printf 'node_modules/a\\nError: \\033[2J')\"\n")
     text = deepctl("chat", "-C", str(shop), "run sh make.sh").ok()

@@ -135,6 +135,19 @@ def test_a_file_of_the_users_in_a_directory_of_the_agents_keeps_the_directory(st
     assert story.files() == {"d/mine.txt": "user"}
 
 
+@pytest.mark.parametrize("has_users_file", [True, False])
+def test_a_file_whose_place_has_a_directory_comes_back_or_is_a_conflict(story: Story, has_users_file: bool) -> None:
+    story.user("place", "the user's")
+    (story.root / "place").unlink()
+    story.agent("place/inner", "the agent's")
+    if not has_users_file:
+        assert story.rewind() == []
+        assert story.files() == {"place": "the user's"}
+        return
+    story.user("place/mine", "the user's")
+    assert story.plan().conflict_paths == [b"place"]
+
+
 def test_a_directory_that_somebody_took_away_is_a_conflict_for_what_was_in_it(story: Story) -> None:
     story.user("d/a.txt", "x")
     story.intervals.clear()
