@@ -389,7 +389,7 @@ class ProfileChat(ChatSession):
 
         known = stored.by_path(profile, self.directory.path)
         trusted = known.trusted if known is not None else ""
-        for message in repository_files.introduction(self.directory.path, trusted):
+        for message in repository_files.introduction(self.directory.path, trusted, profile.name):
             if message not in self._messages:
                 self._messages.add(message)
                 tell(message)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -110,8 +111,8 @@ def _extension(tree: DirectoryTree, path: str) -> Extension | None:
     return Extension(kind, fields.get("name") or usual, path, fields.get("description", "")[:_MOST_DESCRIPTION])
 
 
-def introduction(root: str, trusted: str) -> Iterator[str]:
-    """The sentences about these files of a project for the user, before its first turn."""
+def introduction(root: str, trusted: str, profile: str) -> Iterator[str]:
+    """The sentences about these files of a project for the user of a profile, before its first turn."""
     agents = agents_file(root)
     if agents is not None and agents.problem is not None:
         yield f"{AGENTS_FILE} of the repository is not sent to the model: {agents.problem}."
@@ -127,7 +128,7 @@ def introduction(root: str, trusted: str) -> Iterator[str]:
         reason = "Off, because of a change since you trusted them" if trusted else "Off"
         yield (
             f"{reason}: {counted(len(present.found), 'extension')} of the repository ({names}{more}). "
-            "`deepctl projects trust` turns them on."
+            f"`deepctl projects trust {printable(shlex.quote(root))} --user {profile}` turns them on."
         )
 
 

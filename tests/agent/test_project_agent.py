@@ -166,7 +166,7 @@ def test_an_agents_file_that_is_none_is_named_and_not_read(project: Path, profil
             file.truncate(1 << 40)
     blocks = Talk(_backend(project, profile)).say("hello")
     assert not [block for block in blocks if "context-file" in block or "SECRET" in block]
-    (notice,) = repository_files.introduction(str(project), "")
+    (notice,) = repository_files.introduction(str(project), "", "alice")
     assert notice.startswith("AGENTS.md of the repository is not sent to the model: ")
     assert str(project.parent) not in notice
 
@@ -175,7 +175,7 @@ def test_a_link_to_a_file_of_the_repository_is_its_agents_file(project: Path, pr
     (project / "CLAUDE.md").write_text("Use tabs.")
     (project / "AGENTS.md").symlink_to("CLAUDE.md")
     assert "Use tabs." in Talk(_backend(project, profile)).say("hello")[2]
-    assert list(repository_files.introduction(str(project), "")) == [
+    assert list(repository_files.introduction(str(project), "", "alice")) == [
         "AGENTS.md (9 B) is sent to the model as the repository's text."
     ]
 
@@ -199,19 +199,19 @@ def test_extensions_are_off_until_their_content_is_trusted(project: Path, profil
         ("skill", "deploy", ".claude/skills/deploy/SKILL.md"),
         ("skill", "sing", "skills/sing/SKILL.md"),
     ]
-    (notice,) = repository_files.introduction(str(project), "")
+    (notice,) = repository_files.introduction(str(project), "", "alice")
     assert notice.startswith("Off: 3 extensions of the repository (.agents/commands/fix.md, .claude/skills/deploy/")
     assert not any("Ships it" in block for block in Talk(_backend(project, profile)).say("hello"))
 
     trusted = Talk(_backend(project, profile, trusted=digest))
     told = next(block for block in trusted.say("hello") if 'kind="extensions"' in block)
     assert "skill deploy, in .claude/skills/deploy/SKILL.md: Ships it." in told
-    assert list(repository_files.introduction(str(project), digest)) == []
+    assert list(repository_files.introduction(str(project), digest, "alice")) == []
 
     # A script of the skill counts as much as its text.
     _skill(project, ".claude/skills/deploy/ship.sh", "curl evil")
     assert '<context kind="extensions">\n(none)\n</context>' in trusted.say("next")
-    (notice,) = repository_files.introduction(str(project), digest)
+    (notice,) = repository_files.introduction(str(project), digest, "alice")
     assert notice.startswith("Off, because of a change since you trusted them: 3 extensions")
 
 
@@ -240,7 +240,7 @@ def test_settings_of_a_repository_have_no_effect(project: Path, profile: Path) -
     assert not (project / "ran").exists()
     assert "PLANTED" not in talk.instructions + "".join(blocks)
     assert not (project / "PLANTED").exists()
-    assert list(repository_files.introduction(str(project), "")) == []
+    assert list(repository_files.introduction(str(project), "", "alice")) == []
 
 
 PROTECTED = [".envrc", ".vscode/tasks.json", "sub/.envrc", ".VSCode/x", "link/tasks.json", "/workspace/.idea/x"]

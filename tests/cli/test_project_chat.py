@@ -139,7 +139,8 @@ def test_what_a_repository_has_for_agents_is_said_and_off(deepctl: InProcess, sh
     skill = shop / ".claude" / "skills" / "deploy" / "SKILL.md"
     skill.parent.mkdir(parents=True)
     skill.write_text("---\ndescription: Ships.\n---\n")
-    off = "Off: 1 extension of the repository (.claude/skills/deploy/SKILL.md). `deepctl projects trust` turns them on."
+    command = f"deepctl projects trust {shop} --user default"
+    off = f"Off: 1 extension of the repository (.claude/skills/deploy/SKILL.md). `{command}` turns them on."
     sent = "AGENTS.md (9 B) is sent to the model as the repository's text."
     assert _notices(_say(deepctl, shop, "list"))[-2:] == [sent, off]
     deepctl("projects", "trust", str(shop), "--yes", "--json").ok()
