@@ -28,6 +28,7 @@ _PROMPT = 48
 def document(info: CheckpointInfo) -> dict[str, Any]:
     """A checkpoint as JSON."""
     record = info.record
+    project = {"project": info.project, "git": record.git or None} if info.project is not None else {}
     return {
         "id": record.id,
         "label": info.label,
@@ -41,8 +42,7 @@ def document(info: CheckpointInfo) -> dict[str, Any]:
         "bytes": record.bytes,
         "added_bytes": record.added_bytes,
         "prompt": record.prompt,
-        "project": info.project,
-        "git": record.git or None,
+        **project,
     }
 
 

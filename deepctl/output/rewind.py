@@ -61,9 +61,7 @@ class RewindView(NamedTuple):
                 "deleted": self._names(self.deleted),
                 "kept": self._names(self.kept),
                 "conflicts": self._names(self.plan.conflicts),
-                "ignored": self._names(self.plan.ignored_paths),
-                "merged": self._names(self.plan.merged_paths),
-                "commands": self._names(self.plan.command_paths),
+                **self._paths_of_project(),
             },
             "commits": [commit._asdict() for commit in self.plan.commits],
         }
@@ -115,6 +113,16 @@ class RewindView(NamedTuple):
             print("\n".join(f"> {printable(line)}" for line in self.plan.undone.split("\n")))
         if self.safety is not None:
             notice(f"To undo this: `{self.undo}`. Checkpoint {self.safety.record.id} contains the state before it.")
+
+    def _paths_of_project(self) -> dict[str, list[str]]:
+        """The lists of paths that only a rewind in a project has."""
+        if self.plan.workspace.project is None:
+            return {}
+        return {
+            "ignored": self._names(self.plan.ignored_paths),
+            "merged": self._names(self.plan.merged_paths),
+            "commands": self._names(self.plan.command_paths),
+        }
 
     def _implied_directories(self) -> set[bytes]:
         """Made and deleted directories above another changed path, which implies them."""

@@ -27,7 +27,7 @@ def _document(session: SessionSummary, directories: Mapping[str, str]) -> dict[s
     """A session as JSON; `directories` are those of the projects by their ids."""
     document = session._asdict()
     document["project"] = _directory(session, directories)
-    for key in ("problem", "damage"):
+    for key in ("project", "problem", "damage"):
         if not document[key]:
             del document[key]
     return document

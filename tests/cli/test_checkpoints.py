@@ -66,7 +66,7 @@ def test_every_turn_can_be_gone_back_to(alice: Alice) -> None:
     ]
     assert records[0].keys() == {
         "id", "label", "kind", "session", "turn", "created_at", "message_count", "parent", "files", "bytes",
-        "added_bytes", "prompt", "project", "git",
+        "added_bytes", "prompt",
     }  # fmt: skip
     assert records[0]["prompt"] == "remember I like tea"
     assert (records[3]["files"], records[3]["message_count"], records[3]["parent"]) == (0, 0, None)

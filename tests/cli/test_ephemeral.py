@@ -190,6 +190,7 @@ def test_json_has_no_profile_session_or_checkpoint(deepctl: InProcess, untouched
         "type": "start",
         "profile": None,
         "session": None,
+        "project": None,
         "model": "offline",
         "sandbox": None,
         "network": False,

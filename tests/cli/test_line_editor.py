@@ -42,6 +42,7 @@ class Candidates:
     def sessions(self): raise StorageError("Broken.")
     def models(self): time.sleep(60); return []
     def paths(self, prefix): return workspace_paths(os.environ["ROOT"], prefix)
+    mentions = paths
 
 def toolbar():
     if os.environ.get("BROKEN"): raise StorageError("Broken.")
@@ -464,7 +465,7 @@ def test_an_at_sign_shows_files_while_typing_and_escape_hides_them(tty: Tty) -> 
     tty.type("\x1b")
     tty.until(lambda: "a b.txt" not in tty.screen)
     tty.type("\x15" + "read @a\t")
-    tty.prompt('alice> read @"a b.txt"')
+    tty.prompt(r"alice> read @a\ b.txt")
     tty.type("\x15" + "@sr\t", "\t")
     tty.until(lambda: "@src/one.py" in tty.screen or "one.py" in tty.screen)
 

@@ -364,11 +364,11 @@ class _Docker:
         self.answer = answer
         self.asked: list[str] = []
 
-    def __call__(self, name: str) -> bool:
+    def __call__(self, name: str) -> list[str]:
         self.asked.append(name)
         if isinstance(self.answer, Unavailable):
             raise self.answer
-        return self.answer
+        return [name] if self.answer else []
 
 
 GONE = Unavailable("No Docker daemon answers", "Start it.")
@@ -403,7 +403,7 @@ def test_a_container_goes_where_there_may_be_one(
     if socket:
         (tmp_path / "docker.sock").touch()
     docker = _Docker(answer)
-    monkeypatch.setattr(container, "remove", docker)
+    monkeypatch.setattr(container, "remove_all", docker)
     monkeypatch.setattr(sandbox_settings, "_SOCKET", str(tmp_path / "docker.sock"))
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     environment = {**os.environ, **({"DOCKER_HOST": "unix:///x"} if host else {})}
