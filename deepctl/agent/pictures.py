@@ -41,7 +41,7 @@ themselves: OpenAI to 2,048 pixels, Anthropic to 1,568 (sources: the pages below
 _MAX_SEGMENTS = 2_000
 """Segments before the dimensions of a JPEG. Metadata of 64 KiB a segment needs far less."""
 _MAX_BLOCKS = 200_000
-"""Blocks in which the second frame of a GIF is searched."""
+"""Blocks, and pieces of up to 255 bytes in them, in which the second frame of a GIF is searched."""
 
 PNG, JPEG, GIF, WEBP, BMP = "image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp"
 TIFF, AVIF, HEIC, HEIF = "image/tiff", "image/avif", "image/heic", "image/heif"
@@ -137,8 +137,13 @@ def _colors(flags: int) -> int:
 def _has_frames(data: bytes, at: int) -> bool:
     """Whether a GIF, whose blocks begin at `at`, has a second frame."""
     frames = 0
+    is_within = False  # in the data of a block, which is a list of short pieces
     try:
         for _ in range(_MAX_BLOCKS):
+            if is_within:
+                is_within = data[at] > 0
+                at += 1 + data[at]
+                continue
             if data[at] == 0x2C:
                 frames += 1
                 if frames > 1:
@@ -148,9 +153,7 @@ def _has_frames(data: bytes, at: int) -> bool:
                 at += 2
             else:
                 return False
-            while data[at]:
-                at += 1 + data[at]
-            at += 1
+            is_within = True
     except IndexError:
         pass  # the end is missing, which decoders accept
     return False
