@@ -174,8 +174,7 @@ def test_a_huge_file_is_kept_in_constant_memory(store: Store, tmp_path: Path) ->
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40 << 10, "KiB"
 
 
-def test_many_objects_are_looked_up_at_once_as_one_by_one(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+def test_many_objects_are_looked_up_at_once_as_one_by_one(store: Store) -> None:
     with store.objects.new_batch() as batch:
         kept = [batch.add(b"%d" % number) for number in range(1200)]
         assert batch.stored(kept) == set(), "the batch does not count"
