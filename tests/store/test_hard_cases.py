@@ -72,7 +72,7 @@ def test_a_file_in_a_directory_that_stands_where_a_file_was_is_never_touched(sce
         (scene.workspace / "p").unlink()
         scene.write("p/agents", "agent")
     scene.write("p/mine", "mine")
-    stopped = in_child(lambda: scene.rewind("~1"), _calls(scene) - 12, kill)
+    stopped = in_child(lambda: scene.rewind("~1", force=True), _calls(scene) - 12, kill)
     assert stopped == "killed"
     scene.write("p/mine", "mine, edited")
     with scene.work():
@@ -93,7 +93,7 @@ def _calls(scene: Scene) -> int:
     with tempfile.TemporaryDirectory() as place:
         shutil.copytree(Path(scene.paths.directory).parent.parent, Path(place) / "copy", symlinks=True)
         copy = Scene(Path(place) / "copy")
-        return count(lambda: copy.rewind("~1"))
+        return count(lambda: copy.rewind("~1", force=True))
 
 
 def test_a_checkpoint_whose_line_could_not_be_written_leaves_nothing_that_others_rely_on(
