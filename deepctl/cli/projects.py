@@ -38,7 +38,7 @@ def list_(user: options.User = None, as_json: options.Json = False) -> None:
     show(views.ProjectListView(profile.name, domain.describe_all(profile)), as_json)
 
 
-@app.command(epilog="Example: deepctl projects move ~/src/shop ~/work/shop --user alice")
+@app.command(epilog="Example: deepctl projects move ~/shop ~/src/shop --user alice")
 def move(
     old: Annotated[str, typer.Argument(metavar="OLD", help="Directory of the project so far. It need not exist.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="Directory of the project from now on.")],

@@ -114,13 +114,13 @@ def test_a_link_leads_from_none_of_the_two_into_anything_else(place: Place) -> N
 
 
 def test_a_project_below_a_name_of_the_table_keeps_its_own_path(tmp_path: Path) -> None:
-    (tmp_path / "work" / "shop").mkdir(parents=True)
+    (tmp_path / "src" / "shop").mkdir(parents=True)
     (tmp_path / "profile").mkdir()
-    shop = DirectoryTree(str(tmp_path / "work" / "shop"), follow=True, aliases=("/workspace",))
-    other = DirectoryTree(str(tmp_path / "profile"), follow=True, mount=str(tmp_path / "work"))
+    shop = DirectoryTree(str(tmp_path / "src" / "shop"), follow=True, aliases=("/workspace",))
+    other = DirectoryTree(str(tmp_path / "profile"), follow=True, mount=str(tmp_path / "src"))
     for trees in (MountTable(shop, other), MountTable(other, shop)):
-        assert trees.tree_of(f"{tmp_path}/work/shop/a") is shop
-        assert trees.tree_of(f"{tmp_path}/work/shop-2/a") is other
+        assert trees.tree_of(f"{tmp_path}/src/shop/a") is shop
+        assert trees.tree_of(f"{tmp_path}/src/shop-2/a") is other
         assert trees.tree_of("/workspace/a") is shop
 
 
