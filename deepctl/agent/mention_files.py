@@ -14,7 +14,7 @@ from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
 
-from deepctl.domain.mention_syntax import Lines
+from deepctl.domain.mention_syntax import LineRange
 from deepctl.domain.outside_files import OutsideFile
 from deepctl.files.paths_beneath import DirectoryEntry, DirectoryTree, MountTable, OutsideTree
 from deepctl.quantities import size
@@ -71,13 +71,13 @@ class MentionTarget(NamedTuple):
         return bytes(content)
 
 
-class Selection(NamedTuple):
+class SelectedLines(NamedTuple):
     """Lines of a file: their text, and the range that they are. `line_count` is the number of all lines, if the end of
     the file was reached.
     """
 
     data: bytes
-    lines: Lines
+    lines: LineRange
     line_count: int | None
 
 
@@ -85,7 +85,7 @@ class NoLines(Exception):
     """Lines of a file cannot be had: why, without a full stop."""
 
 
-def select(target: MentionTarget, lines: Lines, most: int) -> Selection:
+def select(target: MentionTarget, lines: LineRange, most: int) -> SelectedLines:
     """The lines of a text file. At most `most` bytes and one more are returned.
 
     Raises `NoLines`, and `OSError`.
@@ -113,13 +113,13 @@ def select(target: MentionTarget, lines: Lines, most: int) -> Selection:
                         selected += text
                     line += text.endswith(b"\n")
                     if len(selected) > most or (last is not None and line > last):
-                        return Selection(bytes(selected[: most + 1]), Lines(first, last), None)
+                        return SelectedLines(bytes(selected[: most + 1]), LineRange(first, last), None)
             if scanned >= MAX_SCAN:
                 raise NoLines(f"only the first {size(MAX_SCAN)} of a file are searched for lines")
     count = line - ended if scanned else 0
     if count < first:
         raise NoLines(f"the file has {count:,} line{'' if count == 1 else 's'}")
-    return Selection(bytes(selected), Lines(first, count), count)
+    return SelectedLines(bytes(selected), LineRange(first, count), count)
 
 
 def _lines_of(piece: bytes) -> list[bytes]:

@@ -20,7 +20,7 @@ from pydantic_ai.models import Model
 
 from deepctl.agent import pictures
 from deepctl.agent.mention_files import Files, MentionTarget, NoLines, outside, select
-from deepctl.domain.mention_syntax import Lines, Mention, mentions
+from deepctl.domain.mention_syntax import LineRange, Mention, mentions
 from deepctl.domain.outside_files import OutsideFile
 from deepctl.domain.permissions import Permissions, about_file
 from deepctl.domain.providers import is_openais
@@ -102,7 +102,7 @@ class AttachmentReader:
         A word that names no file is sent unchanged; a notice says so if the word looks like a path.
         """
         collector = _PromptFiles(self._model, self._environment)
-        sent: set[tuple[str, Lines | None]] = set()
+        sent: set[tuple[str, LineRange | None]] = set()
         missing: list[Mention] = []
         for mention in mentions(prompt):
             found = _find(mention, files, outside_files)
@@ -147,7 +147,7 @@ class AttachmentReader:
 
 def _find(
     mention: Mention, files: Files, outside_files: Mapping[str, OutsideFile]
-) -> tuple[MentionTarget, Lines | None] | None:
+) -> tuple[MentionTarget, LineRange | None] | None:
     for path, lines in mention.readings:
         target = files.find(path)
         if target is not None:
@@ -226,7 +226,7 @@ class _PromptFiles:
                 self.notices.append(f"{target.path} is not a picture: it is sent as text.")
             self._add(target, redact(text, self._environment))
 
-    def take_lines(self, target: MentionTarget, lines: Lines) -> None:
+    def take_lines(self, target: MentionTarget, lines: LineRange) -> None:
         """Send lines of a text file."""
         name = f"{target.path}:{lines}"
         try:

@@ -53,7 +53,7 @@ _FILE_NAME = re.compile(
 """The name of a file, by its end. No attribute ends so: `@app.route` is a decorator."""
 
 
-class Lines(NamedTuple):
+class LineRange(NamedTuple):
     """A range of lines, counted from 1, both ends included. `last` is `None` for the end of the file."""
 
     first: int
@@ -69,7 +69,7 @@ class Reading(NamedTuple):
     """A path that a word may stand for, and the lines of that file, if only these are meant."""
 
     path: str
-    lines: Lines | None = None
+    lines: LineRange | None = None
 
 
 class Mention(NamedTuple):
@@ -128,11 +128,11 @@ def _readings_of(word: str) -> Iterator[Reading]:
         yield Reading(path[: match.start()], _lines(match))
 
 
-def _lines(match: re.Match[str]) -> Lines:
+def _lines(match: re.Match[str]) -> LineRange:
     first = int(match["first"])
     if match["dash"] is None:
-        return Lines(first, first)
-    return Lines(first, int(match["last"]) if match["last"] else None)
+        return LineRange(first, first)
+    return LineRange(first, int(match["last"]) if match["last"] else None)
 
 
 def _is_path(word: str, readings: Sequence[Reading]) -> bool:

@@ -12,12 +12,11 @@ from collections.abc import Mapping
 from deepctl import layout
 from deepctl.domain.settings import Settings
 from deepctl.errors import BadSetting, DeepctlError
+from deepctl.files import key_files
 from deepctl.layout import Root
 
 _SETTING = "read_only_paths"
-_SYSTEM = ("/run", "/proc", "/sys", "/dev", "/var/run")
-_SECRETS = (".ssh", ".gnupg", ".aws")
-"""Directories in the home of the user."""
+_SYSTEM = (*key_files.SYSTEM_DIRECTORIES, "/var/run")
 
 
 def resolve(settings: Settings, environment: Mapping[str, str], root: Root) -> tuple[str, ...]:
@@ -38,7 +37,7 @@ def _absolute(path: str, home: str) -> str:
 def _secrets(environment: Mapping[str, str], root: Root, home: str) -> dict[str, str]:
     """The paths that commands must not see, and what they are."""
     secrets = dict.fromkeys(_SYSTEM, "it is part of the system")
-    secrets |= {os.path.join(home, name): "it has keys of yours" for name in _SECRETS}
+    secrets |= {os.path.join(home, name): "it has keys of yours" for name in key_files.DIRECTORIES}
     secrets[root.path] = "it is the directory of deepctl"
     try:
         config = layout.config_file(environment)

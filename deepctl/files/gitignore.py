@@ -330,7 +330,7 @@ class _NameTest:
         return not next(negated for glob, negated in reversed(self._globs) if glob.matches(name))
 
 
-class _Chain:
+class _PatternChain:
     """All patterns that are in force in a part of a walk, in order, and the levels made for them."""
 
     def __init__(self, patterns: tuple[Pattern, ...]) -> None:
@@ -355,7 +355,7 @@ class Level:
     A caller asks nothing about names below an ignored directory: git includes nothing there again.
     """
 
-    def __init__(self, chain: _Chain, states: tuple[_State, ...]) -> None:
+    def __init__(self, chain: _PatternChain, states: tuple[_State, ...]) -> None:
         self._chain = chain
         self._states = states
         self._tests: dict[bool, _NameTest] = {}
@@ -399,13 +399,13 @@ class Level:
         """The same level with the patterns of the .gitignore in its directory, which precede all others."""
         if not patterns:
             return self
-        chain = _Chain(self._chain.patterns + patterns)
+        chain = _PatternChain(self._chain.patterns + patterns)
         return chain.level([*self._states, *_begin(patterns, len(self._chain.patterns))])
 
 
 def level(patterns: tuple[Pattern, ...]) -> Level:
     """The level of the directory to which the paths of the patterns are relative. Later patterns precede."""
-    return _Chain(patterns).level(_begin(patterns, 0))
+    return _PatternChain(patterns).level(_begin(patterns, 0))
 
 
 def _begin(patterns: Sequence[Pattern], start: int) -> list[_State]:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from deepctl.domain import mention_syntax
-from deepctl.domain.mention_syntax import Lines, mentions
+from deepctl.domain.mention_syntax import LineRange, mentions
 
 NAMED = [
     ("read @notes.txt", ["notes.txt"]),
@@ -96,20 +96,20 @@ def test_a_backslash_takes_the_next_character_as_it_is(word: str, path: str) -> 
 @pytest.mark.parametrize(
     ("word", "lines"),
     [
-        ("@notes.txt:10", Lines(10, 10)),
-        ("@notes.txt:10-20", Lines(10, 20)),
-        ("@notes.txt:10-", Lines(10, None)),
-        ("@notes.txt:20-10", Lines(20, 10)),
-        ("@notes.txt:0", Lines(0, 0)),
-        ("@notes.txt#L10", Lines(10, 10)),
-        ("@notes.txt#L10-L20", Lines(10, 20)),
-        ("@notes.txt#L10-20", Lines(10, 20)),
-        ("@notes.txt:10:5", Lines(10, 10)),
-        ("@notes.txt:10:5:", Lines(10, 10)),
-        ("(@notes.txt:10-20).", Lines(10, 20)),
-        ("@notes.txt:10,", Lines(10, 10)),
-        ('@"notes.txt":10-20', Lines(10, 20)),
-        ('@"notes.txt"#L7', Lines(7, 7)),
+        ("@notes.txt:10", LineRange(10, 10)),
+        ("@notes.txt:10-20", LineRange(10, 20)),
+        ("@notes.txt:10-", LineRange(10, None)),
+        ("@notes.txt:20-10", LineRange(20, 10)),
+        ("@notes.txt:0", LineRange(0, 0)),
+        ("@notes.txt#L10", LineRange(10, 10)),
+        ("@notes.txt#L10-L20", LineRange(10, 20)),
+        ("@notes.txt#L10-20", LineRange(10, 20)),
+        ("@notes.txt:10:5", LineRange(10, 10)),
+        ("@notes.txt:10:5:", LineRange(10, 10)),
+        ("(@notes.txt:10-20).", LineRange(10, 20)),
+        ("@notes.txt:10,", LineRange(10, 10)),
+        ('@"notes.txt":10-20', LineRange(10, 20)),
+        ('@"notes.txt"#L7', LineRange(7, 7)),
         ('@"notes.txt":', None),
         ("@notes.txt:", None),
         ("@notes.txt:x", None),
@@ -117,7 +117,7 @@ def test_a_backslash_takes_the_next_character_as_it_is(word: str, path: str) -> 
         ("@notes.txt:1234567890", None),
     ],
 )
-def test_lines_are_behind_the_path(word: str, lines: Lines | None) -> None:
+def test_lines_are_behind_the_path(word: str, lines: LineRange | None) -> None:
     (mention,) = mentions(f"see {word}")
     assert [reading.lines for reading in mention.readings if reading.path == "notes.txt"] in (
         [[lines]] if lines else [[], [None]]
@@ -126,7 +126,7 @@ def test_lines_are_behind_the_path(word: str, lines: Lines | None) -> None:
 
 def test_a_name_that_ends_like_lines_comes_first() -> None:
     (mention,) = mentions("@notes.txt:10")
-    assert list(mention.readings) == [("notes.txt:10", None), ("notes.txt", Lines(10, 10))]
+    assert list(mention.readings) == [("notes.txt:10", None), ("notes.txt", LineRange(10, 10))]
 
 
 @pytest.mark.parametrize(

@@ -99,32 +99,26 @@ def _questions(state: ReplState) -> str:
 
 def sandbox(state: ReplState, arguments: str) -> None:
     """Show where commands run, or change it."""
-    words = run_cli_command.split(arguments)
-    if not words:
-        value = in_force(state, "sandbox")
-        setting = f" Selected: {value.value} ({source(value)})." if isinstance(state.chat, ProfileChat) else ""
-        state.chat.display.notice(f"{sandbox_sentence(state)}{setting}")
-        return
-    choice = _choice("/sandbox", words, SANDBOX)
-    if not isinstance(state.chat, ProfileChat):
-        raise UsageError("An --ephemeral chat has no directory for commands.", "Start the chat without --ephemeral.")
-    state.chat.change(sandbox=choice)
-    state.chat.display.notice(f"{sandbox_sentence(state)}{_how_to_keep(state, 'sandbox', choice)}")
+    _sandbox_setting(state, "sandbox", arguments, SANDBOX)
 
 
 def network(state: ReplState, arguments: str) -> None:
     """Show whether sandboxed commands have the network, or change it."""
+    _sandbox_setting(state, "network", arguments, NETWORK)
+
+
+def _sandbox_setting(state: ReplState, key: str, arguments: str, choices: tuple[str, ...]) -> None:
     words = run_cli_command.split(arguments)
     if not words:
-        value = in_force(state, "network")
+        value = in_force(state, key)
         setting = f" Selected: {value.value} ({source(value)})." if isinstance(state.chat, ProfileChat) else ""
         state.chat.display.notice(f"{sandbox_sentence(state)}{setting}")
         return
-    choice = _choice("/network", words, NETWORK)
+    choice = _choice(f"/{key}", words, choices)
     if not isinstance(state.chat, ProfileChat):
         raise UsageError("An --ephemeral chat has no directory for commands.", "Start the chat without --ephemeral.")
-    state.chat.change(network=choice)
-    state.chat.display.notice(f"{sandbox_sentence(state)}{_how_to_keep(state, 'network', choice)}")
+    state.chat.change(**{key: choice})
+    state.chat.display.notice(f"{sandbox_sentence(state)}{_how_to_keep(state, key, choice)}")
 
 
 def sandbox_sentence(state: ReplState) -> str:
