@@ -98,9 +98,7 @@ def open_repository(
 
     coverage, policy = coverage_settings(in_force), in_force.get("checkpoints") or "every_tool"
     with Progress("Checkpoint") as progress:
-        with Repository.open(
-            profile, exclude=coverage.exclude, coverage=coverage, policy=policy, report=progress, frees=frees
-        ) as work:
+        with Repository.open(profile, coverage=coverage, policy=policy, report=progress, frees=frees) as work:
             for note in work.notes:
                 tell(note)
             yield work
@@ -115,7 +113,7 @@ def reading(profile: ProfilePaths, in_force: Settings, verb: str) -> Iterator[Re
 
     coverage = coverage_settings(in_force)
     with Progress(verb) as progress:
-        with Repository.read_only(profile, exclude=coverage.exclude, coverage=coverage, report=progress) as reader:
+        with Repository.read_only(profile, coverage=coverage, report=progress) as reader:
             yield reader
 
 

@@ -37,7 +37,7 @@ def pick(
     Raises `Interrupted` if the user leaves, `NotFound` without checkpoints.
     """
     coverage = coverage_settings(in_force)
-    with Repository.read_only(profile, exclude=coverage.exclude, coverage=coverage) as reader:
+    with Repository.read_only(profile, coverage=coverage) as reader:
         current = lookup.current_session(reader.paths, session)
         line = reader.ledger.line_of(reader.ledger.head(current))
         records = [record for record in line if record.kind != "tool"]

@@ -43,6 +43,10 @@ class CoverageSettings(NamedTuple):
     exclude: Sequence[str] = ()
 
 
+DEFAULT_COVERAGE = CoverageSettings()
+"""The coverage without settings."""
+
+
 class CoverageRules:
     """The rules at one time. Paths are relative to the project.
 

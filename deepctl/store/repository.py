@@ -36,7 +36,7 @@ from deepctl.store import (
     workspaces,
 )
 from deepctl.store.checkpoint_store import Checkpoints, ProfileStore
-from deepctl.store.coverage import CoverageSettings
+from deepctl.store.coverage import DEFAULT_COVERAGE, CoverageSettings
 from deepctl.store.index_db import Cache
 from deepctl.store.mounts import MountedProject
 from deepctl.store.not_covered import Look
@@ -57,11 +57,10 @@ class ProjectUnknown(Refused):
 
 
 class SnapshotOptions(NamedTuple):
-    """The settings of snapshots: the patterns of left out files of the workspace, the coverage of projects, and the
-    function that receives the progress.
+    """The settings of snapshots: the coverage of projects, whose `exclude` the workspace has too, and the function that
+    receives the progress.
     """
 
-    exclude: Sequence[str]
     coverage: CoverageSettings
     report: Report | None
 
@@ -80,7 +79,7 @@ class SnapshotOptions(NamedTuple):
             mounted = MountedProject(project.id, root, self.coverage)
         return WorkspaceOptions(
             paths.workspace,
-            self.exclude,
+            self.coverage.exclude,
             self.report,
             mounted,
             lambda identity: projects.by_id(paths, identity) is not None,
@@ -94,12 +93,11 @@ class ReadOnlyRepository:
         self,
         paths: ProfilePaths,
         *,
-        exclude: Sequence[str] = (),
-        coverage: CoverageSettings | None = None,
+        coverage: CoverageSettings = DEFAULT_COVERAGE,
         report: Report | None = None,
     ) -> None:
         self.paths = paths
-        self.snapshots = SnapshotOptions(exclude, coverage or CoverageSettings(exclude=exclude), report)
+        self.snapshots = SnapshotOptions(coverage, report)
         self.ledger = session_catalogue.read_ledger(paths)
         self.cache = Cache.copy_of(paths.snapshot_cache)
         self.packs = PackStore(paths.packs, self.cache)
@@ -163,8 +161,7 @@ class Repository(ProfileStore):
         cls,
         paths: ProfilePaths,
         *,
-        exclude: Sequence[str] = (),
-        coverage: CoverageSettings | None = None,
+        coverage: CoverageSettings = DEFAULT_COVERAGE,
         policy: str = EVERY_TOOL,
         report: Report | None = None,
         frees: bool = False,
@@ -179,7 +176,7 @@ class Repository(ProfileStore):
         checkpoint_store.remove_leftovers(paths)
         with reserve.room(paths) if frees and _is_nearly_full(paths) else nullcontext():
             session_catalogue.join_logs(session_catalogue.directories(paths))
-            snapshots = SnapshotOptions(exclude, coverage or CoverageSettings(exclude=exclude), report)
+            snapshots = SnapshotOptions(coverage, report)
             repository = cls(paths, snapshots=snapshots, policy=policy)
             try:
                 repository._finish_interrupted(frees)
@@ -194,12 +191,11 @@ class Repository(ProfileStore):
     def read_only(
         paths: ProfilePaths,
         *,
-        exclude: Sequence[str] = (),
-        coverage: CoverageSettings | None = None,
+        coverage: CoverageSettings = DEFAULT_COVERAGE,
         report: Report | None = None,
     ) -> Iterator[ReadOnlyRepository]:
         """A profile for reading."""
-        repository = ReadOnlyRepository(paths, exclude=exclude, coverage=coverage, report=report)
+        repository = ReadOnlyRepository(paths, coverage=coverage, report=report)
         try:
             yield repository
         finally:

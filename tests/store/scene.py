@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from deepctl.store import (
     session_log,
     session_reader,
 )
+from deepctl.store.coverage import CoverageSettings
 from deepctl.store.records import Record, SessionProject, SessionRecord
 from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindRequest, RewindResult
@@ -50,8 +51,8 @@ class Scene:
         return SessionProject(project.id, project.path)
 
     @contextmanager
-    def work(self, **options: Any) -> Iterator[Repository]:
-        with Repository.open(self.paths, **options) as work:
+    def work(self, *, exclude: Sequence[str] = (), **options: Any) -> Iterator[Repository]:
+        with Repository.open(self.paths, **{"coverage": CoverageSettings(exclude=exclude), **options}) as work:
             yield work
 
     @contextmanager

@@ -11,7 +11,7 @@ import pytest
 from deepctl.store import lookup, prune, session_catalogue, session_delete, session_reader
 from deepctl.store.lookup import CheckpointNotFound
 from deepctl.store.records import UNKNOWN
-from deepctl.store.repository import EVERY_TURN, MANUAL_ONLY, Repository
+from deepctl.store.repository import EVERY_TURN, MANUAL_ONLY
 from deepctl.store.rewind import RewindConflicts
 from tests.store.scene import Scene
 from tests.support.command import InProcess
@@ -207,7 +207,7 @@ def test_what_nobody_saw_between_two_looks_is_not_the_agents_after_a_removal(sce
     scene.write("f", "the user's")
     scene.agent("x", "x")
     _labelled(scene)
-    with Repository.open(scene.paths, exclude=["f"]) as work:
+    with scene.work(exclude=["f"]) as work:
         work.save_now(scene.session())
     scene.write("f", "the user's, edited")
     with scene.turn("agent"):

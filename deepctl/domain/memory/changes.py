@@ -286,7 +286,7 @@ def forget(
     before = work.save_now(session)
     file_names = {line.file for line in expected_lines}
     affected_notebooks = [notebook for notebook in notebooks if notebook.name in file_names]
-    is_undoable = can_undo(memory, list(work.snapshots.exclude))
+    is_undoable = can_undo(memory, list(work.snapshots.coverage.exclude))
     if is_undoable:
         _check_kept(work, before, affected_notebooks)
     names: list[str] = []
