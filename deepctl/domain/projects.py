@@ -154,7 +154,7 @@ def _is_within(path: str, directory: str) -> bool:
 
 
 def _missing(path: str, hint: str | None = None) -> NotFound:
-    hint = hint or "If it was moved: `deepctl projects move OLD NEW`. `deepctl projects list` lists the projects."
+    hint = hint or "Check the path. `deepctl projects move OLD NEW` says where a moved project is now."
     return NotFound(f"There is no directory {path}.", hint, code="directory_not_found")
 
 
