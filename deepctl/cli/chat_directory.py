@@ -79,7 +79,7 @@ class ChatDirectory:
                 session_choice.check_directory(profile, record, self.path)
         path = self.next_path(profile, session, new)
         if path:
-            projects.check(self._root, path, os.environ)
+            projects.check(self._root, path, os.environ, profile)
             if path not in self._admitted:
                 if profile is None or stored.by_path(profile, path) is None:
                     self._measure(profile, path, tell)
@@ -93,7 +93,7 @@ class ChatDirectory:
 
     def _measure(self, profile: ProfilePaths | None, path: str, tell: Callable[[str], None]) -> None:
         if profile is not None and (old := session_choice.moved_here(profile, path)) is not None:
-            command = session_choice.command_to_move(profile, old, path)
+            command = stored.command_to_move(profile.name, old, path)
             tell(f"This seems to be {old}, which was moved. `{command}` keeps its sessions.")
         found = projects.measure(projects.covered_sizes(path, self._coverage))
         if not found.is_large or self._is_large:

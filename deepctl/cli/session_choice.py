@@ -113,7 +113,7 @@ def directories(profile: ProfilePaths) -> dict[str, str]:
 def without_session(profile: ProfilePaths, path: str) -> NotFound:
     """The error for a directory in which no session of the profile began."""
     if (moved := moved_here(profile, path)) is not None:
-        hint = f"It seems to be {moved}, which was moved: `{command_to_move(profile, moved, path)}`."
+        hint = f"It seems to be {moved}, which was moved: `{stored.command_to_move(profile.name, moved, path)}`."
     else:
         hint = f"`deepctl chat -C {shlex.quote(path)} --user {profile.name}` starts one."
     return NotFound(f"Profile {profile.name!r} has no session in {path}.", hint, code="session_not_found")
@@ -128,9 +128,4 @@ def moved_here(profile: ProfilePaths, path: str) -> str | None:
         status = os.stat(path)
     except OSError:
         return None
-    return next((project.path for project in known if projects.was_moved(project.path, project[2:4], status)), None)
-
-
-def command_to_move(profile: ProfilePaths, old: str, new: str) -> str:
-    """The command that gives a project another directory."""
-    return f"deepctl projects move {shlex.quote(old)} {shlex.quote(new)} --user {profile.name}"
+    return next((project.path for project in known if stored.was_moved(project.path, project[2:4], status)), None)

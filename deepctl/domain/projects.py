@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import pwd
-import shlex
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 from deepctl import layout
@@ -25,7 +24,6 @@ from deepctl.quantities import counted, size
 from deepctl.store import coverage, session_catalogue, workspaces
 from deepctl.store import projects as stored
 from deepctl.store.coverage import CoverageSettings
-from deepctl.store.projects import Project
 from deepctl.store.records import SessionRecord
 
 MAX_FILES = 20_000
@@ -60,21 +58,24 @@ def locate(directory: str, relative_to: str | None = None) -> str:
         raise _missing(".", "The current directory was deleted. Name the project by its absolute path.") from None
 
 
-def check(root: Root, path: str, environment: Mapping[str, str]) -> None:
+def check(root: Root, path: str, environment: Mapping[str, str], profile: ProfilePaths | None = None) -> None:
     """Raise the error for a directory in which no agent may work; `path` is a real path.
+
+    If it is a moved project of `profile`, the hint has the command for that.
 
     Raises `NotFound`, also if a link has taken its place since, `UsageError` if it is not a directory, and `Refused`.
     """
+    user = profile.name if profile is not None else ""
     if (real_path := os.path.realpath(path)) != path:
         raise NotFound(
             f"{path} is no longer the directory of the project: a link leads to {real_path}.",
-            f"If it was moved: `deepctl projects move {shlex.quote(path)} {shlex.quote(real_path)}`.",
+            f"If it was moved: `{stored.command_to_move(user, path, real_path)}`.",
             code="directory_not_found",
         )
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise _missing(path) from None
+        raise _missing(path, stored.hint_of_missing(profile, path) if profile is not None else None) from None
     except PermissionError:
         raise _refused(path, "you may not enter a directory above it", None, "project_not_writable") from None
     if not stat.S_ISDIR(status.st_mode):
@@ -154,8 +155,7 @@ def _is_within(path: str, directory: str) -> bool:
 
 
 def _missing(path: str, hint: str | None = None) -> NotFound:
-    hint = hint or "Check the path. `deepctl projects move OLD NEW` says where a moved project is now."
-    return NotFound(f"There is no directory {path}.", hint, code="directory_not_found")
+    return NotFound(f"There is no directory {path}.", hint or "Check the path.", code="directory_not_found")
 
 
 def _refused(path: str, reason: str, hint: str | None, code: str = "project_refused") -> Refused:
@@ -190,21 +190,6 @@ def lock_directory(profile: ProfilePaths, directory: str | None, *, wait: float)
     if not directory or not workspaces.is_available(directory):
         return nullcontext()
     return DirectoryLock(directory, lock_file=profile.lock, wait=wait)
-
-
-def was_moved(path: str, identity: tuple[int, int], status: os.stat_result) -> bool:
-    """Whether the directory with this `status` may be the one that was at `path`, where it is no more.
-
-    `identity` are device and inode of the project when it was last used. They only suggest it: a new directory can get
-    the inode of a deleted one.
-    """
-    is_same = identity == (status.st_dev, status.st_ino) and stat.S_ISDIR(status.st_mode)
-    return is_same and _is_gone(path)
-
-
-def _is_gone(path: str) -> bool:
-    """Whether nothing is at a path that was a real path, or a link leads elsewhere."""
-    return not os.path.lexists(path) or os.path.realpath(path) != path
 
 
 class ProjectSize(NamedTuple):
@@ -294,7 +279,7 @@ def describe_all(profile: ProfilePaths) -> list[ProjectDescription]:
             added_bytes[project.id],
             workspaces.is_available(project.path),
             project_trust.is_trusted(project.path, project.trusted),
-            _moved_to(project, known),
+            stored.moved_to(project, known),
         )
         for project in known
     ]
@@ -314,27 +299,3 @@ def _projects_of_sessions(profile: ProfilePaths) -> Iterator[tuple[str, str]]:
             continue
         if session.project is not None:
             yield name, session.project.id
-
-
-def _moved_to(project: Project, known: Iterable[Project]) -> str | None:
-    """A directory with the device and the inode of a missing project: beside it or the end of a link in its place,
-    above the current directory, or beside another project. It is only a suggestion.
-    """
-    if not project.inode or not _is_gone(project.path):
-        return None
-    taken = {other.path for other in known}
-    places = [os.path.dirname(project.path), os.path.dirname(os.path.realpath(project.path))]
-    places += [os.path.dirname(other.path) for other in known]
-    with suppress(OSError):
-        above = os.path.realpath(os.getcwd())
-        while above != "/":
-            above = os.path.dirname(above)
-            places.append(above)
-    for place in dict.fromkeys(places):
-        with suppress(OSError), os.scandir(place) as entries:
-            for entry in entries:
-                if entry.inode() == project.inode and entry.path not in taken:
-                    status = entry.stat(follow_symlinks=False)
-                    if was_moved(project.path, (project.device, project.inode), status):
-                        return entry.path
-    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from deepctl.domain.projects import ProjectDescription
 from deepctl.output.render import notice
 from deepctl.output.text import Cell, home, is_terminal, print_sentence, table, visible
 from deepctl.quantities import counted, size
+from deepctl.store.projects import command_to_move
 
 
 class ProjectListView(NamedTuple):
@@ -31,10 +33,8 @@ class ProjectListView(NamedTuple):
         )
         for project in self.projects:
             if project.moved_to is not None:
-                notice(
-                    f"{project.path} may be {project.moved_to} now: "
-                    f"`deepctl projects move OLD NEW --user {self.profile}`."
-                )
+                command = command_to_move(self.profile, project.path, project.moved_to)
+                notice(f"{project.path} may be {project.moved_to} now: `{command}`.")
 
 
 def _row_at_terminal(project: ProjectDescription) -> tuple[str | Cell, ...]:
@@ -63,9 +63,8 @@ class ProjectMoveView(NamedTuple):
     def print(self) -> None:
         print_sentence(f"{counted(self.sessions, 'session')} of {visible(self.old)} now in {visible(self.new)}.")
         if self.in_settings:
-            notice(
-                f"The setting project still names {self.old}: `deepctl config set project DIR --user {self.profile}`."
-            )
+            command = f"deepctl config set project {shlex.quote(self.new)} --user {self.profile}"
+            notice(f"The setting project still names {self.old}: `{command}`.")
 
 
 class ProjectForgetView(NamedTuple):

@@ -8,6 +8,8 @@ damaged or missing document is built again from the records of the sessions.
 from __future__ import annotations
 
 import os
+import shlex
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
@@ -140,7 +142,8 @@ def move(paths: ProfilePaths, old: str, new_path: str) -> Project:
     if any(project.path == new_path and project is not projects[number] for project in projects):
         raise Refused(
             f"{new_path} is already a project of profile {paths.name!r}.",
-            f"`deepctl projects forget DIR --user {paths.name}` deletes the sessions that began there.",
+            f"`deepctl projects forget {shlex.quote(new_path)} --user {paths.name}` deletes the sessions that began "
+            "there.",
             code="project_exists",
         )
     status = os.stat(new_path)
@@ -202,3 +205,65 @@ def of_record(paths: ProfilePaths, record: Record) -> SessionProject | None:
             return project._replace(path=directory_of(paths, project))
     current = by_id(paths, record.project)
     return SessionProject(current.id, current.path) if current is not None and current.path else None
+
+
+def was_moved(path: str, identity: tuple[int, int], status: os.stat_result) -> bool:
+    """Whether the directory with this `status` may be the one that was at `path`, where it is no more.
+
+    `identity` are device and inode of the project when it was last used. They only suggest it: a new directory can get
+    the inode of a deleted one.
+    """
+    is_same = identity == (status.st_dev, status.st_ino) and stat.S_ISDIR(status.st_mode)
+    return is_same and _is_gone(path)
+
+
+def _is_gone(path: str) -> bool:
+    """Whether nothing is at a path that was a real path, or a link leads elsewhere."""
+    return not os.path.lexists(path) or os.path.realpath(path) != path
+
+
+def moved_to(project: Project, known: Iterable[Project]) -> str | None:
+    """A directory with the device and the inode of a missing project: beside it or the end of a link in its place,
+    above the current directory, or beside another project. It is only a suggestion.
+    """
+    if not project.inode or not _is_gone(project.path):
+        return None
+    taken = {each.path for each in known}
+    places = [os.path.dirname(project.path), os.path.dirname(os.path.realpath(project.path))]
+    places += [os.path.dirname(each.path) for each in known]
+    with suppress(OSError):
+        above = os.path.realpath(os.getcwd())
+        while above != "/":
+            above = os.path.dirname(above)
+            places.append(above)
+    for place in dict.fromkeys(places):
+        with suppress(OSError), os.scandir(place) as entries:
+            for entry in entries:
+                if entry.inode() == project.inode and entry.path not in taken:
+                    status = entry.stat(follow_symlinks=False)
+                    if was_moved(project.path, (project.device, project.inode), status):
+                        return entry.path
+    return None
+
+
+def command_to_move(profile: str, old: str, new: str) -> str:
+    """The command that gives a project another directory; `profile` is a name, empty for the profile in force."""
+    user = f" --user {profile}" if profile else ""
+    return f"deepctl projects move {shlex.quote(old)} {shlex.quote(new)}{user}"
+
+
+def now_at(paths: ProfilePaths, path: str) -> str | None:
+    """The directory that may be the project of the missing directory `path` now (`moved_to`)."""
+    known = read(paths)
+    project = next((project for project in known if project.path == path), None)
+    return moved_to(project, known) if project is not None else None
+
+
+def hint_of_missing(paths: ProfilePaths, path: str) -> str | None:
+    """The next step if the directory `path` of a project is missing; `None` if it is there, or no project."""
+    if by_path(paths, path) is None or not _is_gone(path):
+        return None
+    new = now_at(paths, path)
+    if new is not None:
+        return f"It may be {new} now: `{command_to_move(paths.name, path, new)}`."
+    return f"If you have moved it: `{command_to_move(paths.name, path, 'DIR')}`, with its new directory."

@@ -31,6 +31,7 @@ from deepctl.store import (
     diff,
     log_file,
     lookup,
+    projects,
     restore,
     rewind_plan,
     session_catalogue,
@@ -441,6 +442,9 @@ def _plan(
     files = _plan_files(
         ledger, objects, sink, present, position.session, request, workspace, author=last_author, content=content
     )
+    if current is not None and workspace.project is not None and isinstance(files.refusal, workspaces.ProjectGone):
+        hints = projects.hint_of_missing(current.paths, workspace.project.root), files.refusal.hint
+        files.refusal.hint = " ".join(hint for hint in hints if hint)
     plan = RewindPlan(
         session=current.session.name if current is not None else "",
         workspace=workspace,

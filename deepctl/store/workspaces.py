@@ -148,16 +148,21 @@ def content(workspace: WorkspaceOptions, objects: ObjectReader) -> Content:
     return read
 
 
+class ProjectGone(Refused):
+    """The directory of a project that a rewind would change is not there."""
+
+    code = "project_gone"
+
+
 def check_available(workspace: WorkspaceOptions, changes: Iterable[TreeChange]) -> None:
-    """Raises `Refused` if changes concern a project whose directory is not there."""
+    """Raises `ProjectGone` if changes concern a project whose directory is not there."""
     project = workspace.project
     if project is None or is_available(project.root):
         return
     if any(mounts.mounted(change.path) is not None for change in changes):
-        raise Refused(
+        raise ProjectGone(
             f"The project directory {project.root} is missing, or cannot be opened.",
-            "`deepctl projects move OLD NEW` names its new path. `--only conversation` and `--only memory` still work.",
-            code="project_gone",
+            "`--only conversation` and `--only memory` still work.",
         )
 
 

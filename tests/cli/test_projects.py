@@ -226,9 +226,16 @@ def test_a_directory_that_is_gone_stops_turns_and_file_rewinds_only(alice: Alice
     shop.rename(tmp_path / "moved")
     gone = alice("chat", "--session", "main", "hello", "--json").events[-1]
     assert (gone["code"], gone["exit_code"]) == ("directory_not_found", 3)
-    assert alice("checkpoints", "rewind", "--session", "main", "--json").error["code"] == "project_gone"
+    command = f"`deepctl projects move {shop} {tmp_path / 'moved'} --user alice`"
+    assert command in gone["hint"]
+    error = alice("checkpoints", "rewind", "--session", "main", "--json").error
+    assert error["code"] == "project_gone"
+    assert error["hint"] == f"It may be {tmp_path / 'moved'} now: {command}. " + (
+        "`--only conversation` and `--only memory` still work."
+    )
     listed = alice("projects", "list", "--json").ok().json["projects"][0]
     assert (listed["exists"], listed["moved_to"]) == (False, str(tmp_path / "moved"))
+    assert command in alice("projects", "list").ok().stderr
     hint = alice("checkpoints", "rewind", "-C", str(tmp_path / "moved"), "--json").error["hint"]
     assert f"deepctl projects move {shop} {tmp_path / 'moved'}" in hint
     moved = alice("projects", "move", str(shop), str(tmp_path / "moved"), "--json").ok().json
@@ -325,7 +332,9 @@ def test_two_profiles_do_not_work_in_one_directory_or_above_it(
     assert len(alice("sessions", "list", "--json").ok().json["sessions"]) == 1
 
 
-def test_doctor_names_the_project_and_its_problems(alice: Alice, shop: Path, deepctl: InProcess) -> None:
+def test_doctor_names_the_project_and_its_problems_once(
+    alice: Alice, shop: Path, tmp_path: Path, deepctl: InProcess
+) -> None:
     alice("chat", "-C", str(shop), "hello").ok()
     alice("config", "set", "project", str(shop)).ok()
 
@@ -334,8 +343,29 @@ def test_doctor_names_the_project_and_its_problems(alice: Alice, shop: Path, dee
         return [(check["status"], check["found"]) for check in checks if check["name"] == "project"]
 
     assert found() == [("ok", f"{shop} (setting project)"), ("ok", "1 project")]
-    shutil.rmtree(shop)
-    assert [status for status, _ in found()] == ["problem", "warning"]
+    other = tmp_path / "other shop"
+    other.mkdir()
+    alice("chat", "-C", str(other), "hello").ok()
+    shop.rename(tmp_path / "moved")
+    command = f"`deepctl projects move {shop} {tmp_path / 'moved'} --user alice`"
+    checks = [check for check in deepctl("doctor", "--json", *ALICE).json["checks"] if check["name"] == "project"]
+    assert [(check["status"], check["hint"]) for check in checks] == [
+        (
+            "problem",
+            f"It may be {tmp_path / 'moved'} now: {command}. "
+            f"Then: `deepctl config set project {tmp_path / 'moved'} --user alice`.",
+        )
+    ]
+    moved = alice("projects", "move", str(shop), str(tmp_path / "moved")).ok()
+    assert f"`deepctl config set project {tmp_path / 'moved'} --user alice`" in moved.stderr
+    alice("config", "set", "project", str(tmp_path / "moved")).ok()
+    shutil.rmtree(other)
+    assert found() == [
+        ("ok", f"{tmp_path / 'moved'} (setting project)"),
+        ("warning", f"2 projects; missing: {other}"),
+    ]
+    checks = [check for check in deepctl("doctor", "--json", *ALICE).json["checks"] if check["name"] == "project"]
+    assert checks[1]["hint"].startswith(f"If you have moved it: `deepctl projects move '{other}' DIR --user alice`")
 
 
 def test_a_conversation_stays_in_its_directory_and_follows_a_switch(

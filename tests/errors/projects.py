@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from deepctl.domain import project_trust, projects
@@ -57,6 +58,19 @@ def _(s: Situation) -> list[str]:
     path = _worked(s)
     os.rename(path, path + "-2")
     os.symlink(path + "-2", path)
+    return ["chat", "--session", "main", "hello", *ALICE]
+
+
+@case(CHAT, "the directory of the session was moved")
+def _(s: Situation) -> list[str]:
+    path = _worked(s)
+    os.rename(path, path + "-2")
+    return ["chat", "--session", "main", "hello", *ALICE]
+
+
+@case(CHAT, "the directory of the session was deleted")
+def _(s: Situation) -> list[str]:
+    shutil.rmtree(_worked(s))
     return ["chat", "--session", "main", "hello", *ALICE]
 
 

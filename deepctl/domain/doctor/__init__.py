@@ -6,6 +6,7 @@ Nothing is created or changed, locks are taken only for a moment, and unreadable
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from collections.abc import Callable, Iterator, Mapping
 
@@ -27,6 +28,9 @@ from deepctl.store import projects as stored_projects
 from deepctl.store import reserve
 
 __all__ = ["Check", "Status", "examine"]
+
+_MOST_HINTS = 3
+"""Missing projects for which there is a command."""
 
 
 def examine(environment: Mapping[str, str], user: str | None, version: str) -> Iterator[Check]:
@@ -126,32 +130,35 @@ def checks_of(
 
 
 def project(environment: Mapping[str, str], in_force: Settings, paths: ProfilePaths) -> Iterator[Check]:
-    """The setting `project`, and the projects of the sessions."""
+    """The setting `project`, and the projects of the sessions. A missing directory is reported once."""
     try:
         value = in_force.get("project")
     except DeepctlError:
         value = None  # the checks of the files report the error
-    if value is not None:
-        path = projects.locate(value)
+    path = projects.locate(value) if value is not None else None
+    if path is not None:
         try:
-            projects.check(layout.root(environment), path, environment)
+            projects.check(layout.root(environment), path, environment, paths)
             yield Check("project", "ok", f"{path} (setting project)")
         except DeepctlError as error:
-            hint = f"deepctl config set project DIR --user {paths.name}"
+            moved = stored_projects.hint_of_missing(paths, path)
+            new = shlex.quote(stored_projects.now_at(paths, path) or "DIR")
+            hint = f"deepctl config set project {new} --user {paths.name}"
+            hint = f"{moved} Then: `{hint}`." if moved is not None else hint
             yield Check("project", "problem", f"setting project: {error.message.rstrip('.')}", hint)
     try:
         known = stored_projects.read(paths)
     except OSError:
         return  # the check of the sessions reports it
-    missing = [project.path for project in known if not os.path.isdir(project.path)]
+    missing = [project.path for project in known if not os.path.isdir(project.path) and project.path != path]
     if missing:
         yield Check(
             "project",
             "warning",
             f"{counted(len(known), 'project')}; missing: {first_few(missing)}",
-            "If a directory was moved: `deepctl projects move OLD NEW`.",
+            " ".join(stored_projects.hint_of_missing(paths, path) or "" for path in missing[:_MOST_HINTS]),
         )
-    elif known:
+    elif known and (path is None or os.path.isdir(path)):
         yield Check("project", "ok", counted(len(known), "project"))
 
 
