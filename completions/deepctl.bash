@@ -56,7 +56,7 @@ _deepctl_table() {
 	' projects list') options="$user --json" ;;
 	' projects move') arguments='directory directory' options="$user --wait=- --json" ;;
 	' projects forget') arguments='directory' options="$user --dry-run --yes -y --wait=- --json" ;;
-	' projects trust') arguments='directory' options="$user --yes -y --wait=- --json" ;;
+	' projects trust') arguments='directory' options="$user --dry-run --revoke --yes -y --wait=- --json" ;;
 	' wipe') options="$user --only=+,memory,plans,evicted,checkpoints,sessions,workspace,history --all --dry-run --yes -y --wait=- --json" ;;
 	' sandbox') commands='show remove' ;;
 	' sandbox show') options="$user --json" ;;

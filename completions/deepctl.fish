@@ -343,6 +343,8 @@ function __deepctl_table -S
         case 'projects trust'
             set arguments 'directory'
             set -a options '--user --profile -u=profile'\t'Profile to work on'
+            set -a options '--dry-run'\t'Only list what needs trust'
+            set -a options '--revoke'\t'Trust nothing of the project any more'
             set -a options '--yes -y'\t'Do not ask for confirmation'
             set -a options '--wait=-'\t'Wait this long if another process has the lock of the profile'
             set -a options '--json'\t'Print one JSON document instead of text'

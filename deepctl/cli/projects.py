@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from deepctl.cli import options, session_choice
-from deepctl.cli.confirm import Yes, check_can_ask, confirm
+from deepctl.cli.confirm import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import profiles, sandbox_settings
 from deepctl.domain import projects as domain
-from deepctl.errors import DeepctlError, Refused
+from deepctl.errors import DeepctlError, Refused, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.output import projects as views
 from deepctl.output.render import say, show
@@ -137,6 +137,8 @@ def _forget_view(
 def trust(
     directory: Directory,
     user: options.User = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what needs trust.")] = False,
+    revoke: Annotated[bool, typer.Option("--revoke", help="Trust nothing of the project any more.")] = False,
     yes: Yes = False,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
@@ -149,27 +151,38 @@ def trust(
     from deepctl.domain import project_trust
 
     profile = options.existing_profile(user)
-    root, path = options.root(), domain.locate(directory)
-    domain.check(root, path, os.environ)
-    files = project_trust.files(path)
-    view = views.ProjectTrustView(profile.name, path, files, bool(files))
-    if not files:
-        show(view, as_json)
+    root = options.root()
+    if revoke:
+        if dry_run:
+            raise UsageError("--revoke and --dry-run cannot be used together.", "Leave out one of the two.")
+        with profiles.lock(root, profile.name, command="projects trust", wait=wait):
+            project = _find(profile, directory)
+            stored.set_trusted(profile, project.id, "")
+        show(views.ProjectTrustView(profile.name, project.path, [], False, is_revoked=True), as_json)
         return
-    if not yes:
-        check_can_ask(yes=yes, as_json=as_json, reason=_TO_BE_SEEN, instead="without trust, the project can be used")
+    path = domain.locate(directory)
+    domain.check(root, path, os.environ, profile)
+    files = project_trust.files(path)
+    digest = project_trust.digest(files)
+    view = views.ProjectTrustView(profile.name, path, files, bool(files))
+    if not files or dry_run:
+        known = stored.by_path(profile, path)
+        is_trusted = bool(files) and known is not None and known.trusted == digest
+        show(view._replace(trusted=is_trusted), as_json)
+        return
+    if not yes and not as_json:
         say(f"{path} brings these files, which the agent would follow:")
         for line in view.lines():
             say(line)
-        confirm("Trust them?", yes=False, as_json=as_json)
+    confirm("Trust them?", yes=yes, as_json=as_json, reason=_TO_BE_SEEN, instead="--dry-run lists it")
     with profiles.lock(root, profile.name, command="projects trust", wait=wait):
-        if project_trust.digest(project_trust.files(path)) != project_trust.digest(files):
+        if project_trust.digest(project_trust.files(path)) != digest:
             raise Refused(
                 f"The files that need trust in {path} have changed in the meantime, so nothing is trusted.",
                 "Run the command again to see them.",
                 code="changed",
             )
-        stored.set_trusted(profile, stored.ensure(profile, path).id, project_trust.digest(files))
+        stored.set_trusted(profile, stored.ensure(profile, path).id, digest)
     show(view._replace(is_shown=not yes), as_json)
 
 

@@ -108,13 +108,17 @@ class ProjectForgetView(NamedTuple):
 
 
 class ProjectTrustView(NamedTuple):
-    """What of a project needs trust, and whether it is trusted now; `is_shown` if the user has seen the list."""
+    """What of a project needs trust, and whether it is trusted now.
+
+    `is_shown` means that the user has seen the list, `is_revoked` that the trust was withdrawn.
+    """
 
     profile: str
     path: str
     files: Sequence[TrustedFile]
     trusted: bool
     is_shown: bool = False
+    is_revoked: bool = False
 
     def document(self) -> dict[str, Any]:
         files = [{"path": file.path, "bytes": file.bytes} for file in self.files]
@@ -125,10 +129,17 @@ class ProjectTrustView(NamedTuple):
         return [f"  {visible(file.path)}  {size(file.bytes)}" for file in self.files]
 
     def print(self) -> None:
+        path = visible(self.path)
+        if self.is_revoked:
+            print_sentence(f"Nothing in {path} is trusted any more.")
+            return
         if not self.files:
-            print_sentence(f"Nothing in {visible(self.path)} needs trust.")
+            print_sentence(f"Nothing in {path} needs trust.")
             return
         if not self.is_shown:
             for line in self.lines():
                 print(line)
-        print_sentence(f"{visible(self.path)} is trusted with {counted(len(self.files), 'file')}, until one changes.")
+        if self.trusted:
+            print_sentence(f"{path} is trusted with {counted(len(self.files), 'file')}, until one changes.")
+        else:
+            print_sentence(f"{path} is not trusted, so the agent does not follow these files.")

@@ -305,8 +305,32 @@ def test_trust_is_for_the_content_that_was_seen(alice: Alice, shop: Path) -> Non
         return trusted
 
     assert is_trusted()
+    assert "is trusted with 1 file" in alice("projects", "trust", str(shop), "--dry-run").ok().stdout
     skill.write_text("Deploy elsewhere.")
     assert not is_trusted()
+    asked = alice("projects", "trust", str(shop))
+    assert asked.code == 6
+    assert ".agents/skills/deploy/SKILL.md  17 B" in asked.stderr
+    assert "--dry-run lists it" in asked.stderr
+    shown = alice("projects", "trust", str(shop), "--dry-run", "--json").ok().json
+    assert (shown["trusted"], [file["path"] for file in shown["files"]]) == (False, [".agents/skills/deploy/SKILL.md"])
+    assert not is_trusted()
+
+
+def test_trust_can_be_withdrawn(alice: Alice, shop: Path) -> None:
+    alice("chat", "-C", str(shop), "hello").ok()
+    skill = shop / "skills" / "deploy" / "SKILL.md"
+    skill.parent.mkdir(parents=True)
+    skill.write_text("Deploy.")
+    alice("projects", "trust", str(shop), "--yes").ok()
+    revoked = alice("projects", "trust", str(shop), "--revoke").ok()
+    assert revoked.stdout == f"Nothing in {shop} is trusted any more.\n"
+    assert not alice("projects", "list", "--json").ok().json["projects"][0]["trusted"]
+    assert "Off: 1 extension" in alice("chat", "-C", str(shop), "hello").ok().stderr
+    # Of a missing directory too.
+    shutil.rmtree(shop)
+    assert alice("projects", "trust", str(shop), "--revoke", "--json").ok().json["trusted"] is False
+    assert alice("projects", "trust", str(shop.parent), "--revoke", "--json").error["code"] == "project_not_found"
 
 
 @pytest.mark.parametrize("place", ["shop", "shop/inner", "."])

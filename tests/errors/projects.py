@@ -229,6 +229,11 @@ def _(s: Situation) -> list[str]:
     return ["projects", "trust", _with_skill(s), *ALICE]
 
 
+@case("projects trust", "`--revoke` with `--dry-run`")
+def _(s: Situation) -> list[str]:
+    return ["projects", "trust", _with_skill(s), "--revoke", "--dry-run", *ALICE]
+
+
 @case("projects trust", "too much needs trust")
 def _(s: Situation) -> list[str]:
     s.patch.setattr(project_trust, "MAX_FILES", 0)

@@ -208,6 +208,8 @@ RUNS: dict[str, list[Run]] = {
     "projects trust": [
         _project("shop")("projects", "trust", "{0}", "--yes"),
         _project("shop")("projects", "trust", "{1}"),
+        _project("shop")("projects", "trust", "{0}", "--dry-run"),
+        _project("shop")("projects", "trust", "{0}", "--revoke"),
     ],
     "wipe": [
         _say("wipe", "--dry-run"),
