@@ -36,7 +36,16 @@ _MARKERS = (
     *("meson.build", "mix.exs", "package.json", "pom.xml", "pubspec.yaml", "pyproject.toml", "setup.py"),
 )
 """Names in a directory by which it looks like a project."""
-_OF_KERNEL = ("/dev", "/proc", "/sys")
+_OF_SYSTEM = (
+    *("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run", "/sbin", "/sys"),
+    *("/usr/bin", "/usr/include", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libexec", "/usr/local/bin"),
+    *("/usr/local/lib", "/usr/sbin", "/usr/share", "/var/cache", "/var/lib", "/var/log", "/var/spool"),
+)
+"""Directories of the operating system (File System Hierarchy 3.0). Root owns them, so the check of the owner does not
+refuse them to root. `/usr/src` and `/var/www` may have projects.
+"""
+_REMOVABLE = "/run/media"
+"""Where desktops mount the disks of a user."""
 _CHOOSE_ANOTHER = "Name a directory of your own, such as the clone of a repository."
 _BELOW = "Name a directory in it."
 
@@ -104,12 +113,13 @@ def _of_place(root: Root, path: str, environment: Mapping[str, str]) -> Refused 
         return _refused(path, "its path is not UTF-8 text, so that the agent could not name it", _CHOOSE_ANOTHER)
     if path == "/":
         return _refused(path, "it is the root of the file system", _CHOOSE_ANOTHER)
-    for place in _OF_KERNEL:
-        if _is_within(path, place):
-            return _refused(path, f"{place} contains no files of a user", _CHOOSE_ANOTHER)
+    homes = list(_homes(environment))
+    if (place := _of_system(path, homes)) is not None:
+        relation = "is" if path == place else f"contains {place}," if _is_within(place, path) else f"is in {place},"
+        return _refused(path, f"it {relation} a directory of the operating system", _CHOOSE_ANOTHER)
     if ".git" in path.lower().split("/"):
         return _refused(path, "it is in a .git, which a rewind must not change", "Name the directory with the .git.")
-    for home in _homes(environment):
+    for home in homes:
         if _is_within(home, path):
             is_home = _is_within(path, home)
             return _refused(path, "it is your home directory" if is_home else "it contains your home directory", _BELOW)
@@ -125,6 +135,14 @@ def _of_place(root: Root, path: str, environment: Mapping[str, str]) -> Refused 
     if _is_within(directory, path):
         return _refused(path, f"it contains the settings of deepctl, {settings_file}", _BELOW)
     return None
+
+
+def _of_system(path: str, homes: Iterable[str]) -> str | None:
+    """The directory of the operating system that `path` is, lies in or contains. A service may have its home in one."""
+    own_places = [_REMOVABLE, *(home for home in homes if home not in ("/", *_OF_SYSTEM))]
+    if any(path != own_place and _is_within(path, own_place) for own_place in own_places):
+        return None
+    return next((place for place in _OF_SYSTEM if _is_within(path, place) or _is_within(place, path)), None)
 
 
 def _homes(environment: Mapping[str, str]) -> Iterator[str]:

@@ -84,7 +84,13 @@ def test_nothing_and_a_deleted_directory_are_none(tmp_path: Path, monkeypatch: p
     ("path", "reason"),
     [
         ("/", "it is the root of the file system"),
-        ("/proc/self", "contains no files of a user"),
+        ("/proc/self", "it is in /proc, a directory of the operating system"),
+        ("/etc", "it is a directory of the operating system"),
+        ("/usr", "it contains /usr/bin, a directory of the operating system"),
+        ("/usr/share/doc", "it is in /usr/share, a directory of the operating system"),
+        ("/var", "it contains /var/cache, a directory of the operating system"),
+        ("/bin", "a directory of the operating system"),
+        ("/lib/locale", "a directory of the operating system"),
         ("user", "it is your home directory"),
         ("", "it contains your home directory"),
         ("root", "it is in .*, where deepctl keeps its state"),
@@ -102,6 +108,23 @@ def test_what_contains_more_than_a_project_is_refused(root: Root, tmp_path: Path
     assert problem.code == "project_refused"
     assert problem.hint
     assert re.search(reason, problem.message)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="directories of the operating system belong to root")
+@pytest.mark.parametrize("path", ["/usr/src", "/srv", "/opt"])
+def test_directories_of_root_for_own_files_are_projects(root: Root, path: str) -> None:
+    _check(root, path)
+
+
+def test_a_service_may_work_below_its_home(root: Root, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(projects, "_OF_SYSTEM", (str(tmp_path / "lib"),))
+    (tmp_path / "lib" / "service" / "work").mkdir(parents=True)
+    assert "it is in" in _problem(root, tmp_path / "lib" / "service" / "work").message
+    monkeypatch.setenv("HOME", str(tmp_path / "lib" / "service"))
+    _check(root, tmp_path / "lib" / "service" / "work")
+    assert "of the operating system" in _problem(root, tmp_path / "lib" / "service").message
+    monkeypatch.setenv("HOME", str(tmp_path / "lib"))
+    assert "it is in" in _problem(root, tmp_path / "lib" / "service" / "work").message
 
 
 def test_what_contains_the_root_is_refused(tmp_path: Path) -> None:

@@ -99,6 +99,11 @@ def _(s: Situation) -> list[str]:
     return _chat("/")
 
 
+@case(CHAT, "the directory of `-C` is in a directory of the operating system")
+def _(s: Situation) -> list[str]:
+    return _chat("/usr/share/doc")
+
+
 @case(CHAT, "the directory of `-C` is the home directory")
 def _(s: Situation) -> list[str]:
     return _chat("~")
@@ -124,7 +129,7 @@ def _(s: Situation) -> list[str]:
 @case(CHAT, "the directory of `-C` belongs to another user")
 def _(s: Situation) -> list[str]:
     if os.geteuid() != 0:
-        return _chat("/usr")
+        return _chat("/mnt")
     path = _directory(s)
     os.chown(path, 4242, -1)
     return _chat(path)
