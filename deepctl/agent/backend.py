@@ -42,14 +42,14 @@ from pydantic_ai_backends import ConfinedWorkspace, StateBackend, WorkspacePathE
 from pydantic_ai_backends.workspaces import StateWorkspaceBackend
 
 from deepctl import layout
-from deepctl.agent import project_search
-from deepctl.agent.command_guard import CommandGuard
-from deepctl.agent.project_search import SearchScope
 from deepctl.agent.sandboxes import Sandbox, listener, sandbox_missing, searcher, shell_command
+from deepctl.domain.projects import WHOLE_PROJECT, SearchScope, search_scope
 from deepctl.files import atomic
 from deepctl.files.paths_beneath import DirectoryTree, MountTable, OutsideTree
+from deepctl.layout import ProfilePaths
 from deepctl.sandbox.policy import MOUNT, PROFILE_MOUNT, PROTECTED, ProjectMounts, Unavailable
-from deepctl.sandbox.project import has_alias
+from deepctl.sandbox.project import CommandGuard, has_alias
+from deepctl.store import projects
 
 STATE_PROVIDER = "state"
 """pydantic-ai-backend's name for workspaces that are a `StateBackend`."""
@@ -230,11 +230,11 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
         """The part of the project that a search below `where` looks at."""
         tree = self._trees.first
         if not self._is_project or self._trees.tree_of(where) is not tree:
-            return project_search.EVERYTHING
+            return WHOLE_PROJECT
         real = tree.real_path(where)
         if real == "/":
-            return project_search.EVERYTHING  # the search itself refuses it
-        return await self._call(partial(project_search.scope, tree.root, os.path.relpath(real, tree.mount)))
+            return WHOLE_PROJECT  # the search itself refuses it
+        return await self._call(partial(search_scope, tree.root, os.path.relpath(real, tree.mount)))
 
     async def _run_search(self, search: _Search) -> tuple[CommandResult, str]:
         """The output of a search, and the name of the searched path."""
@@ -557,3 +557,22 @@ def error_for_model(error: Exception, trees: MountTable) -> Exception:
     name = text_for_model(os.fsdecode(error.filename), trees)
     is_here = not os.path.isabs(name) or any(tree.prefix_of(name) is not None for tree in trees.trees)
     return OSError(error.errno, reason, name) if is_here else OSError(error.errno, reason)
+
+
+def open_backend(
+    profile: ProfilePaths,
+    project: str | None,
+    sandbox: Sandbox | None,
+    *,
+    protected: Sequence[str] = PROTECTED,
+    by_user: bool = False,
+) -> LocalBackend:
+    """The backend of a session in `project`, a directory of the user, or without one in the workspace of the profile.
+
+    Raises `Refused`, and `NotADirectoryError` if the project is gone.
+    """
+    if not project:
+        return LocalBackend(profile.workspace, sandbox=sandbox, by_user=by_user)
+    known = projects.by_path(profile, os.path.realpath(project))
+    options = ProjectOptions(tuple(protected), profile.package_cache, known.trusted if known is not None else "")
+    return LocalBackend(project, sandbox=sandbox, by_user=by_user, profile_dir=profile.workspace, project=options)

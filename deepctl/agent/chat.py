@@ -26,7 +26,7 @@ from deepctl import layout
 from deepctl.agent import answer_ends, compaction, interruption, model_check, provider_errors, windows
 from deepctl.agent.answer_ends import AnswerCut
 from deepctl.agent.approvals import Approve, Ask
-from deepctl.agent.backend import LocalBackend
+from deepctl.agent.backend import LocalBackend, open_backend
 from deepctl.agent.checkpoint_stores import InMemoryCheckpointStore
 from deepctl.agent.checkpoints import RewindRequested, TurnCheckpoints
 from deepctl.agent.compaction import CompactionResult, ShortenedHistory
@@ -51,7 +51,6 @@ from deepctl.agent.model_wrappers import Retries, RetryingModel
 from deepctl.agent.models import resolve, warnings_told
 from deepctl.agent.provider_errors import ModelEndpoint
 from deepctl.agent.sandboxes import Sandbox
-from deepctl.agent.session_backend import open_backend
 from deepctl.agent.turn import Outcome, TokenUsage, TurnRecord, run_turn, to_json
 from deepctl.domain import attachments
 from deepctl.domain.mcp_servers import McpServer

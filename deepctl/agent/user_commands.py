@@ -19,10 +19,9 @@ from pydantic_ai.workspaces import (
     WorkspaceUnavailableError,
 )
 
-from deepctl.agent.backend import LocalBackend
+from deepctl.agent.backend import LocalBackend, open_backend
 from deepctl.agent.interruption import AbandonedRun, Interruption, close
 from deepctl.agent.sandboxes import Sandbox, heard_by
-from deepctl.agent.session_backend import open_backend
 from deepctl.errors import Interrupted, StorageError, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.quantities import size

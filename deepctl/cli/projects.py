@@ -14,7 +14,7 @@ from deepctl.domain import profiles, sandbox_settings
 from deepctl.domain import projects as domain
 from deepctl.errors import DeepctlError, Refused, UsageError
 from deepctl.layout import ProfilePaths
-from deepctl.output import projects as views
+from deepctl.output import profiles as views
 from deepctl.output.render import say, show
 from deepctl.store import projects as stored
 from deepctl.store.projects import Project

@@ -1,4 +1,4 @@
-"""Projects: which directories of the user an agent may work in, how large one is, and what of it needs trust.
+"""Projects: which directories of the user an agent may work in, how large one is, and where searches look in it.
 
 A project is a directory that the user names. deepctl writes nothing into it; its checkpoints are in the profile. So a
 directory that contains the profile, or all files of the user, cannot be one.
@@ -11,7 +11,7 @@ import pwd
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import NamedTuple
 
 from deepctl import layout
@@ -23,7 +23,7 @@ from deepctl.locks import DirectoryLock
 from deepctl.quantities import counted, size
 from deepctl.store import coverage, session_catalogue, workspaces
 from deepctl.store import projects as stored
-from deepctl.store.coverage import CoverageSettings
+from deepctl.store.coverage import CoverageSettings, DirectoryRules, read_rules
 from deepctl.store.records import SessionRecord
 
 MAX_FILES = 20_000
@@ -317,3 +317,95 @@ def _projects_of_sessions(profile: ProfilePaths) -> Iterator[tuple[str, str]]:
             continue
         if session.project is not None:
             yield name, session.project.id
+
+
+_MOST_DEPTH = 200
+_MOST_NAMES = 200
+"""Directory names that are passed to a search program."""
+
+
+class SearchScope(NamedTuple):
+    """What a search below the directory `base` leaves out. Paths are relative to the project."""
+
+    base: str = ""
+    left_out: frozenset[str] = frozenset()
+    directory_names: tuple[str, ...] = ()
+    """Names that only left out directories have."""
+
+    def covers(self, path: str) -> bool:
+        """Whether a path below `base`, relative to it, is part of the search."""
+        if not self.left_out:
+            return True
+        parts = [part for part in f"{self.base}/{path}".split("/") if part not in ("", ".")]
+        return not any("/".join(parts[:count]) in self.left_out for count in range(1, len(parts) + 1))
+
+
+WHOLE_PROJECT = SearchScope()
+
+
+def search_scope(root: str, where: str) -> SearchScope:
+    """The scope of a search in the project `root` below `where`, a path relative to it, empty for the project itself.
+
+    What git ignores is left out, unless the search names it: a search of a project covers what git would list. A
+    directory that is left out is not entered, as far as its name alone tells it from the others: `find` and `grep`
+    compare names and not paths. The results are filtered by path.
+
+    A search in a directory that is left out, or for such a file, covers everything there. Raises `OSError`.
+    """
+    way = [part for part in where.split("/") if part not in ("", ".")]
+    walk = _SearchWalk(root, way)
+    rules = read_rules(root, CoverageSettings())
+    rules.root = root
+    if not walk.directory("", rules.top(), 0):
+        return WHOLE_PROJECT
+    names = walk.left_out_names - walk.names
+    return SearchScope("/".join(way), frozenset(walk.left_out), tuple(sorted(names)[:_MOST_NAMES]))
+
+
+class _SearchWalk:
+    """A walk over the directories of a project: those on the way to a search, and all below it."""
+
+    def __init__(self, root: str, way: list[str]) -> None:
+        self._root = root
+        self._way = way
+        self.left_out: set[str] = set()
+        self.left_out_names: set[str] = set()
+        self.names: set[str] = set()
+
+    def directory(self, path: str, rules: DirectoryRules, depth: int) -> bool:
+        """Look at a directory and what is below it; returns whether the search is in nothing that is left out."""
+        descriptor = os.open(os.path.join(self._root, path), OPEN_DIRECTORY)
+        try:
+            files: list[bytes] = []
+            directories: list[bytes] = []
+            with os.scandir(descriptor) as entries:
+                for entry in entries:
+                    (directories if entry.is_dir(follow_symlinks=False) else files).append(os.fsencode(entry.name))
+            if not rules.enter(descriptor, files, directories):
+                return self._leave_out(path, depth)
+            hidden = rules.left_out(files, directories)
+        finally:
+            os.close(descriptor)
+        prefix = f"{path}/" if path else ""
+        is_on_way = depth < len(self._way)
+        if is_on_way and os.fsencode(self._way[depth]) in hidden:
+            return False
+        if not is_on_way:
+            self.left_out |= {prefix + os.fsdecode(name) for name in hidden}
+            self.left_out_names |= {os.fsdecode(name) for name in hidden.intersection(directories)}
+        for name in directories:
+            text = os.fsdecode(name)
+            if name in hidden or (is_on_way and text != self._way[depth]):
+                continue
+            self.names.add(text)
+            if depth < _MOST_DEPTH:
+                # It can be unreadable, or gone; the search says so itself.
+                with suppress(OSError):
+                    if not self.directory(prefix + text, rules.below(name), depth + 1):
+                        return False
+        return True
+
+    def _leave_out(self, path: str, depth: int) -> bool:
+        """Leave out a nested repository; a search in it covers everything there."""
+        self.left_out.add(path)
+        return depth > len(self._way)

@@ -13,7 +13,7 @@ from deepctl.output.render import is_conversation, notice
 from deepctl.output.text import has_colour, home, is_terminal, print_sentence, printable, printable_lines, visible
 from deepctl.quantities import counted
 from deepctl.store.lookup import CheckpointInfo
-from deepctl.store.rewind_scope import above
+from deepctl.store.rewind_plan import above
 
 if TYPE_CHECKING:
     from deepctl.store.diff import CheckpointComparison, FileDifference

@@ -14,7 +14,7 @@ from deepctl.store import log_file, lookup, mounts, projects, session_catalogue,
 from deepctl.store.object_store import ObjectReader
 from deepctl.store.records import Record, SessionRecord
 from deepctl.store.repository import ReadOnlyRepository
-from deepctl.store.rewind_scope import above
+from deepctl.store.rewind_plan import above
 from deepctl.store.trees import DIRECTORY, TreeChange, TreeEntry
 from deepctl.store.workspaces import Content
 

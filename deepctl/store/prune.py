@@ -36,7 +36,7 @@ from deepctl.store.object_store import ObjectReader
 from deepctl.store.pack_store import PackStore
 from deepctl.store.records import Record, Rewind, WorkspaceState
 from deepctl.store.repack import Repacking, Tell
-from deepctl.store.rewind_scope import StoredRules
+from deepctl.store.rewind_plan import StoredRules
 from deepctl.store.trees import Report
 
 

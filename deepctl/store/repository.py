@@ -20,7 +20,6 @@ from deepctl.layout import ProfilePaths
 from deepctl.locks import DirectoryLock
 from deepctl.store import (
     checkpoint_store,
-    killed_tools,
     lookup,
     not_covered,
     projects,
@@ -485,7 +484,9 @@ class Repository(ProfileStore):
                     continue
                 author = UNKNOWN
                 conversation = session_catalogue.read(session)
-                killed_tools.sweep(self.workspace_of(session), conversation.messages, conversation.last_turn)
+                workspaces.remove_temporary_files(
+                    self.workspace_of(session), conversation.messages, conversation.last_turn
+                )
                 if self.policy != MANUAL_ONLY:
                     self._save(session, "turn", session_reader.position(session, conversation), UNKNOWN)
                     author = OTHER

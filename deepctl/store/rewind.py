@@ -56,8 +56,7 @@ from deepctl.store.records import (
     state_author,
 )
 from deepctl.store.repository import ReadOnlyRepository, Repository, SessionHead
-from deepctl.store.rewind_plan import Interval, RewindChanges
-from deepctl.store.rewind_scope import RewindScope, StoredRules, hidden_by
+from deepctl.store.rewind_plan import Interval, RewindChanges, RewindScope, StoredRules, hidden_by
 from deepctl.store.session_reader import SessionReader
 from deepctl.store.trees import DIRECTORY, Snapshot, TreeChange
 from deepctl.store.workspaces import Content, WorkspaceOptions

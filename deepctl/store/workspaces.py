@@ -8,20 +8,26 @@ that know where a path of a tree lies.
 from __future__ import annotations
 
 import errno
+import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+import posixpath
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from deepctl.errors import Damaged, Refused
 from deepctl.files import atomic
 from deepctl.files.paths_beneath import DirectoryTree
 from deepctl.store import coverage, mounts, restore, trees
 from deepctl.store.index_db import Cache
+from deepctl.store.log_file import Message
 from deepctl.store.mounts import MountedProject
 from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.restore import RestoreResult, WorkingTree
 from deepctl.store.trees import LINK, NO_CONTENT, Report, Snapshot, TreeChange, TreeEntry, UnkeptPath
+
+_ALIAS = "/workspace"
+"""Where tools see the project, besides its own path."""
 
 Content = Callable[[bytes, TreeEntry], bytes]
 """Reads the content of a path. Raises `Damaged` or `OSError`."""
@@ -238,3 +244,44 @@ class _WorkspaceTree:
         if self._project_tree is not None:
             unmet = unmet + self._in_tree(self._project_tree.unmet(parts.project))
         return unmet
+
+
+def remove_temporary_files(workspace: WorkspaceOptions, messages: Iterable[Message], turn: int) -> None:
+    """Remove the temporary files beside the paths in the tool calls of a killed turn of a project.
+
+    A snapshot removes those that it meets, but it does not enter ignored directories. The call in the log names the
+    file that the tool was writing.
+    """
+    project = workspace.project
+    if project is None:
+        return
+    for directory in {posixpath.dirname(path) for path in _paths_in_calls(project.root, messages, turn)}:
+        with suppress(OSError), restore.directory(project.root, os.fsencode(directory)) as descriptor:
+            for name in os.listdir(descriptor):
+                if atomic.is_temporary(name):
+                    atomic.remove_dead_temporary(descriptor, os.fsencode(name))
+
+
+def _paths_in_calls(root: str, messages: Iterable[Message], turn: int) -> Iterator[str]:
+    """The paths in the calls of a turn, relative to the project. Other texts among them name no directory."""
+    for entry in messages:
+        parts = entry.message.get("parts") if entry.turn == turn else None
+        for part in parts if isinstance(parts, list) else ():
+            if not isinstance(part, dict) or part.get("part_kind") != "tool-call":
+                continue
+            for value in _arguments(part.get("args")).values():
+                if not isinstance(value, str) or "\0" in value or len(value) > 4096:
+                    continue
+                for place in (root, _ALIAS):
+                    value = value.removeprefix(f"{place}/")
+                path = posixpath.normpath(value)
+                if not path.startswith(("/", "..")):
+                    yield path
+
+
+def _arguments(arguments: object) -> dict[str, Any]:
+    """The arguments of a call, which a model may have sent as text."""
+    if isinstance(arguments, str):
+        with suppress(ValueError, RecursionError):
+            arguments = json.loads(arguments)
+    return arguments if isinstance(arguments, dict) else {}

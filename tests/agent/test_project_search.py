@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from deepctl import LocalBackend
-from deepctl.agent import project_search
+from deepctl.domain import projects
 
 
 def _write(root: Path, *paths: str) -> None:
@@ -101,7 +101,7 @@ def test_nested_repositories_are_left_out_unless_named(backend: LocalBackend, pr
 
 
 def test_ignored_directories_are_not_entered(project: Path) -> None:
-    scope = project_search.scope(str(project), "")
+    scope = projects.search_scope(str(project), "")
     assert scope.directory_names == (".git", "node_modules")
     assert not scope.covers("/src/secret/j.js")
     assert scope.covers("/secret/k.js")

@@ -14,7 +14,7 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.tools import ToolDefinition
 from pydantic_ai_backends import StateBackend
 
-from deepctl.agent import tool_descriptions
+from deepctl.agent import tools
 from deepctl.agent.backend import LocalBackend
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
 from deepctl.domain import agent_tools
@@ -70,13 +70,13 @@ def test_the_first_hello_takes_few_tokens(
 
 
 def test_the_names_in_the_settings_are_those_of_the_tools() -> None:
-    assert _names() == set(agent_tools.ALL) == tool_descriptions.DESCRIPTIONS.keys()
+    assert _names() == set(agent_tools.ALL) == tools.DESCRIPTIONS.keys()
     assert _names(tools="lean") == set(agent_tools.LEAN)
 
 
 def test_parameters_keep_their_names_and_types(monkeypatch: pytest.MonkeyPatch) -> None:
     short, _ = _offered()
-    monkeypatch.setattr(tool_descriptions, "DESCRIPTIONS", {})
+    monkeypatch.setattr(tools, "DESCRIPTIONS", {})
     for tool, long in zip(short, _offered()[0], strict=True):
         assert tool.name == long.name
         assert _size(tool) < _size(long) or tool.name == "list_checkpoints"
@@ -97,7 +97,7 @@ def _types(tool: ToolDefinition) -> dict[str, Any]:
 
 def test_every_described_parameter_exists() -> None:
     for tool in _offered()[0]:
-        described = tool_descriptions.DESCRIPTIONS[tool.name][1]
+        described = tools.DESCRIPTIONS[tool.name][1]
         assert described.keys() <= tool.parameters_json_schema["properties"].keys(), tool.name
 
 

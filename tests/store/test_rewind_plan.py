@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deepctl.store import restore, rewind_plan, rewind_scope, trees
+from deepctl.store import restore, rewind_plan, trees
 from deepctl.store.rewind_plan import Interval, RewindChanges
 from deepctl.store.trees import ScratchWriter
 from tests.store.test_trees import _STEPS, Work, _edit
@@ -227,7 +227,7 @@ def test_merged_intervals_tell_the_authors_path_by_path(story: Story) -> None:
 
 def test_what_a_snapshot_did_not_look_at_is_never_taken_back(story: Story) -> None:
     story.agent("hidden/file", "was there, but could not be read")
-    story.intervals[-1] = story.intervals[-1]._replace(hidden=rewind_scope.hidden_by([["hidden", "no permission"]], ()))
+    story.intervals[-1] = story.intervals[-1]._replace(hidden=rewind_plan.hidden_by([["hidden", "no permission"]], ()))
     assert story.plan().blocked_paths == [b"hidden", b"hidden/file"]
     assert story.rewind() == []
     assert story.files() == {"hidden/file": "was there, but could not be read"}

@@ -33,7 +33,7 @@ from deepctl.store.diff import line_counts
 from deepctl.store.line_merge import MERGED_UP_TO, take_back_lines
 from deepctl.store.records import Record, SessionRecord
 from deepctl.store.repository import MANUAL_ONLY, Repository
-from deepctl.store.rewind_scope import hidden_by
+from deepctl.store.rewind_plan import hidden_by
 from deepctl.store.trees import entry_at
 
 

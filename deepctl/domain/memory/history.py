@@ -20,7 +20,7 @@ from deepctl.store.lookup import CheckpointProblem
 from deepctl.store.object_store import ObjectReader
 from deepctl.store.records import Record, WorkspaceState
 from deepctl.store.repository import ReadOnlyRepository
-from deepctl.store.rewind_scope import Hidden, hidden_by
+from deepctl.store.rewind_plan import Hidden, hidden_by
 from deepctl.store.trees import DIRECTORY, FILE, NO_CONTENT, TreeEntry, decode
 
 NOW, REWOUND = "now", "rewound"
