@@ -425,15 +425,16 @@ class Repository(ProfileStore):
             return None
         author = self.between()
         head = self.head(session)
-        if (
+        is_stored = (
             head is not None
             and not head.lost
             and head.message_count == position.message_count
             and head.turn == position.turn
-        ):
-            # Not the last tree: after a rewind of only the files, it is not that of the head.
-            return self._save(session, "turn", position, author, unless_tree=head.tree)
-        return self._save(session, "turn", position, author)
+            # After a rewind, the last tree can differ from that of the head. A change from the last tree back to that
+            # of the head must be stored, or it would count as work of the turn.
+            and head.tree == self.store.tree
+        )
+        return self._save(session, "turn", position, author, unless_tree=self.store.tree if is_stored else None)
 
     def before_tool(self, session: SessionRecord, position: Position) -> Record | None:
         """Store changes by another author while no tool was running, because the model may have worked for minutes."""

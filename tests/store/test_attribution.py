@@ -263,3 +263,16 @@ def test_turns_back_mean_another_checkpoint_of_the_very_same_state(scene: Scene)
     with scene.work() as work:
         prune.remove(work, [second])
         assert lookup.find_checkpoint(scene.paths, work.ledger, "~1", "main").id == first.id
+
+
+def test_what_the_user_brings_back_after_a_rewind_is_not_work_of_the_next_turn(scene: Scene) -> None:
+    """The workspace then has the tree of the head, but not that of the end of the rewind."""
+    scene.agent("x", "x")
+    scene.write("mine", "mine")
+    scene.agent("y", "y")
+    scene.write("mine", None)
+    scene.rewind("~1")
+    scene.write("mine", "mine")
+    scene.agent("z", "z")
+    scene.undo()
+    assert scene.files() == {"x": "x", "mine": "mine", "y": "y"}
