@@ -390,6 +390,7 @@ class Chat:
 
     def __init__(self, runner: TurnRunner) -> None:
         self._runner = runner
+        self._told: set[str] = set()
 
     def turn(
         self,
@@ -414,6 +415,9 @@ class Chat:
             checkpoints = TurnCheckpoints(work, prompt, emit)
             conversation = self._read(work, session)
             checkpoints.started(conversation.session, conversation.end)
+            if (problem := work.coverage_problem(conversation.session)) and problem not in self._told:
+                self._told.add(problem)
+                emit({"type": "notice", "message": problem})
             if owner is not None:
                 work.settle_todo(owner, conversation.session, conversation.end)
             notices = _notices(conversation)
@@ -499,6 +503,9 @@ class Chat:
         except BaseException:
             with self._runner.stops.ending():
                 checkpoints.broke_off()
+            # A turn that ends has these in its result.
+            for note in checkpoints.unkept():
+                checkpoints.emit({"type": "notice", "message": note})
             raise
         finally:
             writer.close()

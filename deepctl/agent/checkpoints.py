@@ -521,18 +521,19 @@ class TurnCheckpoints:
         """
         at_start = mounts.shown_unkept(self._first) if self._first is not None else []
         at_end = mounts.shown_unkept(self.latest) if self.latest is not None else []
-        new = [entry for entry in at_end if entry not in at_start]
-        notes = [f"Not stored in checkpoints: {path} ({reason})." for path, reason in new[:_UNKEPT_SHOWN]]
-        paths, unseen = self._not_covered
-        if paths:
-            notes.append(f"Changed, and not covered by checkpoints: {_names(map(os.fsdecode, paths))}.")
-        if unseen:
+        new = [entry for entry in at_end if entry not in at_start][:_UNKEPT_SHOWN]
+        notes = [f"Not stored in checkpoints: {path} ({reason})." for path, reason in new]
+        nested = [path for path in self.created_repositories if path != "."]
+        # These have a note of their own.
+        named = {path for path, _ in new} | {f"{path}/" for path in nested}
+        if paths := [path for path in map(os.fsdecode, self._not_covered.paths) if path not in named]:
+            notes.append(f"Changed, and not covered by checkpoints: {_names(paths)}.")
+        if unseen := self._not_covered.unseen:
             notes.append(f"Not looked at: {_names(map(os.fsdecode, unseen))}.")
         if "." in self.created_repositories:
             notes.append("The project is a git repository now. Checkpoints do not cover what git ignores.")
-        if nested := [path for path in self.created_repositories if path != "."]:
-            names = _names(nested)
-            notes.append(f"Nested repositories, whose files checkpoints do not cover: {names}.")
+        if nested:
+            notes.append(f"Nested repositories, whose files checkpoints do not cover: {_names(nested)}.")
         return notes
 
     def broke_off(self) -> None:

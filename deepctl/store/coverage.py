@@ -15,6 +15,7 @@ from __future__ import annotations
 import bisect
 import json
 import os
+import shlex
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from types import NoneType
@@ -260,6 +261,16 @@ class CoverageRules:
         self._repository = repository if level is not None else None
         self._level = level if level is not None else _level(settings.exclude)
         self._directories: dict[bytes, DirectoryRules | None] = {}
+
+    @property
+    def problem_sentence(self) -> str:
+        """The sentence for the user about `problem`; empty if tracked files are known."""
+        if not self.problem:
+            return ""
+        return (
+            f"git cannot list the tracked files of {self.root} ({self.problem}), so checkpoints do not cover tracked "
+            f"files that match a pattern of a .gitignore. `git -C {shlex.quote(self.root)} ls-files` says more."
+        )
 
     @property
     def ignore_case(self) -> bool:

@@ -20,6 +20,7 @@ from deepctl.layout import ProfilePaths
 from deepctl.locks import DirectoryLock
 from deepctl.store import (
     checkpoint_store,
+    coverage,
     lookup,
     not_covered,
     projects,
@@ -293,6 +294,12 @@ class Repository(ProfileStore):
         if project is None:
             return None
         return not_covered.look(project.root, project.coverage, is_walked=self.policy == EVERY_TOOL)
+
+    def coverage_problem(self, session: SessionRecord) -> str:
+        """The sentence about unknown tracked files in the last snapshot of a session's project, or empty text."""
+        project = self.workspace_of(session).project
+        rules = coverage.walked(project.root, project.coverage) if project is not None else None
+        return rules.problem_sentence if rules is not None else ""
 
     def present(self, session: SessionRecord | None = None) -> Snapshot:
         """A snapshot of the present workspace of a session that is not stored."""

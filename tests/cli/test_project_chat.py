@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.command import InProcess, Result
+from tests.support.loopback import Status, ToolCalls, provider
 
 
 @pytest.fixture
@@ -102,8 +103,9 @@ def test_changes_that_no_checkpoint_covers_are_said(
     assert "not_covered" not in _of(_say(deepctl, shop, "run echo x > covered.py"), "checkpoint")[-1]
 
     text = deepctl("chat", "-C", str(shop), "run echo 4 > node_modules/a; git init -q other").ok()
+    # A nested repository is named once.
     assert text.stderr.splitlines()[-2:] == [
-        "Changed, and not covered by checkpoints: node_modules/a, other/.",
+        "Changed, and not covered by checkpoints: node_modules/a.",
         "Nested repositories, whose files checkpoints do not cover: other.",
     ]
     monkeypatch.setattr("deepctl.store.not_covered.look.__defaults__", (2,))
@@ -113,6 +115,42 @@ def test_changes_that_no_checkpoint_covers_are_said(
     assert "node_modules" in _of(result, "checkpoint")[-1]["not_looked_at"]
     text = deepctl("chat", "-C", str(shop), "list").ok()
     assert "Not looked at: node_modules" in text.stderr.splitlines()[-1]
+
+
+def test_a_file_that_is_too_large_is_named_once(deepctl: InProcess, home: Path, shop: Path) -> None:
+    _say(deepctl, shop, "list")
+    deepctl("config", "set", "snapshot.max_file", "1K", "--user", "default").ok()
+    text = deepctl("chat", "-C", str(shop), "run head -c 2000 /dev/zero > big.bin; touch node_modules/c").ok()
+    about_files = [line for line in text.stderr.splitlines() if "checkpoints" in line]
+    assert about_files == [
+        "Not stored in checkpoints: big.bin (larger than snapshot.max_file).",
+        "Changed, and not covered by checkpoints: node_modules/c.",
+    ]
+    text = deepctl("chat", "-C", str(shop), "run head -c 3000 /dev/zero > big.bin").ok()
+    assert text.stderr.splitlines()[-1] == "Changed, and not covered by checkpoints: big.bin."
+
+
+def test_a_failed_turn_names_what_checkpoints_do_not_cover(
+    deepctl: InProcess, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ToolCalls([("execute", {"command": "echo 4 > node_modules/a"})])
+    with provider(command, Status(400)) as server:
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-nothing")
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.address}/v1")
+        failed = deepctl("chat", "-C", str(shop), "--model", "openai-chat:loopback", "clean up")
+    assert failed.code == 7
+    assert "Changed, and not covered by checkpoints: node_modules/a." in failed.stderr.splitlines()
+
+
+def test_a_repository_that_git_cannot_read_is_said(deepctl: InProcess, shop: Path) -> None:
+    assert not any("tracked files" in notice for notice in _notices(_say(deepctl, shop, "list")))
+    (shop / ".git" / "index").write_bytes(b"damaged")
+    problem = f"git cannot list the tracked files of {shop} ("
+    (notice,) = [notice for notice in _notices(_say(deepctl, shop, "list")) if notice.startswith(problem)]
+    assert notice.endswith(f"`git -C {shop} ls-files` says more.")
+    checks = deepctl("doctor", "--json", "--user", "default").json["checks"]
+    found = [(check["status"], check["found"]) for check in checks if check["name"] == "project"]
+    assert found == [("ok", "1 project"), ("warning", notice)]
 
 
 def test_a_repository_that_a_command_makes_of_the_project_is_not_nested(deepctl: InProcess, tmp_path: Path) -> None:

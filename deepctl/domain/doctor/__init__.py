@@ -24,8 +24,9 @@ from deepctl.errors import DeepctlError, ProfileNotFound
 from deepctl.files import atomic
 from deepctl.layout import ProfilePaths, Root
 from deepctl.quantities import counted, size
+from deepctl.store import coverage, reserve
 from deepctl.store import projects as stored_projects
-from deepctl.store import reserve
+from deepctl.store.coverage import DEFAULT_COVERAGE
 
 __all__ = ["Check", "Status", "examine"]
 
@@ -160,6 +161,9 @@ def project(environment: Mapping[str, str], in_force: Settings, paths: ProfilePa
         )
     elif known and (path is None or os.path.isdir(path)):
         yield Check("project", "ok", counted(len(known), "project"))
+    for directory in dict.fromkeys([*([path] if path is not None else []), *(project.path for project in known)]):
+        if os.path.isdir(directory) and (problem := coverage.read_rules(directory, DEFAULT_COVERAGE).problem_sentence):
+            yield Check("project", "warning", problem)
 
 
 def by_settings(name: str, look: Callable[[], Iterator[Check]]) -> list[Check]:
