@@ -56,8 +56,15 @@ class Scene:
             yield work
 
     @contextmanager
-    def turn(self, prompt: str, session: str = "main", tool: str = "execute", **options: Any) -> Iterator[None]:
-        """One turn, whose body is what its only tool does."""
+    def turn(
+        self,
+        prompt: str,
+        session: str = "main",
+        tool: str = "execute",
+        meanwhile: Callable[[], None] = lambda: None,
+        **options: Any,
+    ) -> Iterator[None]:
+        """One turn, whose body is what its only tool does. `meanwhile` happens while the model thinks."""
         with self.work(**options) as work:
             found = self.session(session)
             reader = session_reader.SessionReader(self.paths, found)
@@ -68,12 +75,14 @@ class Scene:
             writer = session_log.LogWriter(found.directory, found.log, before.turn + 1)
             writer.message(_request({"part_kind": "user-prompt", "content": prompt}))
             call = {"part_kind": "tool-call", "tool_name": tool, "tool_call_id": prompt}
+            meanwhile()
             writer.message({"kind": "response", "parts": [call]})
+            position = before._replace(turn=writer.turn, log=found.log, prompt=prompt)
+            count = before.message_count
+            work.before_tool(found, position._replace(offset=writer.end, message_count=count + writer.count))
             yield
             result = {"part_kind": "tool-return", "tool_name": tool, "tool_call_id": prompt, "content": "done"}
             writer.result(result)
-            position = before._replace(turn=writer.turn, log=found.log, prompt=prompt)
-            count = before.message_count
             work.after_tool(found, position._replace(offset=writer.end, message_count=count + writer.count), tool)
             writer.message(_request(result))
             writer.message({"kind": "response", "parts": [{"part_kind": "text", "content": f"did {prompt}"}]})

@@ -124,8 +124,15 @@ class Attribution(RuleBasedStateMachine):
 
         self._does(author, write)
 
-    def _turn(self, session: str, tool: str, action: Callable[[], None]) -> None:
-        with self.scene.turn(f"turn {self.number}", session, tool):
+    def _turn(self, session: str, tool: str, action: Callable[[], None], meanwhile: Edit | None = None) -> None:
+        """A turn in which a tool does something. The user's edit `meanwhile` is made before, while the model thinks."""
+
+        def edit() -> None:
+            self._note_records()
+            if meanwhile is not None:
+                self._edit(meanwhile, USER)
+
+        with self.scene.turn(f"turn {self.number}", session, tool, edit):
             self._note_records()
             action()
         self._note_records()
@@ -142,12 +149,18 @@ class Attribution(RuleBasedStateMachine):
     def user_edits(self, edit: Edit) -> None:
         self._edit(edit, USER)
 
-    @rule(session=_SESSIONS, edit=_EDIT)
-    def agent_edits(self, session: str, edit: Edit) -> None:
-        self._turn(session, "edit_file", lambda: self._edit(edit, session))
+    @rule(session=_SESSIONS, edit=_EDIT, meanwhile=st.none() | _EDIT)
+    def agent_edits(self, session: str, edit: Edit, meanwhile: Edit | None) -> None:
+        self._turn(session, "edit_file", lambda: self._edit(edit, session), meanwhile)
 
-    @rule(session=_SESSIONS, edit=_EDIT, between=st.lists(_EDIT, max_size=2), commits=st.booleans())
-    def command(self, session: str, edit: Edit, between: list[Edit], commits: bool) -> None:
+    @rule(
+        session=_SESSIONS,
+        edit=_EDIT,
+        between=st.lists(_EDIT, max_size=2),
+        commits=st.booleans(),
+        meanwhile=st.none() | _EDIT,
+    )
+    def command(self, session: str, edit: Edit, between: list[Edit], commits: bool, meanwhile: Edit | None) -> None:
         """A command makes several changes, and commits sometimes."""
 
         def run() -> None:
@@ -156,7 +169,7 @@ class Attribution(RuleBasedStateMachine):
             if commits:
                 self._commit()
 
-        self._turn(session, "execute", run)
+        self._turn(session, "execute", run, meanwhile)
 
     @rule(rules=st.sampled_from(_RULES), author=st.sampled_from([USER, "main", "other"]), edit=st.none() | _EDIT)
     def ignore(self, rules: str, author: str, edit: Edit | None) -> None:
