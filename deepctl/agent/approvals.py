@@ -20,10 +20,9 @@ from pydantic_ai.workspaces import Workspace
 from deepctl.agent.backend import LocalBackend
 from deepctl.domain.globs import bad_class
 from deepctl.domain.mcp_servers import METADATA
-from deepctl.domain.permissions import OPERATIONS, Permissions, Rules, Verdict, about_file, first
+from deepctl.domain.permissions import OPERATIONS, OWN, Permissions, Rules, Verdict, about_file, first
 from deepctl.errors import BadSetting
 from deepctl.files.git_directories import GIT_NAMES, looks_like_git
-from deepctl.sandbox.policy import PROFILE_MOUNT
 
 Approve = Literal["ask", "auto", "never"]
 
@@ -111,7 +110,7 @@ class Approvals(AbstractCapability[Any]):
             normal_path, real = await spellings(ctx.workspace, target)
             if real == "/":
                 return args  # it leads out of the workspace, and the tool itself refuses that
-            names = {_rule_path(normal_path), _rule_path(real)}
+            names = {_rule_path(ctx.workspace, path) for path in (normal_path, real)}
             verdict = about_file(self.permissions, operation, names)
             if operation == "edit":
                 # The result of an edit shows the content of the file.
@@ -253,12 +252,14 @@ async def spellings(workspace: Workspace, path: str) -> tuple[str, str]:
 
 
 async def rule_paths(workspace: Workspace, path: str) -> set[str]:
-    """The paths of a file to which rules apply: relative to the project, or to the workspace of the profile."""
-    return {_rule_path(spelling) for spelling in await spellings(workspace, path)}
+    """The paths of a file to which rules apply: relative to the project, or below `/profile/`."""
+    return {_rule_path(workspace, spelling) for spelling in await spellings(workspace, path)}
 
 
-def _rule_path(spelling: str) -> str:
-    return spelling.removeprefix(f"{PROFILE_MOUNT}/")
+def _rule_path(workspace: Workspace, spelling: str) -> str:
+    """The files of a private workspace are those of the profile."""
+    is_project = isinstance(workspace, LocalBackend) and workspace.profile_dir is not None
+    return spelling if is_project or spelling.startswith("/") else OWN + spelling
 
 
 async def _preview(workspace: Workspace, operation: str, path: str, args: dict[str, Any]) -> str:

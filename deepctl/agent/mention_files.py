@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
 
 from deepctl.domain.mention_syntax import LineRange
 from deepctl.domain.outside_files import OutsideFile
+from deepctl.domain.permissions import OWN
 from deepctl.files.paths_beneath import DirectoryEntry, DirectoryTree, MountTable, OutsideTree
 from deepctl.quantities import size
 from deepctl.sandbox.policy import MOUNT, PROFILE_MOUNT
@@ -52,13 +53,18 @@ class MentionTarget(NamedTuple):
     """The path of a file outside the workspace, which the agent cannot reach with its tools."""
     written_path: str | None = None
     """The path as it was written, if it differs from `path` because of a link."""
+    is_private: bool = False
+    """Whether it is in a private workspace, whose files are those of the profile."""
 
     @property
     def rule_paths(self) -> set[str]:
-        """The paths to which rules apply: relative to the project, or to the workspace of the profile."""
+        """The paths to which rules apply: relative to the project, or below `/profile/`."""
         if self.real_path is not None:
             return {self.real_path.lstrip("/")}
-        return {path.removeprefix(f"{PROFILE_MOUNT}/") for path in (self.path, self.written_path or self.path)}
+        return {
+            OWN + path if self.is_private and not path.startswith("/") else path
+            for path in (self.path, self.written_path or self.path)
+        }
 
     def read(self, most: int) -> bytes:
         """At most this many first bytes."""
@@ -148,6 +154,7 @@ class DirectoryFiles:
     """
 
     def __init__(self, workspace: str, project: str | None = None) -> None:
+        self._is_private = project is None
         if project is None:
             self._trees = MountTable(DirectoryTree(workspace, follow=True, mount=MOUNT))
         else:
@@ -178,6 +185,7 @@ class DirectoryFiles:
             partial(_pieces, tree, real_path),
             partial(_list, tree, real_path),
             written_path=written_path,
+            is_private=self._is_private,
         )
 
     def _name(self, path: str) -> str:

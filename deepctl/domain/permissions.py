@@ -9,8 +9,9 @@
 
 The names and their meaning are pydantic-ai-backend's `PermissionRuleset`: the first rule that matches decides, else the
 default. Patterns match paths relative to the workspace (`globs`), or commands (`commands.rules`); `*` stops at a slash,
-`**` does not. Rules for commands are for order, a sandbox is for safety. A rule that allows a command does not allow
-several in one, and should contain the whole command: `git **` allows everything that `git -c alias.x='!…' x` runs.
+`**` does not. A pattern that begins with `/profile/` matches only files of the profile. Rules for commands are for
+order, a sandbox is for safety. A rule that allows a command does not allow several in one, and should contain the whole
+command: `git **` allows everything that `git -c alias.x='!…' x` runs.
 
 `CommandPolicy` is the one statement about commands, for `doctor`, the start of a chat and its conversation.
 """
@@ -23,8 +24,10 @@ from typing import Any, Literal, NamedTuple
 from deepctl.domain import globs
 from deepctl.domain.addresses import without_passwords
 from deepctl.errors import BadSetting
-from deepctl.sandbox.policy import MOUNT, Unavailable
+from deepctl.sandbox.policy import MOUNT, PROFILE_MOUNT, Unavailable
 
+OWN = f"{PROFILE_MOUNT}/"
+"""The beginning of paths and patterns of the profile's own files."""
 OPERATIONS = ("read", "write", "edit", "execute")
 ACTIONS = ("allow", "ask", "deny")
 
@@ -111,7 +114,8 @@ def _rule(operation: str, value: object, place: str) -> Rule:
 
 def _path(pattern: str, place: str) -> str:
     """A pattern in the form in which paths are compared; one that cannot match is refused."""
-    relative = pattern.removeprefix(f"{MOUNT}/")
+    beginning = OWN if pattern.startswith(OWN) else ""
+    relative = pattern.removeprefix(OWN if beginning else f"{MOUNT}/")
     while relative.startswith("./"):
         relative = relative.removeprefix("./")
     if relative.endswith("/"):
@@ -119,9 +123,10 @@ def _path(pattern: str, place: str) -> str:
     if relative.startswith("~") or any(part in ("", ".", "..") for part in relative.split("/")):
         raise BadSetting(
             f"Pattern {pattern!r} of {place} cannot match anything.",
-            "Patterns are relative to the workspace, without `.` and `..`; `**` matches everything.",
+            "Patterns are relative to the workspace, without `.` and `..`; `**` matches everything. Those that begin "
+            f"with `{OWN}` are for the profile's own files.",
         )
-    return relative
+    return beginning + relative
 
 
 def _check_classes(pattern: str, place: str) -> None:
@@ -132,8 +137,15 @@ def _check_classes(pattern: str, place: str) -> None:
 
 
 def first(rules: Sequence[Rule], path: str) -> Rule | None:
-    """The first rule that matches a path, relative to the workspace."""
-    return next((rule for rule in rules if globs.matches(rule.pattern, path)), None)
+    """The first rule that matches a path: relative to the project, or below `/profile/` for a file of the profile."""
+    return next((rule for rule in rules if _matches(rule.pattern, path)), None)
+
+
+def _matches(pattern: str, path: str) -> bool:
+    own = path.removeprefix(OWN)
+    if pattern.startswith(OWN):
+        return own != path and globs.matches(pattern.removeprefix(OWN), own)
+    return globs.matches(pattern, own)
 
 
 def about_file(permissions: Permissions, operation: str, spellings: Iterable[str]) -> Verdict:

@@ -444,6 +444,18 @@ def test_in_a_project_paths_are_in_it_and_those_of_the_profile_below_profile(pla
     ]
 
 
+@pytest.mark.parametrize("is_project", [True, False])
+def test_a_rule_below_profile_holds_for_mentions(place: Path, tmp_path: Path, is_project: bool) -> None:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project/secret.md").write_text("of the project")
+    (place / "secret.md").write_text("hidden")
+    files = DirectoryFiles(str(place), str(tmp_path / "project") if is_project else None)
+    rules = permissions.parse({"read": {"rules": [{"pattern": "/profile/secret.md", "action": "deny"}]}}, "test")
+    found = AttachmentReader(_model(), rules, {}).attached("@secret.md @/profile/secret.md", files)
+    assert not any("hidden" in text for text in _texts(found))
+    assert any("of the project" in text for text in _texts(found)) is is_project
+
+
 def test_files_elsewhere_that_the_user_agreed_to_are_sent_and_that_is_said(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

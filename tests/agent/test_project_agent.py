@@ -309,6 +309,20 @@ def test_rules_are_about_paths_in_each_directory(project: Path, profile: Path) -
     assert not (profile / "other").exists()
 
 
+@pytest.mark.parametrize("is_project", [True, False])
+def test_rules_below_profile_are_about_the_profile_only(project: Path, profile: Path, is_project: bool) -> None:
+    rules = parse({"write": {"rules": [{"pattern": "/profile/keep/**", "action": "deny"}]}}, "config.toml")
+    if is_project:
+        paths = ["keep/a", "/profile/keep/b", "/profile/c"]
+        _run([_write(path, "x") for path in paths], _backend(project, profile), permissions=rules)
+        assert (project / "keep" / "a").exists()
+    else:
+        paths = ["keep/b", "/workspace/keep/b", "c"]
+        _run([_write(path, "x") for path in paths], LocalBackend(profile), permissions=rules)
+    assert (profile / "c").exists()
+    assert not (profile / "keep").exists()
+
+
 def test_always_for_a_file_of_the_project_is_not_for_one_of_the_profile(project: Path, profile: Path) -> None:
     person = Person(ALWAYS, NO)
     calls = [

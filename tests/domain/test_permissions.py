@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from deepctl.domain import settings
-from deepctl.domain.permissions import OPERATIONS, Rule, Rules, parse
+from deepctl.domain.permissions import OPERATIONS, Rule, Rules, about_file, parse
 from deepctl.errors import BadSetting
 from deepctl.layout import Root
 from tests.support.command import InProcess
@@ -106,7 +106,19 @@ def test_a_pattern_that_leads_out_is_refused(operation: str, pattern: str) -> No
         parse({operation: {"rules": [{"pattern": pattern, "action": "deny"}]}}, "config.toml")
 
 
-NEVER_MATCHING = ["..", "././../x", "a/../../x", "a/../b", "a//b", "a/./b", "/workspace/", "./", "."]
+NEVER_MATCHING = [
+    "..",
+    "././../x",
+    "a/../../x",
+    "a/../b",
+    "a//b",
+    "a/./b",
+    "/workspace/",
+    "./",
+    ".",
+    "/profile/",
+    "/profile/../x",
+]
 
 
 @pytest.mark.parametrize("pattern", NEVER_MATCHING)
@@ -120,6 +132,18 @@ def test_a_pattern_that_no_path_can_match_is_refused_or_understood(pattern: str)
 def test_a_pattern_is_relative_to_the_workspace_however_it_is_written(written: str) -> None:
     found = parse({"read": {"rules": [{"pattern": written, "action": "deny"}]}}, "config.toml")
     assert found["read"].rules == (Rule("secrets/**", "deny"),)
+
+
+def test_a_pattern_below_profile_is_for_files_of_the_profile_only() -> None:
+    rules = [{"pattern": "/profile/./notes/", "action": "ask"}, {"pattern": "notes/**", "action": "deny"}]
+    found = parse({"read": {"rules": rules}}, "config.toml")
+    assert found["read"].rules[0] == Rule("/profile/notes/**", "ask")
+    # The first rule decides, so the second one is left for the project.
+    assert about_file(found, "read", ["/profile/notes/a"]).action == "ask"
+    assert about_file(found, "read", ["notes/a"]).action == "deny"
+    assert about_file(found, "read", ["/profile/a"]).action == "allow"
+    slashes = parse({"read": {"rules": [{"pattern": "*/*/a", "action": "deny"}]}}, "config.toml")
+    assert about_file(slashes, "read", ["/profile/x/a"]).action == "allow"
 
 
 def test_a_pattern_for_commands_is_taken_as_it_is() -> None:
