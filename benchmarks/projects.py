@@ -20,10 +20,9 @@ from deepctl.files import gitignore
 from deepctl.store import trees, workspaces
 from deepctl.store.coverage import CoverageSettings
 from deepctl.store.index_db import Cache
-from deepctl.store.mounts import MountedProject
 from deepctl.store.pack_store import PackStore
 from deepctl.store.trees import Snapshot
-from deepctl.store.workspaces import WorkspaceOptions
+from deepctl.store.workspaces import MountedProject, WorkspaceOptions
 from tests.support.command import InProcess
 
 _IGNORED = """# As projects have it

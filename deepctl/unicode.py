@@ -50,6 +50,17 @@ def whole(text: str) -> str:
     return text
 
 
+def as_text(content: bytes) -> str:
+    """A content as text, with U+FFFD for bytes that are not UTF-8."""
+    return content.decode("utf-8", "replace")
+
+
+def one_line(name: str) -> str:
+    """A name on one line, with escapes for characters that are not printable."""
+    plain = name.encode("utf-8", "backslashreplace").decode()
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in plain)
+
+
 def whole_json(text: str) -> str:
     """The same for a JSON document: its escapes of lone surrogates become escapes of U+FFFD too."""
     text = whole(text)

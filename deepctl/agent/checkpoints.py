@@ -45,15 +45,15 @@ from deepctl.agent.checkpoint_stores import (
 from deepctl.agent.file_checkpoint_store import FileCheckpointStore
 from deepctl.agent.interruption import STOPPED, Emit, storing
 from deepctl.agent.message_filters import has_typed_text
-from deepctl.domain.repository_files import printable
 from deepctl.errors import DeepctlError, Refused
 from deepctl.quantities import counted
-from deepctl.store import lookup, mounts, not_covered, rewind, session_log
+from deepctl.store import lookup, not_covered, rewind, session_log, workspaces
 from deepctl.store.lookup import CheckpointNotFound
 from deepctl.store.not_covered import Look, NotCovered
 from deepctl.store.records import Position, Record, SessionRecord, check_label
 from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindRequest
+from deepctl.unicode import one_line
 
 READ_ONLY_TOOLS = frozenset(
     {
@@ -418,7 +418,7 @@ class Checkpointing(AbstractCapability[Any]):
 
 def _names(paths: Iterable[str]) -> str:
     """The first of some paths, each on one line, and the number of the others."""
-    names = [printable(path) for path in paths]
+    names = [one_line(path) for path in paths]
     remainder = [f"and {len(names) - _NAMES_SHOWN:,} more"] if len(names) > _NAMES_SHOWN else []
     return ", ".join([*names[:_NAMES_SHOWN], *remainder])
 
@@ -519,8 +519,8 @@ class TurnCheckpoints:
         """Notes for the user about files that the last checkpoint could not store, without those that were unkept at
         the start of the turn.
         """
-        at_start = mounts.shown_unkept(self._first) if self._first is not None else []
-        at_end = mounts.shown_unkept(self.latest) if self.latest is not None else []
+        at_start = workspaces.shown_unkept(self._first) if self._first is not None else []
+        at_end = workspaces.shown_unkept(self.latest) if self.latest is not None else []
         new = [entry for entry in at_end if entry not in at_start][:_UNKEPT_SHOWN]
         notes = [f"Not stored in checkpoints: {path} ({reason})." for path, reason in new]
         nested = [path for path in self.created_repositories if path != "."]

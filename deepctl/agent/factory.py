@@ -71,11 +71,11 @@ from deepctl.agent.turn_context import (
     workspace_instructions,
 )
 from deepctl.agent.wire import with_chat_shape
-from deepctl.domain import agent_tools
-from deepctl.domain.memory.directory import as_bytes, as_text
+from deepctl.domain.memory.directory import as_bytes
 from deepctl.domain.permissions import Permissions
+from deepctl.domain.permissions import disabled_tools as names_of_disabled
 from deepctl.store import todo
-from deepctl.unicode import fold, spans, whole
+from deepctl.unicode import as_text, fold, spans, whole
 
 
 @dataclass(kw_only=True)
@@ -227,7 +227,7 @@ def create_deep_agent(
             of a tool that would take more than about a quarter of the window goes to a file.
         capabilities: More capabilities of pydantic-ai.
     """
-    disabled = agent_tools.disabled(tools, disabled_tools)
+    disabled = names_of_disabled(tools, disabled_tools)
     rules = permissions or {}
     secrets = os.environ if environment is None else environment
     parts: list[AbstractCapability[Any]] = [

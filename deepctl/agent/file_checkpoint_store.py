@@ -32,9 +32,8 @@ from deepctl.store.checkpoint_store import Checkpoints
 from deepctl.store.ledger import MESSAGES
 from deepctl.store.lookup import CheckpointNotFound, CheckpointProblem
 from deepctl.store.message_chains import ChainEnd, MessageChains
-from deepctl.store.mounts import MountedProject
 from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record
-from deepctl.store.workspaces import WorkspaceOptions
+from deepctl.store.workspaces import MountedProject, WorkspaceOptions
 from deepctl.unicode import whole, whole_value
 
 T = TypeVar("T")

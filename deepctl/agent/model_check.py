@@ -11,11 +11,11 @@ from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.tools import ToolDefinition
 
 from deepctl.agent import windows
-from deepctl.agent.chat_answers import tool_call_hint
 from deepctl.agent.limits import CompactionPolicy
 from deepctl.agent.model_wrappers import CollectingModel
 from deepctl.agent.offline import OFFLINE
 from deepctl.agent.provider_errors import EMPTY
+from deepctl.agent.wire import tool_call_hint
 
 _PROMPT = "list ."
 """The offline model understands it too."""

@@ -36,7 +36,6 @@ from pydantic_ai.run import AgentRun
 from pydantic_ai.usage import RunUsage, UsageLimits
 
 from deepctl.agent.answer_ends import AnswerCut, Finish, finish_of, not_run
-from deepctl.agent.chat_answers import tool_call_hint
 from deepctl.agent.compaction import Compactor, ShortenedHistory
 from deepctl.agent.factory import DeepAgentDeps
 from deepctl.agent.interruption import Emit, Event, storing
@@ -46,6 +45,7 @@ from deepctl.agent.message_filters import Places, SentHistory
 from deepctl.agent.model_wrappers import FilterModel, Retries, RetryingModel
 from deepctl.agent.tools import has_succeeded
 from deepctl.agent.turn_context import TurnContext, large_context_files
+from deepctl.agent.wire import tool_call_hint
 from deepctl.errors import CONTEXT_OVERFLOW, DeepctlError
 from deepctl.unicode import whole_value
 

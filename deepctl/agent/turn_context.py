@@ -43,15 +43,14 @@ from deepctl.agent.backend import LocalBackend, files_of, own_path
 from deepctl.agent.sandboxes import system_of
 from deepctl.agent.tools import FAILURES
 from deepctl.domain import repository_files
-from deepctl.domain.memory.directory import as_text
 from deepctl.domain.permissions import CommandPolicy, Permissions, Questions
-from deepctl.domain.repository_files import AGENTS_FILE, MOST_BYTES, printable
+from deepctl.domain.repository_files import AGENTS_FILE, MOST_BYTES
 from deepctl.files import git
 from deepctl.quantities import size as byte_size
 from deepctl.redaction import redact
 from deepctl.sandbox.policy import MOUNT, PROFILE_MOUNT
 from deepctl.store import log_file
-from deepctl.unicode import whole
+from deepctl.unicode import as_text, one_line, whole
 
 if TYPE_CHECKING:
     from pydantic_ai.models import ModelRequestContext
@@ -138,7 +137,7 @@ async def workspace_instructions(ctx: RunContext[Any], *, has_shell: bool) -> st
     workspace = ctx.workspace
     shell = _shell(workspace) if has_shell else "There is no shell."
     if isinstance(workspace, LocalBackend) and workspace.profile_dir is not None:
-        return f"You work in {printable(workspace.root_dir)}, a directory of the user. {_PROJECT} {shell}"
+        return f"You work in {one_line(workspace.root_dir)}, a directory of the user. {_PROJECT} {shell}"
     place = f"Your workspace is {await workspace.working_dir()}."
     ownership = f" {_KEPT}" if isinstance(workspace, LocalBackend) else ""
     return f"{place}{ownership} {shell}"
@@ -305,7 +304,7 @@ class TurnContext(AbstractCapability[Any]):
         if isinstance(workspace, LocalBackend) and workspace.project_files is not None:
             # It can start git.
             head = await anyio.to_thread.run_sync(git.head, workspace.root_dir)
-            branch = f", on the git branch {printable(head.branch)}," if head is not None and head.branch else ""
+            branch = f", on the git branch {one_line(head.branch)}," if head is not None and head.branch else ""
             own_lines = lines if len(lines) > 1 else []
             lines = await _listing(Workspace(workspace.project_files), ".git", branch) + own_lines
         return self._block("context", "\n".join(lines), kind="files")
@@ -325,7 +324,7 @@ class TurnContext(AbstractCapability[Any]):
         trusted = workspace.project.trusted
         present = await anyio.to_thread.run_sync(repository_files.extensions, workspace.root_dir, trusted)
         lines = [
-            f"{entry.kind} {printable(entry.name)}, in {printable(entry.path)}: {printable(entry.description)}"
+            f"{entry.kind} {one_line(entry.name)}, in {one_line(entry.path)}: {one_line(entry.description)}"
             for entry in (present.found if present.are_trusted else ())
         ]
         heading = ["Read the file before you do what one of these is for:"] if lines else []
@@ -380,9 +379,9 @@ def now() -> datetime:
 async def _listing(files: Workspace, left_out: str, about: str = "") -> list[str]:
     """The lines with the entries of a directory, except for one; `about` is a clause about it."""
     directory = await files.working_dir()
-    place = printable(directory)
+    place = one_line(directory)
     entries = sorted(await files.list_dir(directory), key=lambda entry: entry.name)
-    names = [f"{printable(entry.name)}{'/' * entry.is_dir}" for entry in entries if entry.name != left_out]
+    names = [f"{one_line(entry.name)}{'/' * entry.is_dir}" for entry in entries if entry.name != left_out]
     rest_line = [f"... and {len(names) - MAX_LISTED:,} more"] if len(names) > MAX_LISTED else []
     heading = f"{place}{about} has:" if names else f"{place}{about} is empty."
     return [heading, *names[:MAX_LISTED], *rest_line]

@@ -14,9 +14,8 @@ from contextlib import suppress
 
 from deepctl.cli import session_choice
 from deepctl.cli.confirm import confirm
-from deepctl.cli.options import UNNAMED
+from deepctl.cli.options import UNNAMED, coverage_settings
 from deepctl.domain import projects
-from deepctl.domain.coverage_settings import coverage_settings
 from deepctl.domain.settings import Settings
 from deepctl.errors import Refused
 from deepctl.files import atomic

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from deepctl.cli import options
 from deepctl.cli.chat_directory import ChatDirectory
 from deepctl.cli.chat_setup import BackgroundValue, ChatSetup, CommandSetup, Engine
-from deepctl.domain import attachments, mention_syntax, profiles, projects, settings
+from deepctl.domain import attachments, mention_syntax, profiles, settings
 from deepctl.domain.outside_files import OutsideFile
 from deepctl.errors import DeepctlError, ProfileGone, Refused
 from deepctl.layout import ProfilePaths, Root
 from deepctl.output.stream.display import Display, JsonDisplay
 from deepctl.output.text import home
 from deepctl.store import session_catalogue
+from deepctl.store.projects import lock_directory
 
 if TYPE_CHECKING:
     from deepctl.agent.chat import Chat, EphemeralChat
@@ -316,7 +317,7 @@ class ProfileChat(ChatSession):
             profile = self._profile()
             # In a chat, the checkpoint settings are read again for every turn, but not the settings of the agent.
             in_force = self.setup.settings if is_first else settings.load(os.environ, profile)
-            locks.enter_context(projects.lock_directory(profile, self.directory.path, wait=self.wait))
+            locks.enter_context(lock_directory(profile, self.directory.path, wait=self.wait))
             record = self.directory.session(profile, self.renamed(profile, session), new, self.display.notice)
             name = record.name
             self._at = name, record.id
@@ -356,7 +357,7 @@ class ProfileChat(ChatSession):
         with ExitStack() as locks:
             locks.enter_context(profiles.lock(self.root, self._user, command="chat", wait=self.wait))
             profile = self._profile()
-            locks.enter_context(projects.lock_directory(profile, self.directory.path, wait=self.wait))
+            locks.enter_context(lock_directory(profile, self.directory.path, wait=self.wait))
             with options.open_repository(profile, settings.load(os.environ, profile), self.display.notice) as work:
                 # The leftovers of a killed turn are recorded first, because they are not work of the user.
                 work.between()

@@ -19,13 +19,13 @@ from deepctl import layout
 from deepctl.cli import options, session_choice
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.cli.session_choice import Target
-from deepctl.domain import profiles, projects
+from deepctl.domain import profiles
 from deepctl.errors import Damaged, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.output import checkpoints as views
 from deepctl.output.render import show
 from deepctl.output.text import is_terminal
-from deepctl.store import lookup, session_catalogue
+from deepctl.store import lookup, projects, session_catalogue
 from deepctl.store.ledger import Ledger
 from deepctl.store.lookup import CheckpointInfo
 from deepctl.store.records import Record, SessionRecord, check_label
@@ -111,14 +111,16 @@ def show_(
 
 def checkpoint_view(repository: ReadOnlyRepository, reference: str, session: str | None) -> views.CheckpointView:
     """A checkpoint with its files and its conversation."""
-    from deepctl.store import mounts, trees
+    from deepctl.store import trees, workspaces
 
     paths, ledger = repository.paths, repository.ledger
     record = lookup.find_checkpoint(paths, ledger, reference, session)
     entries = trees.walk(repository.objects, bytes.fromhex(record.tree)) if record.tree else ()
     project = record.project
     files = [
-        (os.fsdecode(mounts.shown(path, project)), entry) for path, entry in entries if mounts.is_shown(path, project)
+        (os.fsdecode(workspaces.shown(path, project)), entry)
+        for path, entry in entries
+        if workspaces.is_shown(path, project)
     ]
     conversation = lookup.conversation_at(paths, record)
     return views.CheckpointView(paths.name, lookup.describe(paths, ledger, record), files, conversation)

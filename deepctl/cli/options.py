@@ -20,6 +20,7 @@ from deepctl.output.render import notice
 from deepctl.quantities import size
 
 if TYPE_CHECKING:
+    from deepctl.store.coverage import CoverageSettings
     from deepctl.store.repository import ReadOnlyRepository, Repository
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
@@ -83,6 +84,14 @@ Timeout = Annotated[
 ]
 
 
+def coverage_settings(in_force: Settings) -> CoverageSettings:
+    """The settings in force that decide which files of a project a checkpoint covers."""
+    from deepctl.store.coverage import CoverageSettings
+
+    include, exclude = in_force.patterns("snapshot.include"), in_force.patterns("snapshot.exclude")
+    return CoverageSettings(include, in_force.size("snapshot.max_file"), exclude)
+
+
 @contextmanager
 def open_repository(
     profile: ProfilePaths, in_force: Settings, tell: Callable[[str], None], *, frees: bool = False
@@ -92,7 +101,6 @@ def open_repository(
     `tell` is called with each note about an interrupted operation that was finished first. `frees` is true for commands
     that must work on a full disk.
     """
-    from deepctl.domain.coverage_settings import coverage_settings
     from deepctl.output.render import Progress
     from deepctl.store.repository import Repository
 
@@ -107,7 +115,6 @@ def open_repository(
 @contextmanager
 def reading(profile: ProfilePaths, in_force: Settings, verb: str) -> Iterator[ReadOnlyRepository]:
     """A profile, open for reading; `in_force` are its settings. A progress line at the terminal shows `verb`."""
-    from deepctl.domain.coverage_settings import coverage_settings
     from deepctl.output.render import Progress
     from deepctl.store.repository import Repository
 

@@ -56,7 +56,7 @@ def move(
     domain.check(root, new_path, os.environ)
     with profiles.lock(root, profile.name, command="projects move", wait=wait):
         project = _find(profile, old)
-        with domain.lock_directory(profile, new_path, wait=wait):
+        with stored.lock_directory(profile, new_path, wait=wait):
             # Its name follows from the old path.
             sandbox_settings.remove_container_if_any(os.environ, in_force, profile, project.path)
             stored.move(profile, project.id, new_path)

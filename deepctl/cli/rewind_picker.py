@@ -6,9 +6,9 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from deepctl.cli.options import coverage_settings
 from deepctl.cli.repl import screen
 from deepctl.cli.repl.clusters import with_stand_ins
-from deepctl.domain.coverage_settings import coverage_settings
 from deepctl.domain.settings import Settings
 from deepctl.errors import DeepctlError, Interrupted, NotFound
 from deepctl.layout import ProfilePaths

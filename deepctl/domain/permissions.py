@@ -298,3 +298,43 @@ class CommandPolicy(NamedTuple):
             return None
         reason = f" Bubblewrap cannot be used: {self.problem.reason}. {self.problem.fix}" if self.problem else ""
         return f"{self.sentence()}{reason}"
+
+
+LEAN_TOOLS = (
+    *("ls", "read_file", "write_file", "edit_file", "glob", "grep", "execute"),
+    *("read_memory", "write_memory", "search_memory", "delete_memory"),
+)
+"""The tools with `tools = "lean"`."""
+ALL_TOOLS = (
+    *LEAN_TOOLS,
+    *("save_plan", "write_plan", "read_tool_result", "save_checkpoint", "list_checkpoints", "rewind_to"),
+)
+SERVER_SEPARATOR = "__"
+"""Separates the name of an MCP server from the name of its tool."""
+
+
+def unknown_tool(names: Iterable[str]) -> str | None:
+    """The first name of no tool. Names of tools of MCP servers are not checked."""
+    return next((name for name in names if name not in ALL_TOOLS and SERVER_SEPARATOR not in name), None)
+
+
+def tool_hint(name: str) -> str:
+    """The names that an unknown name could be."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, ALL_TOOLS, 3, 0.6)
+    names = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Tools are: {', '.join(sorted(ALL_TOOLS))}."
+    return f"{names} Tools of MCP servers are called SERVER{SERVER_SEPARATOR}TOOL."
+
+
+def disabled_tools(tools: str, names: Iterable[str]) -> frozenset[str]:
+    """The tools that an agent does not have, with the settings `tools` and `disabled_tools`.
+
+    Raises `BadSetting` for an unknown name, with the most similar ones, and for another value of `tools`.
+    """
+    if tools not in ("full", "lean"):
+        raise BadSetting(f"tools cannot be {tools!r}.", "It must be full or lean.")
+    names = (names,) if isinstance(names, str) else tuple(names)
+    if (name := unknown_tool(names)) is not None:
+        raise BadSetting(f"There is no tool {name!r}.", tool_hint(name))
+    return frozenset(names) | (frozenset(ALL_TOOLS) - frozenset(LEAN_TOOLS) if tools == "lean" else frozenset())

@@ -11,7 +11,7 @@ import pwd
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from typing import NamedTuple
 
 from deepctl import layout
@@ -19,12 +19,10 @@ from deepctl.domain import project_trust
 from deepctl.errors import DeepctlError, NotFound, Refused, UsageError
 from deepctl.files.atomic import OPEN_DIRECTORY
 from deepctl.layout import ProfilePaths, Root
-from deepctl.locks import DirectoryLock
 from deepctl.quantities import counted, size
 from deepctl.store import coverage, session_catalogue, workspaces
 from deepctl.store import projects as stored
 from deepctl.store.coverage import CoverageSettings, DirectoryRules, read_rules
-from deepctl.store.records import SessionRecord
 
 MAX_FILES = 20_000
 MAX_BYTES = 1 << 30
@@ -190,24 +188,6 @@ def looks_like_one(root: Root, environment: Mapping[str, str]) -> str | None:
     except (DeepctlError, OSError):
         return None
     return path
-
-
-def lock(profile: ProfilePaths, session: SessionRecord, *, wait: float = 0.0) -> AbstractContextManager[object]:
-    """The lock of the directory in which a session works; nothing for the private workspace.
-
-    A directory that is gone is not locked: a rewind of the conversation still works. The caller holds the lock of the
-    profile. `wait` is in seconds. Raises `Locked`.
-    """
-    return lock_directory(
-        profile, stored.directory_of(profile, session.project) if session.project is not None else None, wait=wait
-    )
-
-
-def lock_directory(profile: ProfilePaths, directory: str | None, *, wait: float) -> AbstractContextManager[object]:
-    """The same for the directory of a project; nothing for `None`, and for a project whose directory is unknown."""
-    if not directory or not workspaces.is_available(directory):
-        return nullcontext()
-    return DirectoryLock(directory, lock_file=profile.lock, wait=wait)
 
 
 class ProjectSize(NamedTuple):

@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from deepctl.domain import project_trust
-from deepctl.domain.memory.directory import as_text
 from deepctl.domain.project_trust import SKILL_FILE
 from deepctl.errors import Refused
 from deepctl.files.paths_beneath import DirectoryTree, OutsideTree
 from deepctl.quantities import counted, size
+from deepctl.unicode import as_text, one_line
 
 AGENTS_FILE = "AGENTS.md"
 MOST_BYTES = 256 * 1024
@@ -123,16 +123,10 @@ def introduction(root: str, trusted: str, profile: str) -> Iterator[str]:
     if present.problem is not None:
         yield f"Skills, commands and agents of the repository are off. {present.problem}"
     elif present.found and not present.are_trusted:
-        names = ", ".join(printable(extension.path) for extension in present.found[:_MOST_NAMED])
+        names = ", ".join(one_line(extension.path) for extension in present.found[:_MOST_NAMED])
         more = f" and {len(present.found) - _MOST_NAMED:,} more" if len(present.found) > _MOST_NAMED else ""
         reason = "Off, because of a change since you trusted them" if trusted else "Off"
         yield (
             f"{reason}: {counted(len(present.found), 'extension')} of the repository ({names}{more}). "
-            f"`deepctl projects trust {printable(shlex.quote(root))} --user {profile}` turns them on."
+            f"`deepctl projects trust {one_line(shlex.quote(root))} --user {profile}` turns them on."
         )
-
-
-def printable(name: str) -> str:
-    """A name on one line."""
-    plain = name.encode("utf-8", "backslashreplace").decode()
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in plain)

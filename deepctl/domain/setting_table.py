@@ -12,7 +12,7 @@ import os
 import re
 from typing import Any, NamedTuple
 
-from deepctl.domain import agent_tools
+from deepctl.domain import permissions
 from deepctl.domain.addresses import address_problem, without_passwords
 from deepctl.errors import BadSetting
 from deepctl.files import gitignore
@@ -304,8 +304,8 @@ def _problem(key: str, setting: Setting, value: str) -> str | None:
         return _bounds_problem(setting, value)
     if kind == "names" and not (patterns(value) and all(map(_TOOL_NAME.fullmatch, patterns(value)))):
         return "It must be names of tools, separated by commas."
-    if kind == "names" and (unknown := agent_tools.unknown(patterns(value))) is not None:
-        return f"There is no tool {unknown!r}. {agent_tools.hint(unknown)}"
+    if kind == "names" and (unknown := permissions.unknown_tool(patterns(value))) is not None:
+        return f"There is no tool {unknown!r}. {permissions.tool_hint(unknown)}"
     if kind == "directory" and not value.startswith(("/", "~")):
         return "It must be an absolute path, or begin with ~/. `deepctl config set` also takes a relative path."
     if kind == "texts" and not _is_texts(_json(value)):

@@ -157,26 +157,22 @@ def _tokens(pattern: bytes, ignore_case: bool) -> list[bytes] | None:
     return tokens
 
 
-def _of(*ranges: tuple[int, int]) -> frozenset[int]:
-    return frozenset(byte for first, last in ranges for byte in range(first, last + 1))
-
-
-_LOWER, _UPPER, _DIGIT = _of((97, 122)), _of((65, 90)), _of((48, 57))
+_LOWER, _UPPER, _DIGIT = frozenset(range(97, 123)), frozenset(range(65, 91)), frozenset(range(48, 58))
 _SPACE = frozenset(b" \t\n\r")
-_GRAPH = _of((33, 126))
+_GRAPH = frozenset(range(33, 127))
 _CLASSES = {
     b"alnum": _LOWER | _UPPER | _DIGIT,
     b"alpha": _LOWER | _UPPER,
     b"blank": frozenset(b" \t"),
-    b"cntrl": _of((1, 31), (127, 127)),
+    b"cntrl": frozenset((*range(1, 32), 127)),
     b"digit": _DIGIT,
     b"graph": _GRAPH,
     b"lower": _LOWER,
-    b"print": _of((32, 126)),
+    b"print": frozenset(range(32, 127)),
     b"punct": _GRAPH - _LOWER - _UPPER - _DIGIT,
     b"space": _SPACE,
     b"upper": _UPPER,
-    b"xdigit": _DIGIT | _of((65, 70), (97, 102)),
+    b"xdigit": _DIGIT | frozenset(b"ABCDEFabcdef"),
 }
 _EVERY_BYTE = frozenset(range(1, 256))
 

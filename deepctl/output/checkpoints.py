@@ -263,9 +263,9 @@ def shown_unkept(record: Record) -> list[list[str]]:
     """The unkept entries of a checkpoint, with their paths as the user sees them."""
     if not record.project or not record.unkept:
         return record.unkept
-    from deepctl.store import mounts
+    from deepctl.store import workspaces
 
-    return mounts.shown_unkept(record)
+    return workspaces.shown_unkept(record)
 
 
 class CheckpointSaveView(NamedTuple):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from deepctl.errors import Damaged, NotFound
 from deepctl.files.atomic import is_of_machine
-from deepctl.store import log_file, lookup, mounts, projects, session_catalogue, trees, workspaces
+from deepctl.store import log_file, lookup, projects, session_catalogue, trees, workspaces
 from deepctl.store.object_store import ObjectReader
 from deepctl.store.records import Record, SessionRecord
 from deepctl.store.repository import ReadOnlyRepository
@@ -75,10 +75,10 @@ def differences(
     shown = [
         change
         for change in changes
-        if mounts.is_shown(change.path, project) and not _is_dull(change) and not change.is_made_by_deepctl
+        if workspaces.is_shown(change.path, project) and not _is_dull(change) and not change.is_made_by_deepctl
     ]
     for change in without_implied(shown):
-        yield _difference(change, before, after, mounts.shown(change.path, project))
+        yield _difference(change, before, after, workspaces.shown(change.path, project))
 
 
 def without_implied(changes: Sequence[TreeChange]) -> list[TreeChange]:
@@ -90,7 +90,7 @@ def without_implied(changes: Sequence[TreeChange]) -> list[TreeChange]:
 def unread_difference(change: TreeChange, project: str = "") -> FileDifference:
     """A path whose old content cannot be read, so the difference is unknown."""
     kind = "modified" if change.after is not None else "deleted"
-    name = os.fsdecode(mounts.shown(change.path, project))
+    name = os.fsdecode(workspaces.shown(change.path, project))
     return FileDifference(name, kind, None, change.after, None, None, b"", "cannot be read")
 
 

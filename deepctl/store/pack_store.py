@@ -2,12 +2,15 @@ r"""The local engine of `object_store`: objects in packs, found by a cache, adde
 
 A pack (`packs/<id>.pack`) is an immutable file: `deepctl pack 2\n`, the objects one after another, a table with an
 entry for each object, and a trailer: the number of entries and the SHA-256 of header, table and number. Each object is
-stored unchanged or compressed (see `compression`), whichever is shorter, and compared with its hash whenever it is
-read. The table has a CRC-32 of the stored bytes, because several compressed forms can have the same content. The
-trailer checks the table. So every byte is checked.
+stored unchanged or compressed, whichever is shorter, and compared with its hash whenever it is read. The table has a
+CRC-32 of the stored bytes, because several compressed forms can have the same content. The trailer checks the table. So
+every byte is checked.
 
-In packs of format 1, objects are compressed by zlib. The first packs have no CRC in their tables; they are recognised
-only by a checksum that matches without it.
+Compressed objects are frames of Zstandard, or in packs of format 1 a stream of zlib. The first bytes distinguish the
+two, because no zlib stream begins with the mark of a frame. So an object can move to another pack without being
+decompressed. A large content can have several frames. A mebibyte of zeros is always the same frame, which is made once.
+
+The first packs have no CRC in their tables; they are recognised only by a checksum that matches without it.
 """
 
 from __future__ import annotations
@@ -16,23 +19,23 @@ import hashlib
 import os
 import stat
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import suppress
-from functools import cached_property
-from types import TracebackType
+from functools import cache, cached_property
+from types import ModuleType, TracebackType
 from typing import NamedTuple, Self
 
-from deepctl import cancellation, layout
-from deepctl.errors import Damaged, NewerFormat, StoreDamaged
+from deepctl import cancellation, distribution, layout
+from deepctl.errors import Damaged, NewerFormat, Refused, StoreDamaged
 from deepctl.files import atomic, sparse_files
-from deepctl.store import compression
+from deepctl.files.sparse_files import CHUNK, ZEROS
 from deepctl.store.index_db import Cache, Location
 
 PACK_HEADER = layout.format_header(layout.PACK_FORMAT)
 PACK_SUFFIX = ".pack"
 _HEADER_1 = layout.format_header(layout.PACK_FORMAT, 1)
-CHUNK = 1 << 20
 _ENTRY = struct.Struct(">32sQQQI")
 _ENTRY_WITHOUT_CRC = struct.Struct(">32sQQQ")
 TABLE_FORMS = (_ENTRY, _ENTRY_WITHOUT_CRC)
@@ -47,6 +50,16 @@ lost lines.
 
 Packs of deepctl 0.1 had the mode of every file from the start.
 """
+
+MAX_RATIO = 1 << 15
+"""The maximum of bytes that one compressed byte becomes: a block of 4 bytes has at most 128 KiB."""
+EMPTY_FRAME = b"\x50\x2a\x4d\x18\0\0\0\0"
+"""A frame that every reader of Zstandard skips."""
+_LEVEL = 1
+"""Level 3 makes source code 4 % smaller, and takes half as much time again."""
+_FRAME_MARK = b"\x28\xb5\x2f\xfd"
+_MAX_WINDOW = 23
+"""The binary logarithm of the memory in bytes that a frame may demand, 16 times what a frame of this level needs."""
 
 
 class PackEntry(NamedTuple):
@@ -65,12 +78,12 @@ class PackEntry(NamedTuple):
 def stored_pieces(descriptor: int, location: Location) -> Iterator[bytes]:
     """The content of one object of an open pack, in pieces of about a mebibyte, unchecked except for its length.
 
-    Raises `compression.BadStream` if it is longer than its table says, because a manipulated pack must not fill the
+    Raises `BadStream` if it is longer than its table says, because a manipulated pack must not fill the
     memory.
     """
     if location.stored_size == location.size:
         return _raw_pieces(descriptor, location, CHUNK)
-    return compression.decompressed(_raw_pieces(descriptor, location, _COMPRESSED_CHUNK), location.size)
+    return decompressed(_raw_pieces(descriptor, location, _COMPRESSED_CHUNK), location.size)
 
 
 def _raw_pieces(descriptor: int, location: Location, length: int) -> Iterator[bytes]:
@@ -87,7 +100,7 @@ def verify_pieces(pieces: Iterator[bytes], digest: bytes, path: str) -> Iterator
         for piece in pieces:
             hasher.update(piece)
             yield piece
-    except compression.BadStream:
+    except BadStream:
         raise StoreDamaged(f"Object {digest.hex()[:16]} in {path} is damaged.") from None
     if hasher.digest() != digest:
         raise StoreDamaged(f"Object {digest.hex()[:16]} in {path} is damaged.")
@@ -359,8 +372,8 @@ class PackBatch:
         return sparse_files.Hasher()
 
     @cached_property
-    def _compressor(self) -> compression.Compressor:
-        return compression.Compressor()
+    def _compressor(self) -> Compressor:
+        return Compressor()
 
     @property
     def added_bytes(self) -> int:
@@ -423,7 +436,7 @@ class PackBatch:
                 length += len(piece)
                 yield piece
 
-        for compressed_piece in compression.frames(read()):
+        for compressed_piece in frames(read()):
             self._write(compressed_piece)
         # Stored compressed even if that is longer, because the length is only known after writing.
         digest = hashing.digest()
@@ -477,8 +490,8 @@ class PackBatch:
         stored_size = self._end - start
         if is_compressed and stored_size == size:
             # The length decides how an object is decoded; change it so that this one is decoded correctly.
-            self._write(compression.EMPTY_FRAME)
-            stored_size += len(compression.EMPTY_FRAME)
+            self._write(EMPTY_FRAME)
+            stored_size += len(EMPTY_FRAME)
         self._new[digest] = Location(self._name, start, stored_size, size)
         self._table.append(PackEntry(digest, start, stored_size, size, self._crc))
 
@@ -536,3 +549,115 @@ def _read_all(descriptor: int, size: int) -> bytes:
     while sum(map(len, chunks)) <= _SMALL and (chunk := os.read(descriptor, CHUNK)):
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+class BadStream(ValueError):
+    """Data that cannot be decompressed, or not to the expected length."""
+
+
+@cache
+def zstd_module() -> ModuleType:
+    """The module of Zstandard, loaded at its first use: a command that reads no object does not need it."""
+    try:
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
+            from backports import zstd
+    except ImportError:
+        raise Refused(
+            "Zstandard is not installed, so checkpoints cannot be read or written.",
+            "Use a CPython that was built with it."
+            if sys.version_info >= (3, 14)
+            else f"Install it with: {distribution.to_install_packages('backports.zstd')}",
+            code="no_zstd",
+        ) from None
+    return zstd
+
+
+class Compressor:
+    """Compresses contents. One compressor is used for many, because its preparation takes longer than a small file."""
+
+    def __init__(self) -> None:
+        zstd = zstd_module()
+        self._compressor = zstd.ZstdCompressor(_LEVEL)
+        self._end = self._compressor.FLUSH_FRAME
+
+    def frame(self, data: bytes) -> bytes:
+        """A whole content as one frame."""
+        frame: bytes = self._compressor.compress(data, self._end)
+        return frame
+
+
+def frames(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The compressed form of a content that comes in pieces; all its `ZEROS` cost as much as one."""
+    zstd = zstd_module()
+    compressor = zstd.ZstdCompressor(_LEVEL)
+    is_open = False
+    zeros = 0
+    for piece in pieces:
+        if piece is not ZEROS:
+            yield compressor.compress(piece)
+            is_open = True
+            continue
+        if is_open:
+            yield compressor.flush()
+        yield _frame_of_zeros()
+        is_open, zeros = False, zeros + 1
+    if is_open or not zeros:  # an empty content is an empty frame
+        yield compressor.flush()
+
+
+@cache
+def _frame_of_zeros() -> bytes:
+    return Compressor().frame(ZEROS)
+
+
+def decompressed(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """The content of a compressed object in pieces of at most a mebibyte. The first of `pieces` has its first 4 bytes.
+
+    Raises `BadStream` for data that cannot be decompressed and for more than `size` bytes, because a manipulated pack
+    must not fill the memory. A shorter content is no error here: it has another hash.
+    """
+    source = iter(pieces)
+    first = next(source, b"")
+    unpack = _from_frames if first.startswith(_FRAME_MARK) else _from_zlib
+    bytes_left = size
+    for piece in unpack(first, source, size):
+        bytes_left -= len(piece)
+        if bytes_left < 0:
+            raise BadStream("longer than it should be")
+        yield piece
+
+
+def _from_zlib(raw: bytes, rest: Iterator[bytes], size: int) -> Iterator[bytes]:
+    unpacker = zlib.decompressobj()
+    try:
+        while raw and not unpacker.eof:
+            yield unpacker.decompress(raw, CHUNK)
+            raw = unpacker.unconsumed_tail or next(rest, b"")
+    except zlib.error as error:
+        raise BadStream(str(error)) from None
+
+
+def _from_frames(raw: bytes, rest: Iterator[bytes], size: int) -> Iterator[bytes]:
+    zstd = zstd_module()
+    options = {zstd.DecompressionParameter.window_log_max: _MAX_WINDOW}
+    limit = min(CHUNK, size + 1)
+    # Each frame costs time, whatever it contains. A writer ends a frame only around a mebibyte of zeros.
+    frames_left = 2 * (size // CHUNK) + 2
+    try:
+        while raw:
+            if not frames_left:
+                raise BadStream("more frames than it should have")
+            frames_left -= 1
+            frame = zstd.ZstdDecompressor(options=options)
+            while not frame.eof:
+                if frame.needs_input and not (raw := raw or next(rest, b"")):
+                    return
+                piece = frame.decompress(raw, limit)
+                raw = b""
+                if piece:
+                    yield piece
+            raw = frame.unused_data or next(rest, b"")
+    except zstd.ZstdError as error:
+        raise BadStream(str(error)) from None

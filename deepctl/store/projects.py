@@ -1,7 +1,7 @@
 """The projects of a profile: directories of the user in which sessions work.
 
 A project is identified by the real path of its directory. `projects.json` in the profile is one sealed line with all of
-them. The id of a project is the name of its tree in checkpoints (`deepctl.store.mounts`), so it survives `move`. A
+them. The id of a project is the name of its tree in checkpoints (`deepctl.store.workspaces`), so it survives `move`. A
 damaged or missing document is built again from the records of the sessions.
 """
 
@@ -11,14 +11,15 @@ import os
 import shlex
 import stat
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import NamedTuple
 
 from deepctl import layout
 from deepctl.errors import DeepctlError, NotFound, Refused
 from deepctl.files import sealed_lines
 from deepctl.layout import ProfilePaths
-from deepctl.store import log_file, session_catalogue
+from deepctl.locks import DirectoryLock
+from deepctl.store import log_file, session_catalogue, workspaces
 from deepctl.store.records import Record, SessionProject, SessionRecord, is_project_id
 
 
@@ -187,6 +188,24 @@ def directory_of(paths: ProfilePaths, project: SessionProject) -> str:
 def directory_of_session(paths: ProfilePaths, session: SessionRecord) -> str | None:
     """The directory in which a session works; `None` for the workspace of the profile, or if it is unknown."""
     return directory_of(paths, session.project) or None if session.project is not None else None
+
+
+def lock(profile: ProfilePaths, session: SessionRecord, *, wait: float = 0.0) -> AbstractContextManager[object]:
+    """The lock of the directory in which a session works; nothing for the private workspace.
+
+    A directory that is gone is not locked: a rewind of the conversation still works. The caller holds the lock of the
+    profile. `wait` is in seconds. Raises `Locked`.
+    """
+    return lock_directory(
+        profile, directory_of(profile, session.project) if session.project is not None else None, wait=wait
+    )
+
+
+def lock_directory(profile: ProfilePaths, directory: str | None, *, wait: float) -> AbstractContextManager[object]:
+    """The same for the directory of a project; nothing for `None`, and for a project whose directory is unknown."""
+    if not directory or not workspaces.is_available(directory):
+        return nullcontext()
+    return DirectoryLock(directory, lock_file=profile.lock, wait=wait)
 
 
 def of_record(paths: ProfilePaths, record: Record) -> SessionProject | None:

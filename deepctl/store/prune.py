@@ -23,12 +23,12 @@ from deepctl.layout import ProfilePaths
 from deepctl.store import (
     checkpoint_store,
     log_file,
-    mounts,
     repack,
     rewind_plan,
     session_catalogue,
     session_log,
     trees,
+    workspaces,
 )
 from deepctl.store.checkpoint_store import Checkpoints, ProfileStore
 from deepctl.store.ledger import Ledger
@@ -231,7 +231,7 @@ def _add_account(accounts: Merged, identity: str, account: list[tuple[str | None
 def _rules_differ(objects: ObjectReader, states: list[WorkspaceState]) -> bool:
     """Whether these states cover different paths of a project, so that each interval has to be read."""
     try:
-        rules = [mounts.all_rules(objects, tree) for tree in {bytes.fromhex(state.tree) for state in states}]
+        rules = [workspaces.all_rules(objects, tree) for tree in {bytes.fromhex(state.tree) for state in states}]
     except Damaged:
         return True
     return any(other != rules[0] for other in rules)

@@ -32,7 +32,6 @@ from deepctl.store import (
     ledger,
     log_file,
     lookup,
-    mounts,
     pack_store,
     projects,
     repack,
@@ -46,14 +45,13 @@ from deepctl.store import (
 from deepctl.store.checkpoint_store import remove_leftovers
 from deepctl.store.index_db import Cache, Location
 from deepctl.store.ledger import Ledger
-from deepctl.store.mounts import MountedProject
 from deepctl.store.pack_store import PackStore, is_uncounted
 from deepctl.store.projects import Project
 from deepctl.store.records import BOTH, CONVERSATION, FILES
 from deepctl.store.repair_logs import Amended, LogRepair, gap
 from deepctl.store.repair_report import Findings, Loss, RepairedItem
 from deepctl.store.trees import DIRECTORY, FILE, ScratchWriter, TreeEntry, snapshot
-from deepctl.store.workspaces import WorkspaceOptions
+from deepctl.store.workspaces import MountedProject, WorkspaceOptions
 
 MARK = ".repair"
 """Prefixes of names in a profile that an interrupted repair leaves."""
@@ -398,7 +396,7 @@ class PackRepair:
             present = workspaces.snapshot(workspace, objects, ScratchWriter(objects), cache, "", tidy=False)
             contents |= {key: data for key, data in objects.scratch.items() if key in missing}
             for path, entry in trees.walk(objects, present.tree):
-                place = mounts.mounted(path)
+                place = workspaces.mounted(path)
                 if entry.kind != FILE or entry.digest not in missing or place is None or not place.path:
                     continue
                 with suppress(OSError, Refused):

@@ -38,14 +38,13 @@ from deepctl.store import (
 from deepctl.store.checkpoint_store import Checkpoints, ProfileStore
 from deepctl.store.coverage import DEFAULT_COVERAGE, CoverageSettings
 from deepctl.store.index_db import Cache
-from deepctl.store.mounts import MountedProject
 from deepctl.store.not_covered import Look
 from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.pack_store import PackStore
 from deepctl.store.records import AGENT, LAST_TOOL, OTHER, UNKNOWN, Position, Record, Rewind, SessionRecord
 from deepctl.store.session_reader import SessionReaders
 from deepctl.store.trees import Report, ScratchWriter, Snapshot
-from deepctl.store.workspaces import WorkspaceOptions
+from deepctl.store.workspaces import MountedProject, WorkspaceOptions
 
 EVERY_TURN, EVERY_TOOL, MANUAL_ONLY = "every_turn", "every_tool", "manual_only"
 

@@ -6,8 +6,8 @@ session's first change. If another author changed it later, that edit would be l
 and text files of projects are merged by line instead, if possible (`line_merge`).
 
 `RewindScope` has the paths that a rewind may change: those of the session's workspace and project that no rule ignores.
-Every snapshot of a project contains the coverage rules of its time (`deepctl.store.mounts`). A path that the rules of
-the target or of now ignore is not changed, because its absence from a tree does not mean that it was deleted.
+Every snapshot of a project contains the coverage rules of its time (`deepctl.store.workspaces`). A path that the rules
+of the target or of now ignore is not changed, because its absence from a tree does not mean that it was deleted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from deepctl import layout
 from deepctl.files import atomic
-from deepctl.store import mounts, trees
+from deepctl.store import trees, workspaces
 from deepctl.store.coverage import CoverageRules
 from deepctl.store.line_merge import MERGED_UP_TO, is_text, take_back_lines
 from deepctl.store.object_store import ObjectReader, ObjectWriter
@@ -63,7 +63,7 @@ class StoredRules:
         """The rules of a project at the time of a tree; `None` if the tree does not contain it. Raises `Damaged`."""
         key = tree, project
         if key not in self._digests:
-            self._digests[key] = mounts.rules_digest(self._objects, tree, project)
+            self._digests[key] = workspaces.rules_digest(self._objects, tree, project)
         digest = self._digests[key]
         if digest is None:
             return None
@@ -78,7 +78,7 @@ class StoredRules:
         in_workspace = hidden_by(unkept, exclude)
 
         def hidden(path: bytes, is_directory: bool) -> bool:
-            place = mounts.mounted(path)
+            place = workspaces.mounted(path)
             if place is None:
                 return in_workspace(path, is_directory)
             if not place.path:
@@ -134,18 +134,18 @@ class RewindScope:
 
     def selects(self, path: bytes) -> bool:
         """Whether a path belongs to the rewind."""
-        place = mounts.mounted(path)
+        place = workspaces.mounted(path)
         if place is None:
             if self._project is not None and self._only == "files":
                 return False
             is_part = not self._only or in_memory(path) == (self._only == "memory")
             return is_part and not self._excluded(path, False)
-        is_own = place.project == self._project and bool(place.path) and not mounts.is_of_git(place.path or b"")
+        is_own = place.project == self._project and bool(place.path) and not workspaces.is_of_git(place.path or b"")
         return is_own and self._only != "memory" and not atomic.is_temporary(posixpath.basename(path))
 
     def ignores(self, path: bytes, is_directory: bool) -> bool:
         """Whether the rules of the target or of now ignore a path of the project."""
-        return mounts.mounted(path) is not None and any(hidden(path, is_directory) for hidden in self._ends)
+        return workspaces.mounted(path) is not None and any(hidden(path, is_directory) for hidden in self._ends)
 
 
 def _too_large(record: Record) -> list[list[str]]:
@@ -473,15 +473,17 @@ class _SessionWork:
 
 def _is_mergeable(path: bytes) -> bool:
     """Whether a file at this path may be merged by line: notebooks of memory, and files of projects."""
-    place = mounts.mounted(path)
+    place = workspaces.mounted(path)
     return bool(place.path) if place is not None else in_memory(path)
 
 
 def _above_in_place(path: bytes) -> list[bytes]:
     """The directories above a path in the workspace; for a path of a project, those in the project."""
-    if mounts.mounted(path) is None:
+    if workspaces.mounted(path) is None:
         return above(path)
-    return [directory for directory in above(path) if (place := mounts.mounted(directory)) is not None and place.path]
+    return [
+        directory for directory in above(path) if (place := workspaces.mounted(directory)) is not None and place.path
+    ]
 
 
 def _is_effective(change: TreeChange | None) -> bool:

@@ -99,7 +99,7 @@ _EMPTY = hashlib.sha256(_HEADER).digest()
 MADE_BY_DEEPCTL = frozenset({layout.OWN.encode(), layout.HOME_DIRECTORY.encode()})
 """Directories of a workspace that deepctl makes before each command, so a rewind leaves them.
 
-With a project in a tree, `.deep` is in it even before a command has run (`deepctl.store.mounts`).
+With a project in a tree, `.deep` is in it even before a command has run (`deepctl.store.workspaces`).
 """
 
 
@@ -233,7 +233,7 @@ _REPLACED = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENXIO
 """Errors of opening an entry that was of another kind a moment ago."""
 
 _MOUNTS = layout.PROJECTS_DIRECTORY.encode()
-"""The directory of mounted trees in the tree of a workspace (`deepctl.store.mounts`). A real one is left out."""
+"""The directory of mounted trees in the tree of a workspace (`deepctl.store.workspaces`). A real one is left out."""
 _OWN, _MOUNTS_NAME = _MOUNTS.split(b"/")
 
 _REPORT_EVERY = 64
@@ -335,9 +335,9 @@ def snapshot(
 ) -> Snapshot:
     """Store a whole directory. The tree's hash is valid only after the caller has committed the batch.
 
-    `mount` is the place of the directory in a larger tree (`deepctl.store.mounts`): the prefix of its paths in `cache`
-    and in the unkept entries. The paths that `leave_out` receives are relative to `root`. Files of more than `max_file`
-    bytes are not stored.
+    `mount` is the place of the directory in a larger tree (`deepctl.store.workspaces`): the prefix of its paths in
+    `cache` and in the unkept entries. The paths that `leave_out` receives are relative to `root`. Files of more than
+    `max_file` bytes are not stored.
 
     Links are never followed, and a directory is opened relative to the one above it, so nothing outside `root` is
     stored, even if entries are replaced meanwhile. Only entries that may not be read are left out. Raises `OSError` if

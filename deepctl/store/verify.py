@@ -9,17 +9,7 @@ from typing import NamedTuple
 from deepctl.errors import Damaged, DeepctlError, NewerFormat
 from deepctl.files import atomic, sealed_lines
 from deepctl.layout import PROJECTS, ProfilePaths
-from deepctl.store import (
-    compression,
-    log_file,
-    lookup,
-    pack_store,
-    projects,
-    records,
-    repair_logs,
-    session_catalogue,
-    trees,
-)
+from deepctl.store import log_file, lookup, pack_store, projects, records, repair_logs, session_catalogue, trees
 from deepctl.store.index_db import Cache, Location
 from deepctl.store.ledger import LEDGER, MESSAGES, Ledger
 from deepctl.store.lookup import CheckpointProblem
@@ -152,7 +142,7 @@ def possible_objects(descriptor: int) -> list[Location]:
             raw = os.pread(descriptor, form.size, position)
             _, offset, length, size = form.unpack(raw)[:4] if len(raw) == form.size else (b"", 0, 0, 0)
             is_inside = len(pack_store.PACK_HEADER) <= offset <= offset + length <= end
-            if is_inside and size <= compression.MAX_RATIO * max(length, 1):
+            if is_inside and size <= pack_store.MAX_RATIO * max(length, 1):
                 locations.append(Location("", offset, length, size))
             else:
                 senseless += 1

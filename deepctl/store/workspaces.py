@@ -1,6 +1,10 @@
 """The workspace of a session: the directory in the profile, and the directory of its project.
 
-A snapshot has both in one tree (`deepctl.store.mounts`), and the trees of the other projects as in the snapshot before.
+A snapshot has both in one tree, and the trees of the other projects of the profile as in the snapshot before. The tree
+of the project `<id>` is `.deep/projects/<id>/files`. The file `.deep/projects/<id>/rules` beside it has the coverage
+rules at that time (`deepctl.store.coverage`). Nothing of this exists in the workspace itself; a real entry
+`.deep/projects` there is left out of snapshots.
+
 A restore maps the paths of that tree to the two directories. These two, and the reader of contents, are the only places
 that know where a path of a tree lies.
 """
@@ -11,26 +15,191 @@ import errno
 import json
 import os
 import posixpath
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from deepctl import layout
 from deepctl.errors import Damaged, Refused
 from deepctl.files import atomic
 from deepctl.files.paths_beneath import DirectoryTree
-from deepctl.store import coverage, mounts, restore, trees
+from deepctl.store import coverage, restore, trees
+from deepctl.store.coverage import CoverageSettings
 from deepctl.store.index_db import Cache
 from deepctl.store.log_file import Message
-from deepctl.store.mounts import MountedProject
 from deepctl.store.object_store import ObjectReader, ObjectWriter
+from deepctl.store.records import Record
 from deepctl.store.restore import RestoreResult, WorkingTree
-from deepctl.store.trees import LINK, NO_CONTENT, Report, Snapshot, TreeChange, TreeEntry, UnkeptPath
+from deepctl.store.trees import (
+    DIRECTORY,
+    FILE,
+    LINK,
+    NO_CONTENT,
+    Report,
+    Snapshot,
+    TreeChange,
+    TreeEntry,
+    TreeReader,
+    UnkeptPath,
+    decode,
+    encode,
+)
+
+PROJECTS = layout.PROJECTS_DIRECTORY.encode()
+FILES, RULES = b"files", b"rules"
+_DIRECTORY_MODE, _FILE_MODE = 0o700, 0o600
+_OWN_MODE = 0o755
+"""The mode that `.deep` has when the first command makes it, so that it does not differ then."""
+_GIT = b".git"
 
 _ALIAS = "/workspace"
 """Where tools see the project, besides its own path."""
 
 Content = Callable[[bytes, TreeEntry], bytes]
 """Reads the content of a path. Raises `Damaged` or `OSError`."""
+
+NOT_OWN = "it does not belong to this session"
+OF_GIT = "it belongs to git"
+
+_UNAVAILABLE = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTCONN,
+    errno.ESTALE,
+    errno.ENODEV,
+    errno.EHOSTDOWN,
+)
+"""Errors of a directory that is missing, not accessible, or on a file system that is."""
+_MISSING = "its directory is missing, or cannot be opened"
+
+
+class MountedProject(NamedTuple):
+    """A project whose files are part of the snapshots of a session: its id, its directory, the settings of coverage."""
+
+    id: str
+    root: str
+    coverage: CoverageSettings = CoverageSettings()
+
+
+class MountedPath(NamedTuple):
+    """A path below `.deep/projects` in a tree: the project, and the path relative to its directory.
+
+    `path` is `None` for the rules and the directories above the files, and empty for the directory of the project.
+    """
+
+    project: str
+    path: bytes | None
+
+
+def mount_prefix(project: str) -> bytes:
+    """The path of the files of a project in a tree."""
+    return b"%s/%s/%s" % (PROJECTS, project.encode(), FILES)
+
+
+def mounted(path: bytes) -> MountedPath | None:
+    """The parts of a path in a tree; `None` for a path of the workspace."""
+    if path == PROJECTS:
+        return MountedPath("", None)
+    if not path.startswith(PROJECTS + b"/"):
+        return None
+    project, _, inner = path[len(PROJECTS) + 1 :].partition(b"/")
+    name = project.decode("ascii", "replace")
+    if inner == FILES:
+        return MountedPath(name, b"")
+    return MountedPath(name, inner[len(FILES) + 1 :] if inner.startswith(FILES + b"/") else None)
+
+
+def is_of_git(path: bytes) -> bool:
+    """Whether a path of a project is a `.git` or lies in one. Nothing there is ever covered or restored."""
+    return _GIT in path.lower().split(b"/")
+
+
+def mounts_in(objects: ObjectReader, tree: bytes) -> dict[str, bytes]:
+    """The mounted projects in a tree: the tree of `.deep/projects/<id>` by id. Raises `Damaged`."""
+    entry = TreeReader(objects, tree).entry(PROJECTS)
+    if entry is None or entry.kind != DIRECTORY:
+        return {}
+    entries = decode(objects.read(entry.digest))
+    return {entry.name.decode("ascii", "replace"): entry.digest for entry in entries if entry.kind == DIRECTORY}
+
+
+def rules_digest(objects: ObjectReader, tree: bytes, project: str) -> bytes | None:
+    """The hash of the rules of a mounted project; `None` if the tree does not contain it. Raises `Damaged`."""
+    entry = TreeReader(objects, tree).entry(b"%s/%s/%s" % (PROJECTS, project.encode(), RULES))
+    return entry.digest if entry is not None and entry.kind == FILE else None
+
+
+def all_rules(objects: ObjectReader, tree: bytes) -> dict[str, bytes | None]:
+    """The hash of the rules of every mounted project in a tree, by its id. Raises `Damaged`."""
+    return {project: rules_digest(objects, tree, project) for project in mounts_in(objects, tree)}
+
+
+def mount_of(sink: ObjectWriter, files: bytes, rules: bytes) -> bytes:
+    """The tree of `.deep/projects/<id>`: the tree of the files, and the stored form of the rules."""
+    return _directory(
+        sink,
+        TreeEntry(DIRECTORY, _DIRECTORY_MODE, 0, files, FILES),
+        TreeEntry(FILE, _FILE_MODE, len(rules), sink.add(rules), RULES),
+    )
+
+
+class Mount(NamedTuple):
+    """The tree of a workspace with projects mounted in it.
+
+    `replaced_path` is the path of an entry of another kind that was in the place of a directory above them.
+    """
+
+    tree: bytes
+    replaced_path: bytes | None = None
+
+
+def mount(objects: ObjectReader, sink: ObjectWriter, tree: bytes, projects: Mapping[str, bytes]) -> Mount:
+    """Mount these projects in the tree of a workspace; it stays the same if there are none."""
+    if not projects:
+        return Mount(tree)
+    entries = [TreeEntry(DIRECTORY, _DIRECTORY_MODE, 0, inner, name.encode()) for name, inner in projects.items()]
+    own_name, name = PROJECTS.split(b"/")
+    top = {entry.name: entry for entry in decode(objects.read(tree))}
+    own = top.get(own_name)
+    replaced_path = own_name if own is not None and own.kind != DIRECTORY else None
+    if own is None or replaced_path is not None:
+        own = TreeEntry(DIRECTORY, _OWN_MODE, 0, sink.add(encode([])), own_name)
+    inner = [entry for entry in decode(objects.read(own.digest)) if entry.name != name]
+    inner.append(TreeEntry(DIRECTORY, _DIRECTORY_MODE, 0, _directory(sink, *entries), name))
+    top[own_name] = own._replace(digest=_directory(sink, *inner))
+    return Mount(_directory(sink, *top.values()), replaced_path)
+
+
+def _directory(sink: ObjectWriter, *entries: TreeEntry) -> bytes:
+    return sink.add(encode(list(entries)))
+
+
+def is_shown(path: bytes, project: str) -> bool:
+    """Whether a path of a tree is of interest in a session of `project`: a file of it, or of the workspace."""
+    place = mounted(path)
+    return place is None or (place.project == project and bool(place.path))
+
+
+def shown(path: bytes, project: str) -> bytes:
+    """A path of a tree as it is shown in a session of `project`.
+
+    A path of the project is relative to its directory, and one of the workspace is below `/profile`. Without a project,
+    the path is shown as it is.
+    """
+    if not project:
+        return path
+    inner = mounted(path)
+    if inner is None:
+        return b"/profile/" + path
+    return inner.path or b"." if inner.project == project and inner.path is not None else path
+
+
+def shown_unkept(record: Record) -> list[list[str]]:
+    """The unkept entries of a checkpoint, with their paths as they are shown."""
+    return [[os.fsdecode(shown(os.fsencode(path), record.project)), reason] for path, reason in record.unkept]
 
 
 class WorkspaceOptions(NamedTuple):
@@ -49,22 +218,7 @@ class WorkspaceOptions(NamedTuple):
 
     def shown(self, path: bytes) -> bytes:
         """A path of its tree as it is shown to the user."""
-        return mounts.shown(path, self.project.id if self.project is not None else "")
-
-
-_UNAVAILABLE = (
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.ELOOP,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOTCONN,
-    errno.ESTALE,
-    errno.ENODEV,
-    errno.EHOSTDOWN,
-)
-"""Errors of a directory that is missing, not accessible, or on a file system that is."""
-_MISSING = "its directory is missing, or cannot be opened"
+        return shown(path, self.project.id if self.project is not None else "")
 
 
 def is_available(root: str) -> bool:
@@ -109,16 +263,16 @@ def snapshot(
             leave_out=rules.top(),
             report=workspace.report,
             tidy=tidy,
-            mount=mounts.prefix(project.id),
+            mount=mount_prefix(project.id),
             max_file=project.coverage.max_file,
         )
         coverage.remember(project.root, rules)
-        projects[project.id] = mounts.mount_of(sink, files.tree, rules.to_json())
+        projects[project.id] = mount_of(sink, files.tree, rules.to_json())
         own = Snapshot(own.tree, own.files + files.files, own.bytes + files.bytes, own.unkept + files.unkept)
     elif project is not None:
         # What the snapshot before had of it is only a guess, so nothing there may be changed.
-        own = own._replace(unkept=[*own.unkept, UnkeptPath(mounts.prefix(project.id), _MISSING)])
-    tree, replaced_path = mounts.mount(objects, sink, own.tree, projects)
+        own = own._replace(unkept=[*own.unkept, UnkeptPath(mount_prefix(project.id), _MISSING)])
+    tree, replaced_path = mount(objects, sink, own.tree, projects)
     replaced = [UnkeptPath(replaced_path, NO_CONTENT[-1])] if replaced_path is not None else []
     return own._replace(tree=tree, unkept=own.unkept + replaced)
 
@@ -128,7 +282,7 @@ def _kept_projects(objects: ObjectReader, last_tree: str, workspace: WorkspaceOp
     if not last_tree:
         return {}
     with suppress(Damaged):
-        before = mounts.mounts_in(objects, bytes.fromhex(last_tree))
+        before = mounts_in(objects, bytes.fromhex(last_tree))
         own = workspace.project.id if workspace.project is not None else None
         return {name: tree for name, tree in before.items() if name == own or workspace.is_known(name)}
     return {}
@@ -141,7 +295,7 @@ def content(workspace: WorkspaceOptions, objects: ObjectReader) -> Content:
     project_tree = DirectoryTree(project.root, follow=False) if project is not None else None
 
     def read(path: bytes, entry: TreeEntry) -> bytes:
-        place = mounts.mounted(path)
+        place = mounted(path)
         tree, name = workspace_tree, path
         if place is not None and place.path is not None and project_tree is not None:
             tree, name = project_tree, place.path
@@ -165,15 +319,11 @@ def check_available(workspace: WorkspaceOptions, changes: Iterable[TreeChange]) 
     project = workspace.project
     if project is None or is_available(project.root):
         return
-    if any(mounts.mounted(change.path) is not None for change in changes):
+    if any(mounted(change.path) is not None for change in changes):
         raise ProjectGone(
             f"The project directory {project.root} is missing, or cannot be opened.",
             "`--only conversation` and `--only memory` still work.",
         )
-
-
-NOT_OWN = "it does not belong to this session"
-OF_GIT = "it belongs to git"
 
 
 def working_tree(workspace: WorkspaceOptions, objects: ObjectReader) -> WorkingTree:
@@ -195,17 +345,17 @@ class _WorkspaceTree:
     def __init__(self, workspace: WorkspaceOptions, objects: ObjectReader) -> None:
         project = workspace.project
         self._project = project.id if project is not None else None
-        self._prefix = mounts.prefix(project.id) + b"/" if project is not None else b""
+        self._prefix = mount_prefix(project.id) + b"/" if project is not None else b""
         self._workspace_tree = restore.working_tree(workspace.root, objects)
         self._project_tree = restore.working_tree(project.root, objects) if project is not None else None
 
     def _parts(self, changes: Iterable[TreeChange]) -> _Parts:
         parts = _Parts([], [], [])
         for change in changes:
-            place = mounts.mounted(change.path)
+            place = mounted(change.path)
             if place is None:
                 parts.workspace.append(change)
-            elif place.project == self._project and place.path and not mounts.is_of_git(place.path):
+            elif place.project == self._project and place.path and not is_of_git(place.path):
                 parts.project.append(change._replace(path=place.path))
             elif not trees.is_same(change.before, change.after):
                 reason = OF_GIT if place.path and place.project == self._project else NOT_OWN

@@ -17,7 +17,7 @@ from pydantic_ai_backends import StateBackend
 from deepctl.agent import tools
 from deepctl.agent.backend import LocalBackend
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
-from deepctl.domain import agent_tools
+from deepctl.domain import permissions
 from deepctl.errors import BadSetting
 from tests.support.command import InProcess
 from tests.support.loopback import Provider, Text, provider
@@ -70,8 +70,8 @@ def test_the_first_hello_takes_few_tokens(
 
 
 def test_the_names_in_the_settings_are_those_of_the_tools() -> None:
-    assert _names() == set(agent_tools.ALL) == tools.DESCRIPTIONS.keys()
-    assert _names(tools="lean") == set(agent_tools.LEAN)
+    assert _names() == set(permissions.ALL_TOOLS) == tools.DESCRIPTIONS.keys()
+    assert _names(tools="lean") == set(permissions.LEAN_TOOLS)
 
 
 def test_parameters_keep_their_names_and_types(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +113,7 @@ def test_the_whole_list_is_written_with_the_steps_that_are_offered(tmp_path: Pat
 
 def test_disabled_tools_are_gone_and_nothing_speaks_of_them(tmp_path: Path) -> None:
     names = ["execute", "write_plan", "write_memory", "save_plan"]
-    assert _names(disabled_tools=names) == set(agent_tools.ALL) - set(names)
+    assert _names(disabled_tools=names) == set(permissions.ALL_TOOLS) - set(names)
     (tmp_path / ".deep").mkdir()
     (tmp_path / ".deep/todo.json").write_text('{"version": 1, "items": [{"id": "1", "content": "old"}]}')
     _, sent = _offered(LocalBackend(tmp_path), ("write_plan", {"items": []}), disabled_tools=names)
@@ -162,7 +162,7 @@ def test_an_unknown_tool_is_exit_2_with_near_names(deepctl: InProcess, home: Pat
 def test_an_application_gets_an_error_for_another_set_of_tools_and_may_disable_a_single_one() -> None:
     with pytest.raises(BadSetting, match="tools cannot be 'none'"):
         create_deep_agent(tools="none")  # type: ignore[arg-type]
-    assert agent_tools.disabled("full", "execute") == {"execute"}
+    assert permissions.disabled_tools("full", "execute") == {"execute"}
 
 
 def test_tools_of_mcp_servers_can_be_disabled_by_name(deepctl: InProcess) -> None:

@@ -25,8 +25,8 @@ from deepctl.domain.purge.report import PurgePlace
 from deepctl.errors import Damaged, Interrupted, NotFound, Refused, StorageError
 from deepctl.files import sealed_lines
 from deepctl.store import ledger, pack_store, prune, rewind, session_catalogue, verify
-from deepctl.store.compression import BadStream
 from deepctl.store.index_db import Location
+from deepctl.store.pack_store import BadStream
 from deepctl.store.records import Record
 from deepctl.store.repository import ReadOnlyRepository
 from deepctl.store.trees import DIRECTORY, encode, walk

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from deepctl.store import compression
+from deepctl.store import pack_store
 from tests.errors.situation import Situation, case
 from tests.support.command import Result
 from tests.support.loopback import Answer, Raw, Text, ToolCalls
@@ -120,7 +120,7 @@ def _(s: Situation) -> list[str]:
 def _(s: Situation) -> list[str]:
     s.alice()
     (s.workspace / "new.txt").write_text("a content that is worth compressing")
-    s.patch.setattr(compression, "zstd_module", compression.zstd_module.__wrapped__)
+    s.patch.setattr(pack_store, "zstd_module", pack_store.zstd_module.__wrapped__)
     s.patch.setitem(sys.modules, "backports.zstd", None)
     s.patch.delattr(importlib.import_module("backports"), "zstd", raising=False)
     return ["checkpoints", "save", "--user", "alice"]

@@ -11,8 +11,8 @@ _DEFENCE = "a second check of a value that was checked before"
 
 EXCUSED: dict[tuple[str, str], str] = {
     ("agent/approvals.py", "Pattern … of [permissions] cannot be understood."): _DEFENCE,
-    ("domain/agent_tools.py", "There is no tool …."): _LIBRARY,
-    ("domain/agent_tools.py", "tools cannot be …."): _LIBRARY,
+    ("domain/permissions.py", "There is no tool …."): _LIBRARY,
+    ("domain/permissions.py", "tools cannot be …."): _LIBRARY,
     ("agent/message_codec.py", "The conversation of … is damaged: …."): _LIBRARY,
     ("agent/message_codec.py", "The message log … has invalid messages: …."): _LIBRARY,
     ("agent/message_codec.py", "The conversation of … is invalid: …."): _LIBRARY,

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from deepctl.errors import NotFound
-from deepctl.store import mounts, trees, verify
+from deepctl.store import trees, verify, workspaces
 from deepctl.store.records import Record
 from deepctl.store.rewind import RewindConflicts, RewindResult
 from tests.store.scene import Scene
@@ -264,7 +264,7 @@ class Attribution(RuleBasedStateMachine):
                     assert any(f"{name}/".startswith(f"{path.rstrip('/')}/") for path in named), f"{line!r} in {name}"
 
     def _shown(self, paths: list[bytes]) -> set[str]:
-        places = [mounts.mounted(path) for path in paths]
+        places = [workspaces.mounted(path) for path in paths]
         return {os.fsdecode(place.path) for place in places if place is not None and place.path}
 
     def _saved(self, result: RewindResult, name: str) -> set[str]:
@@ -274,7 +274,7 @@ class Attribution(RuleBasedStateMachine):
         assert project is not None
         with self.scene.work() as work:
             objects = work.store.objects
-            path = mounts.prefix(project.id) + b"/" + name.encode()
+            path = workspaces.mount_prefix(project.id) + b"/" + name.encode()
             entry = trees.entry_at(objects, bytes.fromhex(result.safety.tree), path)
             return set(_LINE.findall(objects.read(entry.digest).decode())) if entry is not None else set()
 

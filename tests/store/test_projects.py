@@ -22,7 +22,6 @@ from deepctl.layout import Root
 from deepctl.store import (
     diff,
     lookup,
-    mounts,
     projects,
     repair,
     rewind,
@@ -31,6 +30,7 @@ from deepctl.store import (
     session_reader,
     trees,
     verify,
+    workspaces,
 )
 from deepctl.store.coverage import CoverageSettings
 from deepctl.store.records import SessionProject
@@ -213,13 +213,11 @@ def test_a_tree_that_names_git_changes_nothing_there(scene: Scene, directory: Pa
     with scene.work() as work:
         workspace = work.workspace_of(session)
         assert workspace.project is not None
-        prefix = mounts.prefix(workspace.project.id)
+        prefix = workspaces.mount_prefix(workspace.project.id)
         with work.store.new_batch() as batch:
             digest = batch.add(b"evil")
         work.store.writer._append({"repaired": {}, "packs": [batch.pack], "gone": []})  # otherwise it is rubbish
         entry = trees.TreeEntry(trees.FILE, 0o755, 4, digest, b"post-checkout")
-        from deepctl.store import workspaces
-
         changes = [
             trees.TreeChange(prefix + b"/" + path, None, entry._replace(name=os.path.basename(path)))
             for path in (b".git/hooks/post-checkout", b"src/.GIT/x", b".git", b"fine")
@@ -304,7 +302,7 @@ def test_two_sessions_in_two_projects_do_not_change_each_others_files(
     assert second is not None
     with scene.work() as work:
         tree = bytes.fromhex(scene.last().tree)
-        assert mounts.mounts_in(work.objects, tree).keys() == {first.id, second.id}
+        assert workspaces.mounts_in(work.objects, tree).keys() == {first.id, second.id}
     before = contents(directory)
     scene.rewind("~1", "second", exact=exact)
     assert contents(directory) == before
@@ -377,11 +375,11 @@ def test_the_cached_directories_of_one_place_survive_snapshots_of_another(scene:
         scene.write("three", "3")
     project = scene.session().project
     assert project is not None
-    prefix = mounts.prefix(project.id)
+    prefix = workspaces.mount_prefix(project.id)
     with scene.work() as work:
-        rows = work.store.cache.directories(b"", mounts.PROJECTS)
+        rows = work.store.cache.directories(b"", workspaces.PROJECTS)
         assert b"" in rows
-        assert not [path for path in rows if path.startswith(mounts.PROJECTS)]
+        assert not [path for path in rows if path.startswith(workspaces.PROJECTS)]
         assert work.store.cache.directories(prefix).keys() == {prefix, prefix + b"/src", prefix + b"/src/empty"}
 
 
@@ -400,7 +398,7 @@ class TestADirectoryThatIsGone:
         project = scene.session().project
         assert project is not None
         with scene.work() as work:
-            then, now = (mounts.mounts_in(work.objects, bytes.fromhex(one)) for one in (tree, scene.last().tree))
+            then, now = (workspaces.mounts_in(work.objects, bytes.fromhex(one)) for one in (tree, scene.last().tree))
         assert then == now
         assert project.id in then
 
@@ -567,7 +565,7 @@ def test_files_that_the_rules_ignore_stay_and_are_listed(scene: Scene, directory
         result = rewind.run(work, session, RewindRequest(target))
         project = session.project
         assert project is not None
-        assert result.plan.ignored_paths == [mounts.prefix(project.id) + b"/build.log"]
+        assert result.plan.ignored_paths == [workspaces.mount_prefix(project.id) + b"/build.log"]
     assert (directory / "build.log").exists()
     assert not (directory / "one").exists()
 
@@ -731,7 +729,7 @@ class TestIgnoredAtOneEnd:
         result = scene.rewind("~1", exact=exact)
         assert (directory / "data").read_text() == "the user's again\n"
         assert not (directory / "other").exists()
-        assert mounts.prefix(session.project.id) + b"/data" in result.plan.ignored_paths
+        assert workspaces.mount_prefix(session.project.id) + b"/data" in result.plan.ignored_paths
 
     @pytest.mark.parametrize("exact", [False, True])
     def test_ignored_at_the_target(self, scene: Scene, directory: Path, exact: bool) -> None:
@@ -744,7 +742,7 @@ class TestIgnoredAtOneEnd:
         result = scene.rewind("~1", exact=exact)
         assert (directory / "data").read_text() == "the agent's\n"
         assert (directory / ".gitignore").read_text() == "data\nother\n"
-        assert result.plan.ignored_paths == [mounts.prefix(session.project.id) + b"/data"]
+        assert result.plan.ignored_paths == [workspaces.mount_prefix(session.project.id) + b"/data"]
 
     def test_ignored_by_the_agent_afterwards(self, scene: Scene, directory: Path) -> None:
         with scene.turn("one"):
@@ -756,7 +754,7 @@ class TestIgnoredAtOneEnd:
         result = scene.rewind("~2")
         assert (directory / "data").read_text() == "the agent's\n"
         assert not (directory / ".gitignore").exists()
-        assert result.plan.ignored_paths == [mounts.prefix(session.project.id) + b"/data"]
+        assert result.plan.ignored_paths == [workspaces.mount_prefix(session.project.id) + b"/data"]
         # Now that nothing ignores it, the same rewind takes the rest back.
         with scene.work() as work:
             target = scene.records()[0]
@@ -775,7 +773,7 @@ class TestIgnoredAtOneEnd:
         result = scene.rewind("~1")
         assert not (directory / ".gitignore").exists()
         # Nobody knows what the agent made of them, and a directory stands for what is in it.
-        prefix = mounts.prefix(session.project.id)
+        prefix = workspaces.mount_prefix(session.project.id)
         assert result.plan.ignored_paths == [prefix + b"/data", prefix + b"/logs"]
 
     def test_ignored_in_between_only(self, scene: Scene, directory: Path) -> None:
@@ -802,7 +800,7 @@ class TestIgnoredAtOneEnd:
             target = lookup.find_checkpoint(scene.paths, work.ledger, "~1", "main")
             result = rewind.run(work, session, RewindRequest(target))
         assert session.project is not None
-        assert result.plan.ignored_paths == [mounts.prefix(session.project.id) + b"/data"]
+        assert result.plan.ignored_paths == [workspaces.mount_prefix(session.project.id) + b"/data"]
         assert (directory / "data").read_text() == "x" * 2000
         assert not (directory / "other").exists()
 

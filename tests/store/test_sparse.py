@@ -12,7 +12,7 @@ import pytest
 from deepctl import cancellation
 from deepctl.errors import TimedOut
 from deepctl.files import sparse_files
-from deepctl.store import compression, restore, trees
+from deepctl.store import pack_store, restore, trees
 from deepctl.store.checkpoint_store import Checkpoints
 from deepctl.store.workspaces import WorkspaceOptions
 from tests.store.scene import Scene
@@ -112,16 +112,16 @@ def test_time_that_is_up_is_noticed_within_a_giant(tmp_path: Path) -> None:
 
 
 def test_zeros_are_compressed_as_any_reader_reads_them() -> None:
-    zstd = compression.zstd_module()
+    zstd = pack_store.zstd_module()
     randomness = random.Random(2)
     for _ in range(12):
         parts = [randomness.choice([sparse_files.ZEROS, b"", randomness.randbytes(999), b"a" * _MIB]) for _ in range(4)]
-        packed = b"".join(compression.frames(parts))
+        packed = b"".join(pack_store.frames(parts))
         assert zstd.decompress(packed) == b"".join(parts)
         size = sum(map(len, parts))
         for length in (4, 7, 1 << 16, len(packed)):
             pieces = (packed[start : start + length] for start in range(0, len(packed), length))
-            assert b"".join(compression.decompressed(pieces, size)) == b"".join(parts)
+            assert b"".join(pack_store.decompressed(pieces, size)) == b"".join(parts)
 
 
 def test_a_rewind_brings_a_file_with_holes_back(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def _retry(state: ReplState, arguments: str) -> None:
 
 def _take_back_last_turn(state: ReplState, session: str) -> None:
     """Rewind a session to before its last turn; only remarks are shown."""
-    from deepctl.domain import projects
+    from deepctl.store import projects
     from deepctl.store.rewind import RewindConflicts, request_rewind, run
 
     chat = state.profile_chat()

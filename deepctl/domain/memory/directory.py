@@ -280,11 +280,6 @@ def folded_text(text: bytes) -> str:
     return unicode.fold(text.decode("utf-8", "surrogateescape"))
 
 
-def as_text(content: bytes) -> str:
-    """A notebook as text, with U+FFFD for bytes that are not UTF-8."""
-    return content.decode("utf-8", "replace")
-
-
 def as_bytes(text: str, before: bytes) -> bytes:
     """`text` as a notebook. `text` was made from the notebook `before`: lines that look the same keep their bytes.
 
@@ -293,7 +288,7 @@ def as_bytes(text: str, before: bytes) -> bytes:
     originals: dict[str, list[bytes]] = {}
     for line in before.split(b"\n"):
         if _is_odd(line):
-            originals.setdefault(as_text(line).rstrip(), []).append(line)
+            originals.setdefault(unicode.as_text(line).rstrip(), []).append(line)
     if not originals:
         return text.encode()
     lines = []
