@@ -67,6 +67,8 @@ class RewindView(NamedTuple):
         }
         if self.dry_run:
             result["preview"] = [_difference(file) for file in self.preview]
+        if self._notes:
+            result["notes"] = self._notes
         return result
 
     def print(self) -> None:
@@ -76,6 +78,8 @@ class RewindView(NamedTuple):
             reason = "there is no work of the agent to undo" if self.kept else "nothing has changed"
             print_sentence(f"Nothing to do since {record.id}{label}: {reason}.")
             self._print_paths()
+            for note in self._notes:
+                notice(note)
             return
         place = f" in {visible(home(self._directory))}" if self._directory is not None else ""
         self._print_heading(f"{record.id}{label}, turn {record.turn}{place}")
@@ -105,7 +109,7 @@ class RewindView(NamedTuple):
         self._print_rows(rows)
         self._print_paths()
         self._print_commits()
-        for remark in self.remarks:
+        for remark in [*self._notes, *self.remarks]:
             notice(remark)
         # A chat puts it into the next input line.
         if self.plan.undone is not None and (self.dry_run or not is_conversation()):
@@ -113,6 +117,17 @@ class RewindView(NamedTuple):
             print("\n".join(f"> {printable(line)}" for line in self.plan.undone.split("\n")))
         if self.safety is not None:
             notice(f"To undo this: `{self.undo}`. Checkpoint {self.safety.record.id} contains the state before it.")
+
+    @property
+    def _notes(self) -> list[str]:
+        """Notes about what the rewind leaves out."""
+        is_about_files = self.plan.request.only in ("", "files")
+        if not is_about_files or not self.target.record.project or self.plan.workspace.project is not None:
+            return []
+        return [
+            f"Checkpoint {self.target.record.id} also has files of a project. They are not part of the rewind, because "
+            "the session was imported and works in the private workspace."
+        ]
 
     def _paths_of_project(self) -> dict[str, list[str]]:
         """The lists of paths that only a rewind in a project has."""

@@ -830,6 +830,13 @@ class TestTransfer:
         bob.workspace, bob.directories = Path(bob.paths.workspace), {}
         assert bob.session().project is None
         assert not (Path(bob.paths.directory) / "projects.json").exists()
+        previewed = deepctl("checkpoints", "rewind", "~1", "--dry-run", "--user", "bob", "--json").ok().json
+        assert "files of a project" in previewed["notes"][0]
+        shown = deepctl("checkpoints", "rewind", "~1", "--dry-run", "--user", "bob").ok()
+        assert " ".join(shown.stderr.split()).count(previewed["notes"][0]) == 1
+        for only in ("memory", "conversation"):
+            document = deepctl("checkpoints", "rewind", "~1", "--only", only, "--dry-run", "--user", "bob", "--json")
+            assert "notes" not in document.ok().json
         bob.rewind("~1", exact=True)
         assert contents(directory) == before
         assert not (bob.workspace / "plans/plan.md").exists()

@@ -114,6 +114,14 @@ def _project(name: str) -> Callable[..., Callable[[World], tuple[str, ...]]]:
     return then
 
 
+def _imported_project(world: World) -> tuple[str, ...]:
+    """A rewind in an imported session, whose checkpoints have files of a project."""
+    _project("shop")("projects", "list")(world)
+    world.run("profiles", "export", str(world.directory / "archive"), "--user", "alice")
+    world.run("profiles", "import", str(world.directory / "archive"), "--as", "bob")
+    return ("checkpoints", "rewind", "--session", "session-2", "--user", "bob", "--json")
+
+
 RUNS: dict[str, list[Run]] = {
     "checkpoints list": [_say("checkpoints", "list"), _say("checkpoints", "list", "--all", "--graph")],
     "checkpoints show": [_say("checkpoints", "show", "good")],
@@ -128,6 +136,7 @@ RUNS: dict[str, list[Run]] = {
         _say("checkpoints", "rewind"),
         _say("checkpoints", "rewind", "~2", "--dry-run"),
         _say("checkpoints", "rewind", "~1", "--only", "files", "--exact"),
+        _imported_project,
     ],
     "checkpoints undo": [
         _after("checkpoints", "rewind")("checkpoints", "undo"),
