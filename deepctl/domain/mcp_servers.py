@@ -25,8 +25,10 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from deepctl import layout
+from deepctl.domain import projects
 from deepctl.domain.addresses import address_problem, header_problem, without_passwords
 from deepctl.errors import BadSetting
+from deepctl.files import ownership
 from deepctl.sandbox.policy import COMMAND_PATH
 
 TABLE = "mcp_servers"
@@ -192,13 +194,26 @@ def where_agents_write(server: McpServer, program: str, environment: Mapping[str
     words = [part for argument in server.args for part in (argument, argument.partition("=")[2])]
     paths = [os.path.join(where, _at_home(part, variables(server, environment))) for part in words]
     # The argument is not named, because arguments could be secrets.
-    return "an argument of it" if any(is_where_agents_write(path, environment) for path in paths) else None
+    is_any = any(is_where_agents_write(path, environment, is_argument=True) for path in paths)
+    return "an argument of it" if is_any else None
 
 
-def is_where_agents_write(path: str, environment: Mapping[str, str]) -> bool:
-    """Whether a path leads below deepctl's profiles."""
-    writable = os.path.realpath(layout.root(environment).profiles)
-    return os.path.realpath(path).startswith(f"{writable}{os.sep}")
+def is_where_agents_write(path: str, environment: Mapping[str, str], *, is_argument: bool = False) -> bool:
+    """Whether a path leads through deepctl's profiles, or through a project of one of them.
+
+    A directory in a project may be an argument, because servers for repositories need it.
+    """
+    root = layout.root(environment)
+    steps = [os.path.realpath(path), *ownership.entries_on(path)]
+
+    def leads_through(directory: str) -> bool:
+        return any(step.startswith(f"{os.path.realpath(directory)}{os.sep}") for step in steps)
+
+    if leads_through(root.profiles):
+        return True
+    if is_argument and os.path.isdir(path):
+        return False
+    return any(leads_through(project) or os.path.realpath(path) == project for project in projects.paths_of_all(root))
 
 
 def directory(server: McpServer, environment: Mapping[str, str]) -> str:

@@ -190,6 +190,14 @@ def looks_like_one(root: Root, environment: Mapping[str, str]) -> str | None:
     return path
 
 
+def paths_of_all(root: Root) -> Iterator[str]:
+    """The directories of the projects of all profiles, as far as they can be read."""
+    with suppress(FileNotFoundError):
+        for name in os.listdir(root.profiles):
+            with suppress(DeepctlError, OSError):
+                yield from (project.path for project in stored.read(root.profile(name)) if project.path)
+
+
 class ProjectSize(NamedTuple):
     """Files and bytes of a project that checkpoints cover. `is_large` means that counting ended at a limit."""
 

@@ -13,6 +13,7 @@ import os
 import shlex
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -69,6 +70,15 @@ def examine(path: str, *below: str) -> Finding | None:
         # The later use of the path reports the error better.
         return None
     return None
+
+
+def entries_on(path: str) -> Iterator[str]:
+    """The entries through which a path leads, as far as they exist: directories, links, and what is at its end.
+
+    Whoever may replace one of them decides what is found there. Each is named without a link above it.
+    """
+    with suppress(OSError):
+        yield from _above(os.path.join(path, "_"))
 
 
 def _above(path: str) -> Iterator[str]:

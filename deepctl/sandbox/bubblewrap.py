@@ -31,6 +31,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from deepctl.files import ownership
 from deepctl.sandbox import project as projects
 from deepctl.sandbox.policy import COMMAND_PATH, MOUNT, VARIABLES, Limits, Unavailable
 from deepctl.sandbox.project import ProjectLayout
@@ -268,8 +269,9 @@ def find(variables: Mapping[str, str], *, excluded_directories: Sequence[str] = 
         raise Unavailable(
             f"${VARIABLE} is {program!r}, which is not a program", "Set it to the absolute path of `bwrap`."
         )
+    steps = [os.path.realpath(program), *ownership.entries_on(program)]
     for directory in map(os.path.realpath, excluded_directories):
-        if os.path.realpath(program).startswith(directory.rstrip("/") + "/"):
+        if any(step.startswith(directory.rstrip("/") + "/") for step in steps):
             raise Unavailable(
                 f"${VARIABLE} names a program below {directory}, where agents can write", "Move it elsewhere."
             )

@@ -12,6 +12,8 @@ from deepctl import layout
 from deepctl.domain import mcp_servers, profiles, settings
 from deepctl.domain.mcp_servers import McpServer
 from deepctl.errors import BadSetting
+from deepctl.layout import Root
+from deepctl.store import projects
 from tests.support.command import InProcess
 
 CANARY = "canary-0123456789"
@@ -190,6 +192,29 @@ def test_nothing_that_a_server_is_made_of_lies_where_agents_write(
     assert mcp_servers.where_agents_write(server, server.command or "", environment) == part
 
 
+def test_nothing_that_a_server_runs_lies_in_a_project_of_any_profile(tmp_path: Path) -> None:
+    shop = tmp_path / "shop"
+    (shop / ".venv" / "bin").mkdir(parents=True)
+    python = shop / ".venv" / "bin" / "python"
+    python.symlink_to("/bin/sh")
+    (tmp_path / "link").symlink_to(python)
+    environment = {"HOME": str(tmp_path), "DEEPCTL_HOME": str(tmp_path / "root")}
+
+    def part(**table: Any) -> str | None:
+        server = _parse(**{"command": "/bin/sh", **table})
+        return mcp_servers.where_agents_write(server, server.command or "", environment)
+
+    assert part(command=str(python)) is None
+    projects.ensure(profiles.create(Root(str(tmp_path / "root")), "bob"), str(shop))
+    # The interpreter of a virtual environment is a link, which the agent could replace.
+    assert part(command=str(python)) == "its command"
+    assert part(command=str(tmp_path / "link")) == "its command"
+    assert part(cwd=str(shop)) == "its cwd"
+    assert part(args=["-u", str(shop / "server.py")]) == "an argument of it"
+    assert part(args=["--repository", str(shop)]) is None
+    assert part(args=[f"{shop}-server/server.py"]) is None
+
+
 def test_config_show_names_servers_and_no_secret(deepctl: InProcess) -> None:
     _write(
         os.environ["DEEPCTL_CONFIG"],
@@ -256,7 +281,7 @@ command = "{planted}"
         ("problem", "b: $TOKEN_ONE and $TOKEN_TWO are not set"),
         ("problem", "b: its cwd /no/such/place is not a directory"),
         ("warning", "c: the connection to http://far.example/mcp is not encrypted"),
-        ("problem", "d: agents can write its command, so the command may be theirs"),
+        ("problem", "d: agents can write its command, so it may be theirs"),
     ]
     _write(profile.settings, '[mcp_servers.a]\ncommand = "sh"\n')
     ((status, found),) = checks()

@@ -235,6 +235,12 @@ def test_it_is_not_taken_from_path_nor_from_where_agents_write(tmp_path: Path) -
     link.symlink_to(fake)
     with pytest.raises(Unavailable, match="where agents can write"):
         bubblewrap.find({"DEEPCTL_BWRAP": str(link)}, excluded_directories=(str(tmp_path),))
+    # An agent could replace the link.
+    planted = tmp_path / "workspace" / "bwrap"
+    planted.parent.mkdir()
+    planted.symlink_to("/bin/true")
+    with pytest.raises(Unavailable, match="where agents can write"):
+        bubblewrap.find({"DEEPCTL_BWRAP": str(planted)}, excluded_directories=(str(planted.parent),))
     for bad in ("bwrap", "", str(tmp_path / "missing"), str(tmp_path)):
         with pytest.raises(Unavailable, match="not a program"):
             bubblewrap.find({"DEEPCTL_BWRAP": bad})

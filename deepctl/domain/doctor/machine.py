@@ -401,12 +401,12 @@ def _server(server: McpServer, environment: Mapping[str, str]) -> Iterator[Check
                 f"{server.name}: its command {server.command!r} was not found",
                 "Install it and add it to $PATH, or give its full path.",
             )
-        elif mcp_servers.is_where_agents_write(program, environment):
+        elif (part := mcp_servers.where_agents_write(server, program, environment)) is not None:
             yield Check(
                 "mcp",
                 "problem",
-                f"{server.name}: agents can write its command, so the command may be theirs",
-                "Move it out of the profiles.",
+                f"{server.name}: agents can write {part}, so it may be theirs",
+                "Move it out of the profiles and projects.",
             )
         directory = mcp_servers.directory(server, environment)
         if not os.path.isdir(directory):
