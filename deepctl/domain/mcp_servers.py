@@ -30,6 +30,7 @@ from deepctl.domain.addresses import address_problem, header_problem, without_pa
 from deepctl.errors import BadSetting
 from deepctl.files import ownership
 from deepctl.sandbox.policy import COMMAND_PATH
+from deepctl.store.records import MCP_SEPARATOR
 
 TABLE = "mcp_servers"
 """The table of settings files that the servers are in."""
@@ -68,7 +69,7 @@ _ELSEWHERE = {
 """The names of other programs for the same keys, and names with a similar meaning but another spelling."""
 
 
-SEPARATOR = "__"
+SEPARATOR = MCP_SEPARATOR
 """Separates the server's name from the tool's in the name for the model."""
 
 METADATA = "deepctl_mcp"

@@ -84,6 +84,8 @@ LAST_TOOL = "last_tool"
 """The key in `Record.metadata` with the name of the tool that changed the workspace before the checkpoint."""
 COMMAND = "execute"
 """The name of the tool that runs commands."""
+MCP_SEPARATOR = "__"
+"""A part of the name of every tool of an MCP server, and of no other tool."""
 
 CONVERSATION, FILES, BOTH = "conversation", "files", "conversation and files"
 """The possible losses of a checkpoint."""

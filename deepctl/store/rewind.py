@@ -47,6 +47,7 @@ from deepctl.store.records import (
     BOTH,
     COMMAND,
     LAST_TOOL,
+    MCP_SEPARATOR,
     Position,
     Record,
     Rewind,
@@ -672,5 +673,8 @@ def _intervals(
 
 
 def _is_command(record: Record | None) -> bool:
-    """Whether a command of the agent ran before this checkpoint."""
-    return record is not None and record.author == AGENT and record.metadata.get(LAST_TOOL) == COMMAND
+    """Whether a command of the agent, or a tool of an MCP server, ran before this checkpoint: both can take long."""
+    if record is None or record.author != AGENT:
+        return False
+    tool = record.metadata.get(LAST_TOOL, "")
+    return tool == COMMAND or MCP_SEPARATOR in tool

@@ -27,7 +27,8 @@ from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnRunner
 from deepctl.domain import mcp_servers, profiles
 from deepctl.domain.mcp_servers import McpServer
 from deepctl.errors import Interrupted
-from deepctl.store import session_catalogue
+from deepctl.store import projects, rewind, session_catalogue
+from deepctl.store.records import SessionProject
 from deepctl.store.repository import Repository
 from tests.support.command import InProcess
 from tests.support.loopback import Provider, Text, ToolCalls, provider
@@ -587,6 +588,28 @@ def test_what_a_server_does_to_the_workspace_is_kept_and_can_be_rewound(home: Pa
             Chat(running).turn(work, name, "go", events.append)
     assert written.exists()
     assert [event["kind"] for event in events if event["type"] == "checkpoint"] == ["turn", "tool", "turn"]
+
+
+def test_a_rewind_lists_what_a_server_changed_in_a_project_like_changes_of_commands(home: Path, tmp_path: Path) -> None:
+    root = layout.root(os.environ)
+    profile = profiles.create(root, "alice")
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    (shop / "a.txt").write_text("mine\n")
+    table = {"one": _local("--tools", "write", default_tools_approval_mode="approve")}
+    servers = tuple(mcp_servers.parse(table, "x").values())
+    call = ToolCalls([("one__write", {"path": str(shop / "a.txt")})])
+    with provider(call, Text(["done"])) as server:
+        options = Options("openai-chat:loopback", f"{server.address}/v1", mcp_servers=servers)
+        with closing(TurnRunner(options, environment=os.environ)) as running, _work(root) as work:
+            project = projects.ensure(profile, str(shop))
+            session = session_catalogue.start(profile, "main", SessionProject(project.id, project.path))
+            Chat(running).turn(work, session.name, "go", lambda event: None)
+            assert (shop / "a.txt").read_text() == "by a server\n"
+            session, request = rewind.request_rewind(work, "main", "~1")
+            result = rewind.run(work, session, request)
+    assert (shop / "a.txt").read_text() == "mine\n"
+    assert [path.rpartition(b"/")[2] for path in result.plan.command_paths] == [b"a.txt"]
 
 
 @contextmanager
