@@ -385,6 +385,16 @@ class TestConfig:
             assert (check["status"], told in check["found"]) == (status, True), check
 
 
+def test_a_path_that_commands_must_not_see_is_named(deepctl: InProcess, alice: Path) -> None:
+    """A chat refuses the setting, so doctor says it before."""
+    for value, reason in ('["/proc"]', "it is part of the system"), ('["/no/such"]', "it cannot be read"):
+        (alice / "profile.toml").write_text(f"read_only_paths = {value}\n")
+        (check,) = _of(_all(deepctl("doctor", "--user", "alice", "--json")), "sandbox", "alice")
+        assert check["status"] == "problem"
+        assert reason in check["found"]
+        assert "read_only_paths" in check["hint"]
+
+
 class TestRoot:
     def test_one_that_others_can_read(self, deepctl: InProcess, home: Path, alice: Path) -> None:
         home.chmod(0o755)

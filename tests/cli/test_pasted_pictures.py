@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from deepctl.cli.repl import pasted_pictures
+from deepctl.cli.repl import named_files
 from tests.support.loopback import Text, provider
 from tests.support.pictures import png
 from tests.support.terminal import Terminal
@@ -47,16 +47,16 @@ def test_a_path_is_found_in_each_spelling_of_terminals(place: Path, name: str) -
             f"see ({word}).",
             f"two\nlines {word}, ok",
         ):
-            assert pasted_pictures.find(prompt) == [path], prompt
-    assert pasted_pictures.find(f" {path} ") == [path]
-    assert pasted_pictures.find(f"what is this?\n{path}") == [path]
+            assert named_files.pictures_in(prompt) == [path], prompt
+    assert named_files.pictures_in(f" {path} ") == [path]
+    assert named_files.pictures_in(f"what is this?\n{path}") == [path]
 
 
 def test_several_are_found_in_their_order_and_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(place))
     one, two = str(place / "a.png"), str(place / "it's (1).png")
     prompt = f"~/a.png \"{two}\" '{one}'"
-    assert pasted_pictures.find(prompt) == [one, two]
+    assert named_files.pictures_in(prompt) == [one, two]
 
 
 @pytest.mark.parametrize(
@@ -68,14 +68,14 @@ def test_several_are_found_in_their_order_and_once(place: Path, monkeypatch: pyt
 def test_other_words_are_no_pictures(place: Path, prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(place))
     monkeypatch.chdir(place)
-    assert pasted_pictures.find(prompt) == []
+    assert named_files.pictures_in(prompt) == []
     monkeypatch.chdir("/")
 
 
 def test_searching_takes_linear_time() -> None:
     begun = time.monotonic()
     for piece in ("'", '"', "\\", "' ", '/"', "/a.png'", "\\' ", "/x.", "file://"):
-        assert pasted_pictures.find(piece * 100_000) == []
+        assert named_files.pictures_in(piece * 100_000) == []
     assert time.monotonic() - begun < 5
 
 

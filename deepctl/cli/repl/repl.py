@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from deepctl import quantities
 from deepctl.cli import options, tty_modes
 from deepctl.cli.chat_session import ProfileChat, TurnCallbacks
-from deepctl.cli.repl import file_command, outside_mentions, pasted_pictures, slash_commands, status
+from deepctl.cli.repl import file_command, named_files, slash_commands, status
 from deepctl.cli.repl.completer import ConversationCandidates
 from deepctl.cli.repl.line_editor import Editor, prompt_history
 from deepctl.cli.repl.state import ReplState
@@ -147,8 +147,8 @@ class Repl:
         state = self._state
         try:
             with tty_modes.without_echo():
-                pasted_pictures.offer(state, prompt)
-                outside_files = outside_mentions.agreed_files(state, prompt)
+                named_files.offer_pictures(state, prompt)
+                outside_files = named_files.agreed_files(state, prompt)
         except Interrupted:
             state.draft = prompt
             raise

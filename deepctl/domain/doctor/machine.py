@@ -13,13 +13,13 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from deepctl import distribution, layout
-from deepctl.domain import mcp_servers, profiles, settings
+from deepctl.domain import mcp_servers, profiles, read_only_paths, settings
 from deepctl.domain.doctor.check import Check, Status, error_in_words, first_few
 from deepctl.domain.doctor.stored_state import KNOWN
 from deepctl.domain.mcp_servers import McpServer
 from deepctl.domain.permissions import CommandPolicy, Permissions
 from deepctl.domain.settings import Settings, SettingsFile
-from deepctl.errors import DeepctlError
+from deepctl.errors import BadSetting, DeepctlError
 from deepctl.files import ownership
 from deepctl.layout import UNTRUSTED, ProfilePaths, Root
 from deepctl.quantities import counted, size
@@ -318,6 +318,11 @@ class Sandboxes:
     def in_force(self, settings: Settings) -> Iterator[Check]:
         """Where the commands of a profile run. Raises `DeepctlError` if its settings cannot be used."""
         sandbox, image, limits = choice(settings)
+        try:
+            read_only_paths.resolve(settings, self._environment, layout.root(self._environment))
+        except BadSetting as refusal:
+            yield Check("sandbox", "problem", refusal.message, refusal.hint)
+            return
         approve, permissions, network = "ask", Permissions(), False
         with suppress(DeepctlError):  # the check of that file reports the error
             approve = settings.get("approve") or "ask"

@@ -1,7 +1,11 @@
-"""The offer to attach pictures whose paths are in a prompt, as after dragging a file into the terminal.
+"""Questions about files that a typed prompt names, before it is sent.
 
-Terminals paste the absolute path of a dragged file: bare, in quotes, with backslashes before blanks, or as `file://`.
-The question comes when the prompt is sent, so it does not matter how the path came into the line.
+A path of a picture, as after dragging a file into the terminal, can become an attachment. Terminals paste the absolute
+path of a dragged file: bare, in quotes, with backslashes before blanks, or as `file://`. The question comes when the
+prompt is sent, so it does not matter how the path came into the line.
+
+A mention of a file outside the workspace (`@~/notes.txt`, `@/tmp/log`) is sent only after a yes. It holds for the
+directory of the file until the chat ends, and not for the directories in it.
 """
 
 from __future__ import annotations
@@ -10,13 +14,16 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import unquote, urlsplit
 
+from deepctl.cli.chat_session import ProfileChat
 from deepctl.cli.confirm import YES, ask_line
 from deepctl.cli.repl import file_command
 from deepctl.cli.repl.state import ReplState
+from deepctl.domain import outside_files
 from deepctl.domain.mention_syntax import mentions
+from deepctl.domain.outside_files import OutsideFile
 from deepctl.quantities import size
 from deepctl.store.log_file import PIPED
 
@@ -31,8 +38,12 @@ _MAX_PROMPT = 20_000
 """Characters of a prompt that are searched."""
 _MAX_PICTURES = 20
 
+_DECLINED = "you declined"
+_MISSING = "there is no such file"
+_MAX_NAMED = 3
 
-def offer(state: ReplState, prompt: str) -> None:
+
+def offer_pictures(state: ReplState, prompt: str) -> None:
     """Ask whether to attach the pictures that a prompt names by absolute paths, and attach them after a yes.
 
     There is no second question about a picture after a no, and none at all after `never`. Raises `Interrupted`.
@@ -43,7 +54,7 @@ def offer(state: ReplState, prompt: str) -> None:
     mentioned = {os.path.basename(path) for mention in mentions(prompt) for path, _ in mention.readings}
     pictures = [
         path
-        for path in find(prompt)
+        for path in pictures_in(prompt)
         if path not in state.declined_pictures | attached and os.path.basename(path) not in mentioned
     ]
     if not pictures:
@@ -57,7 +68,7 @@ def offer(state: ReplState, prompt: str) -> None:
     state.offers_pictures = answer != "never"
 
 
-def find(prompt: str) -> list[str]:
+def pictures_in(prompt: str) -> list[str]:
     """The pictures that a prompt names by absolute paths: regular files with the name and the content of a picture."""
     text = prompt.partition(PIPED)[0][:_MAX_PROMPT]
     pictures: dict[str, None] = {}
@@ -122,3 +133,57 @@ def _is_picture(path: str) -> bool:
         return False
     finally:
         os.close(descriptor)
+
+
+def agreed_files(state: ReplState, prompt: str) -> Mapping[str, OutsideFile]:
+    """The files outside the workspace that a prompt names, by their paths in it; declined ones have a problem.
+
+    Raises `Interrupted` after Ctrl-C.
+    """
+    files = _outside_files(state, prompt)
+    by_directory: dict[str, list[str]] = {}
+    for path, file in files.items():
+        if file.problem is None and file.directory not in state.agreed_directories:
+            by_directory.setdefault(file.directory, []).append(path)
+    for directory, paths in by_directory.items():
+        if ask_line(_question(paths)).lower() in YES:
+            state.agreed_directories.add(directory)
+        else:
+            files.update((path, files[path]._replace(problem=_DECLINED)) for path in paths)
+    return files
+
+
+def _question(paths: Sequence[str]) -> str:
+    rest = len(paths) - _MAX_NAMED
+    names = ", ".join(paths[:_MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+    place = "It is" if len(paths) == 1 else "They are"
+    validity = "A yes is valid for this directory until the chat ends."
+    return f"Send {names} to the model? {place} outside the workspace. {validity} [y/N]"
+
+
+def _outside_files(state: ReplState, prompt: str) -> dict[str, OutsideFile]:
+    if "@~" not in prompt and '@"~' not in prompt and "@/" not in prompt and '@"/' not in prompt:
+        return {}
+    files: dict[str, OutsideFile] = {}
+    for mention in mentions(prompt):
+        for path, _ in mention.readings:
+            if _is_inside(state, path):
+                break
+            file = outside_files.find(path)
+            if file is not None:
+                files[path] = file
+                break
+        else:
+            path = mention.readings[-1].path
+            if mention.looks_like_path and path.startswith(("~/", "/")):
+                files[path] = OutsideFile("", "", _MISSING)
+    return files
+
+
+def _is_inside(state: ReplState, path: str) -> bool:
+    if not isinstance(state.chat, ProfileChat):
+        return False
+    from deepctl.agent.mention_files import DirectoryFiles
+
+    files = DirectoryFiles(state.profile().workspace, state.project())
+    return files.find(path) is not None or not files.leads_out(path)
