@@ -558,6 +558,8 @@ def repair(
     profile = options.existing_profile(user)
     with profiles.lock(options.root(), profile.name, command="checkpoints repair", wait=wait):
         result = repairing.repair(profile, dry_run=dry_run)
+        if not dry_run:
+            projects.sweep_all(profile)
     show(RepairView(profile, dry_run, result), as_json)
     if result.problems:
         first = result.problems[0]

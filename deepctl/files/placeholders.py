@@ -3,7 +3,8 @@
 A command in a project must not create `.envrc`, so a read-only mount has to lie there, and a mount needs something to
 lie on. `held` creates it, and removes it afterwards. A placeholder carries the sticky bit and nobody may write to it;
 no program creates files like this by itself. So a placeholder that a killed process left is recognised: snapshots leave
-it out, and the next turn in the project removes it.
+it out, and the next command that locks the project removes it (`sweep`). Those in other places than `sweep` looks at
+are removed by the next turn, which knows where they can be.
 
 A placeholder in a working tree is a directory, because git lists no empty directories: an empty file would be in the
 next `git add`.
@@ -85,6 +86,14 @@ def remove_left(placeholders: Iterable[Placeholder]) -> None:
         for placeholder in placeholders:
             if placeholder.path not in _holders:
                 remove(placeholder.path)
+
+
+def sweep(root: str) -> None:
+    """Remove those that a killed process left in a project, and in its git directory. The caller has locked it."""
+    for directory in (root, os.path.join(root, ".git"), os.path.join(root, ".git", "info")):
+        with suppress(OSError), os.scandir(directory) as entries:
+            names = [entry.name for entry in entries if is_placeholder(entry.stat(follow_symlinks=False))]
+            remove_left(Placeholder(os.path.join(directory, name)) for name in names)
 
 
 def _create(placeholder: Placeholder) -> None:

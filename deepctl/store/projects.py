@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import NamedTuple
 
 from deepctl import layout
-from deepctl.errors import DeepctlError, NotFound, Refused
-from deepctl.files import sealed_lines
+from deepctl.errors import DeepctlError, Locked, NotFound, Refused
+from deepctl.files import placeholders, sealed_lines
 from deepctl.layout import ProfilePaths
 from deepctl.locks import DirectoryLock
 from deepctl.store import log_file, session_catalogue, workspaces
@@ -201,11 +201,28 @@ def lock(profile: ProfilePaths, session: SessionRecord, *, wait: float = 0.0) ->
     )
 
 
-def lock_directory(profile: ProfilePaths, directory: str | None, *, wait: float) -> AbstractContextManager[object]:
-    """The same for the directory of a project; nothing for `None`, and for a project whose directory is unknown."""
+@contextmanager
+def lock_directory(profile: ProfilePaths, directory: str | None, *, wait: float) -> Iterator[None]:
+    """The same for the directory of a project; nothing for `None`, and for a project whose directory is unknown.
+
+    What a killed command left there for its mounts is removed.
+    """
     if not directory or not workspaces.is_available(directory):
-        return nullcontext()
-    return DirectoryLock(directory, lock_file=profile.lock, wait=wait)
+        yield
+        return
+    with DirectoryLock(directory, lock_file=profile.lock, wait=wait):
+        placeholders.sweep(directory)
+        yield
+
+
+def sweep_all(profile: ProfilePaths) -> None:
+    """Remove what killed commands left in the projects of a profile, except in those in which another process works.
+
+    The caller holds the lock of the profile.
+    """
+    for project in read(profile):
+        with suppress(Locked, OSError), lock_directory(profile, project.path, wait=0.0):
+            pass  # taking the lock does it
 
 
 def of_record(paths: ProfilePaths, record: Record) -> SessionProject | None:

@@ -17,7 +17,6 @@ from deepctl import layout
 from deepctl.errors import Damaged, DeepctlError, Refused, SessionNotFound, StorageError
 from deepctl.files import atomic, ownership
 from deepctl.layout import ProfilePaths
-from deepctl.locks import DirectoryLock
 from deepctl.store import (
     checkpoint_store,
     coverage,
@@ -242,8 +241,7 @@ class Repository(ProfileStore):
             project = workspace.project
             if project is not None and not workspaces.is_available(project.root):
                 return [self._give_up(intent, f"its project directory {project.root} is missing.")]
-            lock = DirectoryLock(project.root, lock_file=self.paths.lock) if project is not None else nullcontext()
-            with lock:
+            with projects.lock_directory(self.paths, project.root if project is not None else None, wait=0.0):
                 return self.store.finish_rewind(workspace, intent, SessionHead(self, session))
         except (Damaged, ProjectUnknown) as error:
             return [self._give_up(intent, error.message)]

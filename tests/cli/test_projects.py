@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from deepctl.domain import projects
+from deepctl.files import placeholders
+from deepctl.files.placeholders import Placeholder
 from deepctl.layout import Root
 from deepctl.locks import DirectoryLock, Lock
 from tests.support.command import InProcess, Result
@@ -331,6 +333,36 @@ def test_trust_can_be_withdrawn(alice: Alice, shop: Path) -> None:
     shutil.rmtree(shop)
     assert alice("projects", "trust", str(shop), "--revoke", "--json").ok().json["trusted"] is False
     assert alice("projects", "trust", str(shop.parent), "--revoke", "--json").error["code"] == "project_not_found"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("chat", "--sandbox", "none", "hello", "-C", "{}"),
+        ("checkpoints", "rewind", "-C", "{}"),
+        ("checkpoints", "undo", "-C", "{}"),
+        ("checkpoints", "repair"),
+        ("projects", "move", "{}", "{}"),
+    ],
+    ids=lambda command: command[1],
+)
+def test_every_command_that_locks_a_project_removes_what_a_killed_command_left(
+    alice: Alice, shop: Path, command: tuple[str, ...]
+) -> None:
+    subprocess.run(["git", "init", "-q", str(shop)], check=True)
+    alice("chat", "-C", str(shop), "write a.txt: one").ok()
+    alice("chat", "-C", str(shop), "write a.txt: two").ok()
+    alice("checkpoints", "rewind", "-C", str(shop)).ok()
+    (shop / "mine").mkdir(mode=0o755)
+    # The process that made them was killed, so none of this process holds them.
+    git_file = Placeholder(str(shop / ".git" / "info" / "attributes"), is_directory=False)
+    held = placeholders.held([Placeholder(str(shop / ".envrc")), Placeholder(str(shop / ".idea")), git_file])
+    held.__enter__()
+    placeholders._holders.clear()
+    assert (shop / ".envrc").is_dir()
+    alice(*(word.format(shop) for word in command)).ok()
+    assert set(os.listdir(shop)) - {"a.txt"} == {".git", "README", "mine"}
+    assert not os.path.lexists(git_file.path)
 
 
 @pytest.mark.parametrize("place", ["shop", "shop/inner", "."])
