@@ -43,6 +43,8 @@ _MOST_BYTES = 1 << 20
 _MOST_LINKS = 40
 _MOST_MODULES = 200
 """Submodules whose git directories are writable: bwrap takes 9,000 arguments. Those of further ones are read-only."""
+_MOST_WORKTREES = 200
+"""Linked worktrees that are protected from pruning."""
 _MOST_DIRECTORIES = 10_000
 """Directories in which submodules are searched."""
 
@@ -362,6 +364,26 @@ def _protect_git(mounts: _Mounts, place: GitPlace) -> None:
         relative = os.path.relpath(own, common)
         for name in _WORKTREE_FILES:
             mounts.protect(common, f"{relative}/{name}", is_directory=False)
+    for name in _hidden_worktrees(mounts.root, place):
+        mounts.protect(common, f"worktrees/{name}/locked", is_directory=False)
+
+
+def _hidden_worktrees(root: str, place: GitPlace) -> Iterator[str]:
+    """The names of linked worktrees outside of the project `root`, which exist although commands do not see them.
+
+    `git worktree prune`, which `git gc` runs, would delete their index and HEAD, unless they have a file `locked`.
+    """
+    directory = os.path.join(place.common, "worktrees")
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError:
+        return
+    for name in names[:_MOST_WORKTREES]:
+        own = os.path.join(directory, name)
+        pointer = (_text(os.path.join(own, "gitdir")) or "").rstrip("\r\n")
+        tree = os.path.realpath(os.path.dirname(os.path.join(own, pointer)))
+        if pointer and own != place.own and os.path.isdir(tree) and not _is_within(tree, root):
+            yield name
 
 
 def _protect_repository(mounts: _Mounts, directory: str) -> None:

@@ -238,6 +238,22 @@ def test_submodules_beyond_a_number_are_read_only(work: Work, monkeypatch: pytes
     assert work.run("echo x > .git/modules/c/FETCH_HEAD")[0] != 0
 
 
+def test_git_does_not_prune_the_worktrees_that_commands_do_not_see(work: Work) -> None:
+    work.git("worktree", "add", "-q", "../tree", "-b", "side")
+    work.git("worktree", "add", "-q", "inner", "-b", "inner")
+    tree = work.root.parent / "tree"
+    (tree / "a.txt").write_text("staged\n")
+    work.git("add", "a.txt", where=tree)
+    before = work.git("worktree", "list", "--porcelain")
+    code, printed = work.run("git worktree prune && git gc -q --prune=now && git worktree remove inner")
+    assert (code, printed) == (0, "")
+    assert work.git("worktree", "list", "--porcelain") == before.partition(f"worktree {work.root}/inner")[0] + (
+        before.partition("branch refs/heads/inner\n\n")[2]
+    )
+    assert work.git("diff", "--cached", "--name-only", where=tree) == "a.txt\n"
+    assert not (work.root / ".git" / "worktrees" / "tree" / "locked").exists()
+
+
 def test_a_linked_worktree(work: Work) -> None:
     work.git("worktree", "add", "-q", "../tree", "-b", "side")
     tree = work.root.parent / "tree"
