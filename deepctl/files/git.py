@@ -258,10 +258,11 @@ def identity(directory: str) -> dict[str, str]:
     return variables
 
 
-def commits_between(directory: str, old: str, new: str) -> list[Commit]:
+def commits_between(directory: str, old: str, new: str, *, since: float = 0) -> list[Commit]:
     """The commits that HEAD `new` contains and HEAD `old` does not, newest first. Raises `GitFailed`.
 
-    An empty `old` is the time before the first commit.
+    An empty `old` is the time before the first commit. Commits made before `since`, in seconds since 1970, are left
+    out: a merge or a pull brings them along.
     """
     commits = [commit for commit in (new, old) if commit]
     for commit in commits:
@@ -270,9 +271,13 @@ def commits_between(directory: str, old: str, new: str) -> list[Commit]:
     if not new or old == new:
         return []
     wanted = [new, *([f"^{old}"] if old else [])]
-    output = run(directory, "rev-list", "--topo-order", "--encoding=UTF-8", "--pretty=oneline", *wanted, "--")
-    lines = output.decode("utf-8", "replace").split("\n")
-    return [Commit(*line.split(" ", 1)) if " " in line else Commit(line, "") for line in lines if line]
+    output = run(directory, "rev-list", "--topo-order", "--encoding=UTF-8", "--format=tformat:%ct %s", *wanted, "--")
+    lines = output.decode("utf-8", "replace").split("\n")  # for each commit "commit HASH", and time and subject
+    commits_in_order = []
+    for line, (time, _, subject) in zip(lines[::2], (line.partition(" ") for line in lines[1::2]), strict=False):
+        if int(time) >= int(since):
+            commits_in_order.append(Commit(line.removeprefix("commit "), subject))
+    return commits_in_order
 
 
 def read_file(path: str, largest: int, *, follow: bool = False, descriptor: int | None = None) -> bytes | None:

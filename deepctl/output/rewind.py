@@ -151,7 +151,7 @@ class RewindView(NamedTuple):
         if path in self.plan.conflicts and self.safety is not None:
             remark = f" (checkpoint {self.safety.record.id} contains the earlier version)"
         elif path in self.plan.merged_paths:
-            verb, remark = "merged", " (lines of another author stay)"
+            verb, remark = "merged", " (changes of another author stay)"
         return f"{verb:<9} {visible(self._name(path))}{remark}", path in self.plan.command_paths
 
     def _print_rows(self, rows: Sequence[tuple[str, bool]]) -> None:
@@ -189,15 +189,18 @@ class RewindView(NamedTuple):
                 if name not in listed:
                     print_sentence(f"  conflict  {visible(name)}")
         for path in self.kept:
-            print_sentence(
-                f"  kept      {visible(self._name(path))} (differs from the checkpoint, not changed by this session)"
-            )
+            reason = "cannot be read" if self.plan.is_unread(path) else "not changed by this session"
+            print_sentence(f"  kept      {visible(self._name(path))} (differs from the checkpoint, {reason})")
         for path in self.plan.ignored_paths[:_MOST_IGNORED]:
-            print_sentence(f"  ignored   {visible(self._name(path))} (ignored at the checkpoint or now, so it stays)")
+            print_sentence(
+                f"  ignored   {visible(self._name(path))} (not covered at the checkpoint or now, so it stays as it is)"
+            )
         if (remainder := len(self.plan.ignored_paths) - _MOST_IGNORED) > 0:
             print_sentence(f"  … and {counted(remainder, 'other ignored file')}")
         if self.kept and not self.plan.request.exact:
-            notice("--exact changes the kept files too.")
+            # Without its present content in the safety checkpoint, nothing is changed.
+            condition = ", once you may read them (chmod u+rwX)" if any(map(self.plan.is_unread, self.kept)) else ""
+            notice(f"--exact changes the kept files too{condition}.")
 
     def _print_commits(self) -> None:
         """The commits of the undone turns: a rewind never changes the repository."""

@@ -245,8 +245,9 @@ DEFAULT_COVERAGE = CoverageSettings()
 class CoverageRules:
     """The rules at one time. Paths are relative to the project.
 
-    `nested` are nested repositories. `uncovered` are the paths that a snapshot left out, each with whether it is a
-    directory; nothing below such a directory is in it. `problem` is the reason why tracked files are unknown.
+    `nested` are nested repositories. `uncovered` are the paths that a snapshot left out or could not read, each with
+    whether it is a directory that was left out; nothing below such a directory is in it. `problem` is the reason why
+    tracked files are unknown.
     """
 
     def __init__(self, settings: CoverageSettings, repository: GitRules | None, texts: dict[bytes, bytes]) -> None:

@@ -326,11 +326,11 @@ class _Restore:
         """Set the mode of a directory, after everything in it is in place."""
         if path in self._blocked:
             return
-        self._loosened.pop(path, None)
+        mode_before = self._loosened.pop(path, None)
         with self._parent(path) as (parent, name):
             descriptor = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
             try:
-                if self._set_mode(descriptor, path, mode) and path not in self.written:
+                if self._set_mode(descriptor, path, mode) and mode_before != mode and path not in self.written:
                     self.written.append(path)
             finally:
                 os.close(descriptor)

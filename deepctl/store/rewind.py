@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -57,7 +58,7 @@ from deepctl.store.records import (
     state_author,
 )
 from deepctl.store.repository import ReadOnlyRepository, Repository, SessionHead
-from deepctl.store.rewind_plan import Interval, RewindChanges, RewindScope, StoredRules, hidden_by
+from deepctl.store.rewind_plan import Interval, RewindChanges, RewindScope, StoredRules, above, hidden_by
 from deepctl.store.session_reader import SessionReader
 from deepctl.store.trees import DIRECTORY, Snapshot, TreeChange
 from deepctl.store.workspaces import Content, WorkspaceOptions
@@ -168,6 +169,11 @@ class RewindPlan(NamedTuple):
         """Raises the error of a refused rewind."""
         if self.refusal is not None:
             raise self.refusal
+
+    def is_unread(self, path: bytes) -> bool:
+        """Whether the present content of a path cannot be read, so that its author is unknown."""
+        paths = {entry.path for entry in self.present.unkept if entry.is_content}
+        return not paths.isdisjoint((path, *above(path)))
 
     @property
     def moves(self) -> bool:
@@ -509,7 +515,10 @@ def _commits(
     if not own_steps:
         return []
     try:
-        own = {commit.id for old, new in own_steps for commit in git.commits_between(project.root, old, new)}
+        since = datetime.fromisoformat(request.to.created_at).timestamp()
+        own = {
+            commit.id for old, new in own_steps for commit in git.commits_between(project.root, old, new, since=since)
+        }
         return [commit for commit in git.commits_between(project.root, heads[0], head.head) if commit.id in own]
     except git.GitFailed:
         return []

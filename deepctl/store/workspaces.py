@@ -266,6 +266,9 @@ def snapshot(
             mount=mount_prefix(project.id),
             max_file=project.coverage.max_file,
         )
+        for entry in files.unkept:
+            if (place := mounted(entry.path)) is not None and place.path:
+                rules.uncovered.setdefault(place.path, False)
         coverage.remember(project.root, rules)
         projects[project.id] = mount_of(sink, files.tree, rules.to_json())
         own = Snapshot(own.tree, own.files + files.files, own.bytes + files.bytes, own.unkept + files.unkept)

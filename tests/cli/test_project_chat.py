@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.command import InProcess, Result
 from tests.support.loopback import Status, ToolCalls, provider
+from tests.support.ordinary import as_ordinary
 
 
 @pytest.fixture
@@ -151,6 +152,19 @@ def test_a_repository_that_git_cannot_read_is_said(deepctl: InProcess, shop: Pat
     checks = deepctl("doctor", "--json", "--user", "default").json["checks"]
     found = [(check["status"], check["found"]) for check in checks if check["name"] == "project"]
     assert found == [("ok", "1 project"), ("warning", notice)]
+
+
+def test_deleted_entries_that_no_checkpoint_contained_are_said(deepctl: InProcess, shop: Path) -> None:
+    os.mkfifo(shop / "pipe")
+    (shop / "locked").write_text("x")
+    (shop / "locked").chmod(0)
+
+    def story() -> None:
+        deepctl("chat", "-C", str(shop), "list").ok()
+        text = deepctl("chat", "-C", str(shop), "run rm -f pipe locked").ok()
+        assert text.stderr.splitlines()[-1] == "Changed, and not covered by checkpoints: locked, pipe."
+
+    as_ordinary(story)
 
 
 def test_a_repository_that_a_command_makes_of_the_project_is_not_nested(deepctl: InProcess, tmp_path: Path) -> None:

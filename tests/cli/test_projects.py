@@ -16,6 +16,7 @@ from deepctl.files.placeholders import Placeholder
 from deepctl.layout import Root
 from deepctl.locks import DirectoryLock, Lock
 from tests.support.command import InProcess, Result
+from tests.support.ordinary import as_ordinary
 from tests.support.terminal import Terminal
 
 ALICE = ("--user", "alice")
@@ -83,6 +84,37 @@ def test_directories_above_a_changed_file_are_not_listed(alice: Alice, shop: Pat
     shown = alice("checkpoints", "rewind", *here).ok().stdout.splitlines()
     assert shown[2:6] == ["  deleted   empty", apart, "  restored  old/file", "  deleted   new/inner/f"]
     assert sorted(path.name for path in shop.rglob("*")) == ["README", "file", "old"]
+
+
+def test_a_mode_that_the_user_gave_stays_and_its_directory_is_not_listed(alice: Alice, shop: Path) -> None:
+    here = ("-C", str(shop))
+    (shop / "sub").mkdir()
+    (shop / "sub" / "file").write_text("old")
+    alice("chat", *here, "write sub/file: new").ok()
+    (shop / "sub").chmod(0o555)
+    (shop / "sub" / "file").chmod(0o755)
+
+    def rewind() -> None:
+        shown = alice("checkpoints", "rewind", *here).ok().stdout.splitlines()
+        changed = [line for line in shown if line.startswith("  ")]
+        assert changed == ["  merged    sub/file (changes of another author stay)"]
+
+    as_ordinary(rewind)
+    assert ((shop / "sub" / "file").read_text(), (shop / "sub" / "file").stat().st_mode & 0o777) == ("old", 0o755)
+    assert (shop / "sub").stat().st_mode & 0o777 == 0o555
+
+
+def test_what_the_agent_made_unreadable_is_kept_and_said_to_be_unreadable(alice: Alice, shop: Path) -> None:
+    here = ("-C", str(shop))
+    (shop / "file").write_text("old")
+
+    def story() -> None:
+        alice("chat", *here, "--sandbox", "bubblewrap", "run chmod 000 file").ok()
+        shown = alice("checkpoints", "rewind", *here).ok()
+        assert "  kept      file (differs from the checkpoint, cannot be read)" in shown.stdout.splitlines()
+        assert "--exact changes the kept files too, once you may read them (chmod u+rwX)." in shown.stderr
+
+    as_ordinary(story)
 
 
 def test_a_session_belongs_to_the_directory_in_which_it_began(alice: Alice, shop: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,7 @@ def test_the_commits_between_two_heads(root: Path) -> None:
     assert git.commits_between(str(root), third, first) == []
     assert [commit.id for commit in git.commits_between(str(root), "", second)] == [second, first]
     assert git.commits_between(str(root), first, "") == []
+    assert git.commits_between(str(root), first, third, since=time.time() + 60) == []
     for wrong in ("--all", "HEAD", "main; rm", first[:39]):
         with pytest.raises(GitFailed, match="is not the hash"):
             git.commits_between(str(root), first, wrong)

@@ -247,8 +247,9 @@ def test_git_does_not_prune_the_worktrees_that_commands_do_not_see(work: Work) -
     before = work.git("worktree", "list", "--porcelain")
     code, printed = work.run("git worktree prune && git gc -q --prune=now && git worktree remove inner")
     assert (code, printed) == (0, "")
-    assert work.git("worktree", "list", "--porcelain") == before.partition(f"worktree {work.root}/inner")[0] + (
-        before.partition("branch refs/heads/inner\n\n")[2]
+    assert (
+        work.git("worktree", "list", "--porcelain")
+        == before.partition(f"worktree {work.root}/inner")[0] + (before.partition("branch refs/heads/inner\n\n")[2])
     )
     assert work.git("diff", "--cached", "--name-only", where=tree) == "a.txt\n"
     assert not (work.root / ".git" / "worktrees" / "tree" / "locked").exists()

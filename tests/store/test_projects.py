@@ -619,6 +619,19 @@ class TestGit:
         commits = [commit.subject for commit in scene.rewind("~2").plan.commits]
         assert commits == ["by the agent"]
 
+    def test_older_commits_that_the_agent_merged_are_not_named(
+        self, scene: Scene, directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _git(directory, "checkout", "--quiet", "-b", "side")
+        with monkeypatch.context() as past:
+            past.setenv("GIT_COMMITTER_DATE", "2020-01-01T00:00:00Z")
+            _git(directory, "commit", "--quiet", "--allow-empty", "--message", "by the user")
+        _git(directory, "checkout", "--quiet", "main")
+        with scene.turn("merge"):
+            _git(directory, "merge", "--quiet", "--no-ff", "--message", "by the agent", "side")
+            (directory / "one").write_text("1")
+        assert [commit.subject for commit in scene.rewind("~1").plan.commits] == ["by the agent"]
+
     def test_a_commit_that_the_user_has_dropped_is_not_named(self, scene: Scene, directory: Path) -> None:
         with scene.turn("one"):
             (directory / "one").write_text("1")
