@@ -48,8 +48,6 @@ from deepctl.store.trees import (
 PROJECTS = layout.PROJECTS_DIRECTORY.encode()
 FILES, RULES = b"files", b"rules"
 _DIRECTORY_MODE, _FILE_MODE = 0o700, 0o600
-_OWN_MODE = 0o755
-"""The mode that `.deep` has when the first command makes it, so that it does not differ then."""
 _GIT = b".git"
 
 _ALIAS = "/workspace"
@@ -166,11 +164,19 @@ def mount(objects: ObjectReader, sink: ObjectWriter, tree: bytes, projects: Mapp
     own = top.get(own_name)
     replaced_path = own_name if own is not None and own.kind != DIRECTORY else None
     if own is None or replaced_path is not None:
-        own = TreeEntry(DIRECTORY, _OWN_MODE, 0, sink.add(encode([])), own_name)
+        # The mode that the first command will give it, so that it does not differ then.
+        own = TreeEntry(DIRECTORY, 0o777 & ~_umask(), 0, sink.add(encode([])), own_name)
     inner = [entry for entry in decode(objects.read(own.digest)) if entry.name != name]
     inner.append(TreeEntry(DIRECTORY, _DIRECTORY_MODE, 0, _directory(sink, *entries), name))
     top[own_name] = own._replace(digest=_directory(sink, *inner))
     return Mount(_directory(sink, *top.values()), replaced_path)
+
+
+def _umask() -> int:
+    # There is no other way to read it. Files that another thread creates meanwhile are private.
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
 
 
 def _directory(sink: ObjectWriter, *entries: TreeEntry) -> bytes:

@@ -117,6 +117,19 @@ def test_what_the_agent_made_unreadable_is_kept_and_said_to_be_unreadable(alice:
     as_ordinary(story)
 
 
+@pytest.mark.parametrize("umask", [0o077, 0o002])
+def test_what_deepctl_makes_in_the_profile_is_no_change_of_a_turn_whatever_the_umask(
+    alice: Alice, shop: Path, umask: int
+) -> None:
+    previous = os.umask(umask)
+    try:
+        alice("chat", "-C", str(shop), "--sandbox", "bubblewrap", "run touch x").ok()
+        done = alice("checkpoints", "rewind", "-C", str(shop), "--json").ok().json
+    finally:
+        os.umask(previous)
+    assert (done["files"]["restored"], done["files"]["deleted"]) == ([], ["x"])
+
+
 def test_a_session_belongs_to_the_directory_in_which_it_began(alice: Alice, shop: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
