@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from pydantic_ai_backends import StateBackend
 
     from deepctl.agent.backend import LocalBackend, ProjectOptions
-    from deepctl.agent.checkpoint_stores import Checkpoint, InMemoryCheckpointStore
+    from deepctl.agent.checkpoint_stores import (
+        Checkpoint,
+        CheckpointStore,
+        InMemoryCheckpointStore,
+        fork_from_checkpoint,
+    )
     from deepctl.agent.checkpoints import RewindRequested
     from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
     from deepctl.agent.file_checkpoint_store import FileCheckpointStore
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Bubblewrap": "deepctl.agent.sandboxes",
     "Checkpoint": "deepctl.agent.checkpoint_stores",
+    "CheckpointStore": "deepctl.agent.checkpoint_stores",
     "DeepAgentDeps": "deepctl.agent.factory",
     "Docker": "deepctl.agent.sandboxes",
     "FileCheckpointStore": "deepctl.agent.file_checkpoint_store",
@@ -37,12 +43,14 @@ _MODULES = {
     "StateBackend": "pydantic_ai_backends",
     "__version__": "deepctl.distribution",
     "create_deep_agent": "deepctl.agent.factory",
+    "fork_from_checkpoint": "deepctl.agent.checkpoint_stores",
     "offline_model": "deepctl.agent.offline",
 }
 
 __all__ = [
     "Bubblewrap",
     "Checkpoint",
+    "CheckpointStore",
     "DeepAgentDeps",
     "Docker",
     "FileCheckpointStore",
@@ -55,6 +63,7 @@ __all__ = [
     "StateBackend",
     "__version__",
     "create_deep_agent",
+    "fork_from_checkpoint",
     "offline_model",
 ]
 

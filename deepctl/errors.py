@@ -71,6 +71,12 @@ class BadName(UsageError):
     code = "bad_name"
 
 
+class BadPath(UsageError):
+    """A path of an application that leads elsewhere than its author means; nothing has been changed."""
+
+    code = "bad_path"
+
+
 class BadSetting(UsageError):
     """A setting that does not exist, or an invalid value."""
 

@@ -36,7 +36,7 @@ import re
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
-from deepctl.errors import BadName, NewerFormat, UsageError
+from deepctl.errors import BadName, BadPath, NewerFormat, UsageError
 
 AGENT = "main"
 """The name of the agent whose memory a profile has by default."""
@@ -270,6 +270,22 @@ def check_name(name: str, noun: str = "profile") -> str:
     if _RESERVED_NAME.fullmatch(name):
         raise BadName(f"{excerpt} is a name that Windows reserves, so it cannot be the name of {kind}.", _NAME_RULE)
     return name
+
+
+def check_directory(path: str | os.PathLike[str]) -> str:
+    """`path` itself, if no part of it is empty, `..` or `.`; it may begin with `./`. Raises `BadPath` otherwise.
+
+    An application builds paths from the names of its users. The names `../bob`, `/etc`, `.` and the empty name give
+    such parts: with them, a path would lead to another user's directory, or to the directory of all users.
+    """
+    text = os.fspath(path)
+    first, *parts = text.split("/")
+    if not text or "\0" in text or first == ".." or {"", ".", ".."}.intersection(parts):
+        raise BadPath(
+            f"{text!a} cannot be a directory of an application: a part of the path is empty, '.' or '..'.",
+            "Check the name of a user with `deepctl.layout.check_name`; `os.path.abspath` cleans other paths.",
+        )
+    return text
 
 
 def is_good_name(name: str) -> bool:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -161,7 +161,7 @@ class _Search(NamedTuple):
         return fnmatch.fnmatchcase(path if "/" in self.names else posixpath.basename(path), self.names)
 
 
-class _SearchBackend(DirectoryBackend, SupportsCommands):
+class _SearchBackend(DirectoryBackend):
     """The files, and searches of them by `find` and `grep`, without commands.
 
     A pattern that is matched in this process could block the event loop and could not be stopped. The searches start in
@@ -173,16 +173,6 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
         super().__init__(trees)
         self._searcher = searcher(self._root)
         self._is_project = len(trees.trees) > 1
-
-    async def run(
-        self,
-        command: WorkspaceCommand,
-        *,
-        shell: bool = False,
-        env: Mapping[str, str] | None = None,
-        timeout: float | None = None,
-    ) -> CommandResult:
-        return CommandResult(exit_code=126, stdout="", stderr="Commands cannot be run in this workspace.\n")
 
     async def paths(self, pattern: str, where: str) -> list[str]:
         """The files below `where` whose path matches `pattern` as in `find`; none if it is not accessible."""
@@ -283,7 +273,7 @@ def _lines(output: str) -> list[FileLine]:
     return lines
 
 
-class _CommandBackend(_SearchBackend):
+class _CommandBackend(_SearchBackend, SupportsCommands):
     """The files with commands, in a sandbox or unsandboxed. Commands get a fixed environment, without deepctl's own."""
 
     def __init__(
@@ -396,9 +386,18 @@ class LocalBackend(ConfinedWorkspace):
             own path, and reach nothing outside of the two directories. A link never leads from one into the other.
         project: More about the project.
 
-    Raises `OSError` if a directory cannot be created, `NotADirectoryError` if a project is no directory, `Refused` if
+    Raises `BadPath`, before anything is created, if a part of a path is empty, `.` or `..`; `OSError` if a directory
+    cannot be created, `NotADirectoryError` if a project is no directory, `Refused` if
     the sandbox is not available.
     """
+
+    if not TYPE_CHECKING:
+        # Every `Workspace` has the method. Without commands, this one must not satisfy `SupportsCommands`.
+        run = None
+
+    def __new__(cls, root_dir: str | os.PathLike[str] = "", *, sandbox: Sandbox | None = None, **options: Any) -> Self:
+        has_commands = cls is LocalBackend and sandbox is not None
+        return super().__new__(CommandsLocalBackend if has_commands else cls)  # type: ignore[return-value]
 
     def __init__(
         self,
@@ -409,6 +408,8 @@ class LocalBackend(ConfinedWorkspace):
         profile_dir: str | os.PathLike[str] | None = None,
         project: ProjectOptions = _PROJECT,
     ) -> None:
+        layout.check_directory(root_dir)
+        layout.check_directory(profile_dir if profile_dir is not None else root_dir)
         if profile_dir is not None and not os.path.isdir(root_dir):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(root_dir))
         own_dir = os.fspath(root_dir if profile_dir is None else profile_dir)
@@ -479,6 +480,13 @@ class LocalBackend(ConfinedWorkspace):
         """Refuse a path outside the workspace; the error does not contain the workspace's path on this machine."""
         if not await self.contains(path):
             raise WorkspacePathError(f"{path!r} is outside the workspace")
+
+
+class CommandsLocalBackend(LocalBackend):
+    """A `LocalBackend` with a sandbox."""
+
+    if not TYPE_CHECKING:
+        run = ConfinedWorkspace.run
 
 
 def workspace_of(backend: object) -> Workspace:

@@ -6,20 +6,21 @@ The methods are those of pydantic-deep's classes of the same names, and a direct
 
 from __future__ import annotations
 
+import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic_ai.messages import ModelMessage
 
-T = TypeVar("T")
+from deepctl.errors import BadSetting
+from deepctl.store.lookup import CheckpointNotFound
 
 CheckpointFrequency = Literal["every_turn", "every_tool", "manual_only"]
 
-_SESSION = "library"
-_NO_DIRECTORY = "the backend has no directory on this machine"
+_IN_MEMORY = "this store keeps no files"
 
 
 @dataclass
@@ -33,8 +34,10 @@ class Checkpoint:
         messages: The conversation; a store returns a new list.
         message_count: The number of messages.
         created_at: The time of its creation, with a time zone.
-        metadata: Any JSON values. The store sets `workspace`: whether the files were stored, or why not, and
-            `project_dir` if files of a project were.
+        metadata: Any JSON values.
+        has_files: Whether the store has the files of that time; the store sets this and the following.
+        no_files_reason: The reason why it has none.
+        project_dir: The directory of the project whose files it has.
     """
 
     id: str
@@ -44,6 +47,9 @@ class Checkpoint:
     message_count: int
     created_at: datetime
     metadata: dict[str, Any] = field(default_factory=dict)
+    has_files: bool = False
+    no_files_reason: str = ""
+    project_dir: str | None = None
 
 
 def new_checkpoint(
@@ -59,6 +65,67 @@ def new_checkpoint(
         datetime.now(timezone.utc),
         metadata or {},
     )
+
+
+_GENERATED = re.compile(r"turn-\d+|tool-\d+-.+|auto-\d+|")
+_BEFORE = "before-"
+
+
+def is_labelled(label: str, metadata: Mapping[str, Any]) -> bool:
+    """Whether a person, the agent or the application chose the label of a checkpoint; retention removes no such one.
+
+    The other labels are generated: `turn-3`, `tool-3-ls`, `before-ls` of a run, and `auto-3` of pydantic-deep.
+    """
+    if _GENERATED.fullmatch(label):
+        return False
+    is_before_tool = metadata.get("kind") == "tool" and "last_tool" not in metadata
+    name = metadata.get("next_tool", label.removeprefix(_BEFORE))  # 0.1 did not record the tool
+    return not (is_before_tool and label == f"{_BEFORE}{name}")
+
+
+def before_tool(name: str, metadata: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The label and the metadata of a checkpoint before a tool call."""
+    return f"{_BEFORE}{name}", {**metadata, "kind": "tool", "next_tool": name}
+
+
+def check_keep(keep: int) -> int:
+    """A number of checkpoints that stay. Raises `BadSetting`."""
+    if keep < 1:
+        raise BadSetting(f"{keep} checkpoints cannot be kept.", "Keep at least one.")
+    return keep
+
+
+class _Missing(CheckpointNotFound, ValueError):
+    """For applications that expect the `ValueError` of pydantic-deep."""
+
+
+async def fork_from_checkpoint(store: CheckpointStore, checkpoint_id: str) -> list[ModelMessage]:
+    """The conversation of a checkpoint, for the `message_history` of another conversation.
+
+    Raises `CheckpointNotFound`, which is a `ValueError` here.
+    """
+    checkpoint = await store.get(checkpoint_id)
+    if checkpoint is None:
+        raise _Missing(f"Checkpoint {checkpoint_id!r} was not found.")
+    return list(checkpoint.messages)
+
+
+async def prune(store: CheckpointStore, keep: int) -> None:
+    """Remove all checkpoints but the newest `keep` and the labelled ones.
+
+    A store of another class has no method for that, so all its checkpoints are read.
+    """
+    if isinstance(store, _Prunable):
+        await store.prune(keep)
+        return
+    for checkpoint in (await store.list_all())[: -check_keep(keep)]:
+        if not is_labelled(checkpoint.label, checkpoint.metadata):
+            await store.remove(checkpoint.id)
+
+
+@runtime_checkable
+class _Prunable(Protocol):
+    async def prune(self, keep: int) -> list[str]: ...
 
 
 @runtime_checkable
@@ -110,8 +177,9 @@ class InMemoryCheckpointStore:
 
     async def save(self, checkpoint: Checkpoint) -> None:
         """Save a checkpoint; one of the same id is replaced."""
-        metadata = {**checkpoint.metadata, "workspace": "this store keeps no files"}
-        self._checkpoints[checkpoint.id] = replace(checkpoint, messages=list(checkpoint.messages), metadata=metadata)
+        stored = replace(_copied(checkpoint), has_files=False, no_files_reason=_IN_MEMORY, project_dir=None)
+        self._checkpoints.pop(checkpoint.id, None)
+        self._checkpoints[checkpoint.id] = stored
 
     async def get(self, checkpoint_id: str) -> Checkpoint | None:
         """The checkpoint of that id."""
@@ -126,6 +194,23 @@ class InMemoryCheckpointStore:
         """All checkpoints, oldest first."""
         checkpoints = sorted(self._checkpoints.values(), key=lambda checkpoint: checkpoint.created_at)
         return [_copied(checkpoint) for checkpoint in checkpoints]
+
+    async def newest(self) -> Checkpoint | None:
+        """The checkpoint that was saved last."""
+        latest = next(reversed(self._checkpoints.values()), None)
+        return _copied(latest) if latest is not None else None
+
+    async def prune(self, keep: int) -> list[str]:
+        """Remove all checkpoints but the newest `keep` and the labelled ones; returns their ids."""
+        oldest_first = sorted(self._checkpoints.values(), key=lambda checkpoint: checkpoint.created_at)
+        removed = [
+            checkpoint.id
+            for checkpoint in oldest_first[: -check_keep(keep)]
+            if not is_labelled(checkpoint.label, checkpoint.metadata)
+        ]
+        for identity in removed:
+            del self._checkpoints[identity]
+        return removed
 
     async def remove(self, checkpoint_id: str) -> bool:
         """Remove a checkpoint; returns whether it existed."""

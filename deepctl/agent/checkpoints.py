@@ -40,7 +40,10 @@ from deepctl.agent.checkpoint_stores import (
     Checkpoint,
     CheckpointFrequency,
     CheckpointStore,
+    before_tool,
+    check_keep,
     new_checkpoint,
+    prune,
 )
 from deepctl.agent.file_checkpoint_store import FileCheckpointStore
 from deepctl.agent.interruption import STOPPED, Emit, storing
@@ -88,7 +91,8 @@ class RewindRequested(Exception):
     """
 
     def __init__(self, checkpoint_id: str, label: str, messages: list[ModelMessage], reason: str = "") -> None:
-        super().__init__(f"Rewind requested to checkpoint {label or checkpoint_id!r}")
+        name = f"{label!r} ({checkpoint_id})" if label else repr(checkpoint_id)
+        super().__init__(f"Rewind requested to checkpoint {name}")
         self.checkpoint_id = checkpoint_id
         self.label = label
         self.messages = messages
@@ -123,11 +127,10 @@ class AgentCheckpoints(Protocol):
         ...
 
 
-def _checkpoints(ctx: RunContext[Any]) -> AgentCheckpoints:
-    checkpoints = ctx.deps.checkpoints
-    if checkpoints is None:
-        raise ToolFailed("There are no checkpoints in this run.")
-    return checkpoints  # type: ignore[no-any-return]
+def _of_run(ctx: RunContext[Any], default: CheckpointStore | None) -> AgentCheckpoints | None:
+    """The checkpoints of a run: those of its deps, or else those in the store of the agent."""
+    deps = ctx.deps
+    return deps.checkpoints_or(default) if hasattr(deps, "checkpoints_or") else None
 
 
 @contextmanager
@@ -139,9 +142,15 @@ def _failing(ctx: RunContext[Any]) -> Iterator[None]:
         raise ToolFailed(failure_in_words(error.message, ctx.workspace)) from error
 
 
-def checkpoints_toolset() -> FunctionToolset[Any]:
-    """The toolset with the three tools."""
+def checkpoints_toolset(default: CheckpointStore | None = None) -> FunctionToolset[Any]:
+    """The toolset with the three tools; `default` is the store of runs whose deps have none."""
     toolset: FunctionToolset[Any] = FunctionToolset(id="checkpoints")
+
+    def _checkpoints(ctx: RunContext[Any]) -> AgentCheckpoints:
+        checkpoints = _of_run(ctx, default)
+        if checkpoints is None:
+            raise ToolFailed("There are no checkpoints in this run.")
+        return checkpoints
 
     @toolset.tool
     async def save_checkpoint(ctx: RunContext[Any], label: str) -> str:
@@ -218,6 +227,8 @@ class StoreCheckpoints:
         self._at_work: set[str | None] = set()
         self.frequency: CheckpointFrequency = "manual_only"
         """The policy for automatic checkpoints."""
+        self.max_checkpoints: int | None = None
+        """The number of checkpoints that stay after a run besides the labelled ones; `None` for all."""
 
     @property
     def _between_tools(self) -> bool | None:
@@ -233,8 +244,8 @@ class StoreCheckpoints:
         if name in READ_ONLY_TOOLS or self.frequency != "every_tool":
             return
         if self._directory is not None and isinstance(self.store, FileCheckpointStore):
-            metadata = {"kind": "tool", "run": ctx.run_id}
-            checkpoint = new_checkpoint(f"before-{name}", _turns(ctx.messages), self.conversation(ctx), metadata)
+            label, metadata = before_tool(name, {"run": ctx.run_id})
+            checkpoint = new_checkpoint(label, _turns(ctx.messages), self.conversation(ctx), metadata)
             await self.store.save(
                 checkpoint, workspace=self._directory, by_agent=False, only_changed=True, project=self._project
             )
@@ -267,6 +278,8 @@ class StoreCheckpoints:
         by_agent = True if ctx.run_id in self._at_work else self._between_tools
         metadata = {"kind": "turn", "run": ctx.run_id, "ended": True}
         await self.save(f"turn-{_turns(conversation)}", conversation, metadata, by_agent=by_agent)
+        if self.max_checkpoints is not None:
+            await prune(self.store, self.max_checkpoints)
 
     async def run_broke_off(self, ctx: RunContext[Any]) -> None:
         """Store the state after a failed or cancelled run; its error is reported, not an error of this method."""
@@ -323,7 +336,7 @@ class StoreCheckpoints:
         raise RewindRequested(target.id, target.label, repair_messages(target.messages), reason)
 
     async def _restore(self, target: Checkpoint) -> None:
-        if isinstance(self.store, FileCheckpointStore) and self._directory and target.metadata.get("workspace") is True:
+        if isinstance(self.store, FileCheckpointStore) and self._directory and target.has_files:
             by_agent = None if self.frequency == "manual_only" else True
             await self.store.rewind(target.id, self._directory, by_agent=by_agent)
 
@@ -339,17 +352,25 @@ def _asked(ctx: RunContext[Any]) -> str:
 class Checkpointing(AbstractCapability[Any]):
     """Makes checkpoints in the store of a run's deps: at its start, after tool calls, and at its end.
 
-    `frequency` is `every_tool`, `every_turn` (not after tool calls) or `manual_only`. Without a store in the deps, or
-    with one that makes its own checkpoints, nothing is made.
+    `frequency` is `every_tool`, `every_turn` (not after tool calls) or `manual_only`. `store` is for deps without one.
+    Without any store, or with one that makes its own checkpoints, nothing is made. After a run, `max_checkpoints` stay,
+    and the labelled ones.
     """
 
     frequency: CheckpointFrequency = "every_tool"
+    store: CheckpointStore | None = None
+    max_checkpoints: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_checkpoints is not None:
+            check_keep(self.max_checkpoints)
 
     def _store(self, ctx: RunContext[Any]) -> StoreCheckpoints | None:
-        checkpoints = getattr(ctx.deps, "checkpoints", None)
+        checkpoints = _of_run(ctx, self.store)
         if not isinstance(checkpoints, StoreCheckpoints):
             return None
         checkpoints.frequency = self.frequency
+        checkpoints.max_checkpoints = self.max_checkpoints
         return checkpoints if self.frequency != "manual_only" else None
 
     async def wrap_run(self, ctx: RunContext[Any], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
@@ -388,7 +409,7 @@ class Checkpointing(AbstractCapability[Any]):
         handler: WrapToolExecuteHandler,
     ) -> Any:
         """Report the start of a tool to the checkpoints of the run."""
-        checkpoints = getattr(ctx.deps, "checkpoints", None)
+        checkpoints = _of_run(ctx, self.store)
         if checkpoints is not None:
             await checkpoints.tool_starts(ctx, call.tool_name)
         return await handler(args)

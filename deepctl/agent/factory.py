@@ -12,15 +12,16 @@ import os
 import posixpath
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pydantic_ai import Agent, FunctionToolset, RunContext
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering, WrapToolExecuteHandler
 from pydantic_ai.exceptions import ToolFailed
-from pydantic_ai.messages import InstructionPart, ToolCallPart
+from pydantic_ai.messages import InstructionPart, ModelMessage, ModelResponse, ToolCallPart
 from pydantic_ai.models import Model
-from pydantic_ai.models.function import FunctionModel
+from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.output import OutputDataT, OutputSpec
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.toolsets import AbstractToolset
@@ -61,6 +62,7 @@ from deepctl.agent.tools import (
     failure_text,
     made_ready,
     plans_toolset,
+    runs_commands,
 )
 from deepctl.agent.turn_context import (
     EVICT_FILE_OVER,
@@ -74,6 +76,7 @@ from deepctl.agent.wire import with_chat_shape
 from deepctl.domain.memory.directory import as_bytes
 from deepctl.domain.permissions import Permissions
 from deepctl.domain.permissions import disabled_tools as names_of_disabled
+from deepctl.errors import UsageError
 from deepctl.store import todo
 from deepctl.unicode import as_text, fold, spans, whole
 
@@ -83,13 +86,14 @@ class DeepAgentDeps:
     """The dependencies of a run: the state of one user. Two users need two of these.
 
     `backend` is a `LocalBackend` (in a directory), a `StateBackend` (in this object) or any workspace backend of
-    pydantic-ai; memory, plans, files and evicted results are in it. `checkpoint_store` stores the conversation and, for
+    pydantic-ai; memory, plans, files and evicted results are in it. By default, it is a new `StateBackend`.
+    `checkpoint_store` stores the conversation and, for
     a backend with a directory here, the files. `session` is the name of one conversation among several in the same
     backend: it then has its own to-do list in `.deep/todo/<session>.json`; otherwise the list is that of the backend,
     in `.deep/todo.json`.
     """
 
-    backend: WorkspaceBackend | StateBackend
+    backend: WorkspaceBackend | StateBackend = field(default_factory=StateBackend)
     checkpoint_store: CheckpointStore | AgentCheckpoints | None = None
     session: str | None = None
 
@@ -97,15 +101,18 @@ class DeepAgentDeps:
         if self.session is not None:
             layout.check_name(self.session, "session")
         self._workspace = workspace_of(self.backend)
-        store = self.checkpoint_store
-        if store is not None and not isinstance(store, AgentCheckpoints):
-            store = StoreCheckpoints(store, directories_of(self.backend))
-        self._checkpoints = store
+        self._checkpoints: list[StoreCheckpoints] = []
 
-    @property
-    def checkpoints(self) -> AgentCheckpoints | None:
-        """The checkpoints for the agent's tools."""
-        return self._checkpoints
+    def checkpoints_or(self, default: CheckpointStore | None) -> AgentCheckpoints | None:
+        """The checkpoints for the agent's tools: in the store of these deps, else in `default`."""
+        store = self.checkpoint_store if self.checkpoint_store is not None else default
+        if store is None or isinstance(store, AgentCheckpoints):
+            return store
+        checkpoints = next((checkpoints for checkpoints in self._checkpoints if checkpoints.store is store), None)
+        if checkpoints is None:
+            checkpoints = StoreCheckpoints(store, directories_of(self.backend))
+            self._checkpoints.append(checkpoints)
+        return checkpoints
 
     @property
     def workspace(self) -> Workspace:
@@ -130,6 +137,8 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
     """The toolsets of capabilities whose tools are the same in every step of a run."""
     disabled: frozenset[str]
     """The tools that the agent does not have."""
+    shell: bool | None
+    """Whether the agent has the command tool, as in `create_deep_agent`."""
 
     def get_ordering(self) -> CapabilityOrdering:
         return CapabilityOrdering(position="outermost")
@@ -142,6 +151,13 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
             raise TypeError(
                 f"a run of this agent takes deps=DeepAgentDeps(backend=…), not deps={deps!r}; all state of a run "
                 "is in that backend, and StateBackend() is one in memory"
+            )
+        if ctx.model is _NO_MODEL:
+            raise UsageError(
+                "No model is set for this agent.",
+                "Use create_deep_agent(model), the variable DEEPCTL_MODEL before it, or agent.run(…, model=…). A model "
+                'is a name such as "anthropic:claude-sonnet-4-6", or "offline", which needs no network.',
+                code="no_model",
             )
         return deps.workspace
 
@@ -162,7 +178,7 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
         return lambda ctx: ModelSettings() if "cache" in (ctx.model_settings or {}) else ModelSettings(cache=True)
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
-        return GuardedTools(made_ready(toolset, self.fixed_tools), self.environment, self.disabled)
+        return GuardedTools(made_ready(toolset, self.fixed_tools), self.environment, self.disabled, self.shell)
 
     async def wrap_tool_execute(
         self,
@@ -180,15 +196,25 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
             raise ToolFailed(failure_text(error, ctx.workspace)) from error
 
 
+def _no_model(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+    raise AssertionError("a run refuses this model")
+
+
+_NO_MODEL = FunctionModel(_no_model, model_name="none")
+"""The model of an agent without one."""
+
+
 def create_deep_agent(
     model: Model | str | None = None,
     *,
     instructions: Instruction | Sequence[Instruction] | None = None,
     include_memory: bool = True,
     include_plans: bool = True,
-    include_execute: bool = False,
+    include_execute: bool | None = None,
     include_checkpoints: bool = True,
     checkpoint_frequency: CheckpointFrequency = "every_tool",
+    checkpoint_store: CheckpointStore | None = None,
+    max_checkpoints: int | None = None,
     approve: Approve = "ask",
     ask: Ask | None = None,
     permissions: Permissions | None = None,
@@ -198,21 +224,28 @@ def create_deep_agent(
     disabled_tools: Collection[str] = (),
     context_window: int | None = None,
     capabilities: Sequence[AbstractCapability[DeepAgentDeps]] = (),
-) -> Agent[DeepAgentDeps, str]:
+    output_type: OutputSpec[OutputDataT] = str,  # type: ignore[assignment]
+) -> Agent[DeepAgentDeps, OutputDataT]:
     """An agent with files, memory, plans, a to-do list, eviction of large results and context files.
 
     It holds no user's state: every run takes `deps=DeepAgentDeps(backend=…)` and works in that backend only.
 
     Args:
-        model: A pydantic-ai model, its name, or `offline`; without one, every run must name a model.
+        model: A pydantic-ai model, its name, or `offline`. By default the name in `$DEEPCTL_MODEL`, which is read now;
+            without it, a run that names no model raises `UsageError`.
         instructions: Additional instructions, in the forms that pydantic-ai's `Agent` accepts.
         include_memory: Whether the agent has notebooks, in `.deep/memory/<agent_name>/`.
         include_plans: Whether the agent has `save_plan` and the to-do list.
-        include_execute: Whether the agent has a shell. The backend decides where its commands run.
+        include_execute: Whether the agent has a shell. The backend decides where its commands run; without commands of
+            the backend, the agent has no shell. By default, it has one in a `LocalBackend` with a sandbox only.
         include_checkpoints: Whether the agent has `save_checkpoint`, `list_checkpoints` and `rewind_to`, and
             checkpoints are made in the `checkpoint_store` of the run's deps, if it has one.
         checkpoint_frequency: The time of checkpoints: `every_turn`, `every_tool` (at the start and end of a turn, and
             after every tool call that could have changed something) or `manual_only`.
+        checkpoint_store: The store for runs whose deps have none. All such runs share it, so that it is only right
+            for an agent of one user.
+        max_checkpoints: The number of checkpoints that stay after a run; by default all. Checkpoints with a label that
+            the agent or the application chose stay, too. Raises `BadSetting` if it is not at least 1.
         approve: The answer to approval requests, for unsandboxed commands and for operations with the rule `ask` in
             `permissions`: `ask` (the function `ask`; without one, no), `auto` (yes) or `never` (no).
         ask: Shows a command, or the diff of a change, to a person and returns the answer.
@@ -226,6 +259,7 @@ def create_deep_agent(
         context_window: The context window of the model in tokens, if the model's own value must not be used. A result
             of a tool that would take more than about a quarter of the window goes to a file.
         capabilities: More capabilities of pydantic-ai.
+        output_type: The type of the answer, as in pydantic-ai's `Agent`.
     """
     disabled = names_of_disabled(tools, disabled_tools)
     rules = permissions or {}
@@ -234,18 +268,19 @@ def create_deep_agent(
         _eviction(context_window),
         Approvals(approve=approve, ask=ask, permissions=rules),
     ]
-    toolsets = [console_toolset(include_execute, rules)]
+    toolsets = [console_toolset(include_execute is not False, rules)]
     if include_memory:
         parts.append(Memory(store_resolver=memory_store, agent_name=agent_name, inject_memory=False, guidance=""))
     if include_checkpoints:
-        parts.append(Checkpointing(checkpoint_frequency))
-        toolsets.append(checkpoints_toolset())
+        parts.append(Checkpointing(checkpoint_frequency, checkpoint_store, max_checkpoints))
+        toolsets.append(checkpoints_toolset(checkpoint_store))
     if include_plans:
         toolsets.append(plans_toolset())
         parts.append(Planning(store_resolver=_todo_store, inject=False, guidance="", tools=["write_plan"]))
     own_tools = _OwnTools(
         [tool for toolset in toolsets for name, tool in toolset.tools.items() if name not in disabled], id="deepctl"
     )
+    own_tools.shell = include_execute
     fixed_toolsets = [toolset for part in parts if isinstance(toolset := part.get_toolset(), AbstractToolset)]
     names = frozenset(
         name
@@ -265,11 +300,13 @@ def create_deep_agent(
             plan=(lambda ctx: _todo_store(ctx).valid_items()) if "write_plan" in names else None,
         )
     )
-    boundary = _RunBoundary(secrets, fixed_toolsets, disabled)
+    boundary = _RunBoundary(secrets, fixed_toolsets, disabled, include_execute)
+    model = model or os.environ.get("DEEPCTL_MODEL") or _NO_MODEL
     return Agent(
         offline_model() if model == OFFLINE else model,
         name=agent_name,
         deps_type=DeepAgentDeps,
+        output_type=output_type,
         instructions=[*fixed_instructions(names), *_listed(instructions)],
         toolsets=[FixedTools(own_tools)],
         capabilities=[boundary, *parts, *capabilities],
@@ -281,9 +318,13 @@ def create_deep_agent(
 class _OwnTools(FunctionToolset[Any]):
     """The agent's own tools, with the instructions about the workspace of the run."""
 
+    shell: bool | None = None
+    """Whether the agent has the command tool, as in `create_deep_agent`."""
+
     async def get_instructions(self, ctx: RunContext[Any]) -> list[InstructionPart]:
         """A part that is not dynamic, because it is the same in a session, so it is before the cache marker."""
-        return [InstructionPart(await workspace_instructions(ctx, has_shell="execute" in self.tools))]
+        has_shell = "execute" in self.tools and runs_commands(ctx.workspace, self.shell)
+        return [InstructionPart(await workspace_instructions(ctx, has_shell=has_shell))]
 
 
 def _listed(instructions: Instruction | Sequence[Instruction] | None) -> list[Instruction]:

@@ -10,7 +10,6 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime, timezone
 from operator import is_
 from typing import Any, TypeVar
@@ -20,16 +19,16 @@ import anyio.to_thread
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
 
 from deepctl.agent import message_codec
-from deepctl.agent.checkpoint_stores import Checkpoint
+from deepctl.agent.checkpoint_stores import Checkpoint, check_keep, is_labelled
 from deepctl.domain import profiles
-from deepctl.errors import Damaged, Locked, Refused
+from deepctl.errors import BadPath, Damaged, Locked, Refused
 from deepctl.files import atomic
-from deepctl.layout import Root
+from deepctl.layout import Root, check_directory
 from deepctl.locks import Lease, Lock
 from deepctl.store import log_file, lookup, message_chains, prune, pydantic_deep, session_reader
 from deepctl.store import rewind as rewinding
-from deepctl.store.checkpoint_store import Checkpoints
-from deepctl.store.ledger import MESSAGES
+from deepctl.store.checkpoint_store import PACKS, Checkpoints
+from deepctl.store.ledger import LEDGER, MESSAGES, run_of
 from deepctl.store.lookup import CheckpointNotFound, CheckpointProblem
 from deepctl.store.message_chains import ChainEnd, MessageChains
 from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record
@@ -39,6 +38,7 @@ from deepctl.unicode import whole, whole_value
 T = TypeVar("T")
 
 _SESSION = "library"
+_LOCK = ".lock"
 _WAIT_SECONDS = 30.0
 _POLL_SECONDS = 0.05
 _NO_DIRECTORY = "the backend has no directory on this machine"
@@ -56,14 +56,19 @@ class FileCheckpointStore:
         cache: A file for data that can be computed again, which makes snapshots by later processes faster. It must lie
             outside of `directory`. Without it, the cache lasts as long as this object.
 
+    The constructor raises `BadPath`, before it creates anything, if a part of a path is empty, `.` or `..`, and if the
+    directory of a new store is inside another store, or contains one: names of users that contain a `/` give such
+    directories.
+
     Methods raise `Damaged` if required data cannot be read, `Locked` if another process holds the lock for half a
     minute, and `StorageError` or `OSError` if the disk fails.
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, cache: str | os.PathLike[str] | None = None) -> None:
-        self._directory = os.path.abspath(directory)
+        self._directory = os.path.abspath(check_directory(directory))
         self._place = os.path.realpath(directory)
-        self._cache = os.fspath(cache) if cache is not None else ":memory:"
+        self._cache = check_directory(cache) if cache is not None else ":memory:"
+        _check_apart(self._place)
         self._mutex = threading.Lock()
         self._store: Checkpoints | None = None
         self._messages: MessageChains | None = None
@@ -99,8 +104,6 @@ class FileCheckpointStore:
                 is `workspace`. Of it, the files are stored that git would list.
         """
         place = _workspace(workspace, exclude, project) if workspace is not None else None
-        if place is not None and place.project is not None:
-            checkpoint = replace(checkpoint, metadata={**checkpoint.metadata, _PROJECT: place.project.root})
         author = _author(by_agent)
         await self._run(lambda store: self._save(store, checkpoint, place, author, only_changed))
 
@@ -124,6 +127,27 @@ class FileCheckpointStore:
     async def damaged(self) -> list[CheckpointProblem]:
         """The unreadable items, and the reasons."""
         return await self._run(lambda store: self._list(store)[1])
+
+    async def prune(self, keep: int) -> list[str]:
+        """Remove all checkpoints but the newest `keep`, and the data that only they need; returns their ids.
+
+        Labelled checkpoints stay: those of `save_checkpoint`, and those to which the application gave a label of its
+        own. Raises `BadSetting` if `keep` is not at least 1.
+        """
+        check_keep(keep)
+
+        def remove(store: Checkpoints) -> list[str]:
+            records = store.ledger.records
+            removed = [
+                identity
+                for _, identity, label in sorted(self._all(store))[:-keep]
+                if not is_labelled(label, records[identity].metadata if identity in records else {})
+            ]
+            if removed:
+                self._remove(store, removed)
+            return removed
+
+        return await self._run(remove)
 
     async def remove(self, checkpoint_id: str) -> bool:
         """Remove a checkpoint, also a labelled one or the newest; returns whether it existed."""
@@ -211,7 +235,7 @@ class FileCheckpointStore:
             name = os.path.basename(profile)
             root = Root(os.path.dirname(os.path.dirname(profile)))
             return profiles.lock(root, name, command="library", wait=0.0)
-        path = os.path.join(self._directory, ".lock")
+        path = os.path.join(self._directory, _LOCK)
         return Lock(path, profile=self._directory, command="library")
 
     @contextmanager
@@ -220,6 +244,7 @@ class FileCheckpointStore:
         if self._store is not None and not self._store.is_current():
             self._close()
         if self._store is None:
+            _check_apart(self._place)
             self._store = Checkpoints(self._directory, cache=self._cache)
         try:
             self._recover(self._store)
@@ -249,7 +274,7 @@ class FileCheckpointStore:
         place = self._keep(checkpoint)
         at = checkpoint.created_at.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         old = pydantic_deep.find(self._directory).get(checkpoint.id)
-        run = checkpoint.metadata.get("run")
+        run = run_of(checkpoint.metadata)
         if store.ledger.open_runs - {run} and (run is None or author == OTHER):
             author = UNKNOWN
         store.save(
@@ -268,7 +293,7 @@ class FileCheckpointStore:
             id=checkpoint.id,
             created_at=at,
             label=whole(checkpoint.label),
-            metadata=whole_value(dict(checkpoint.metadata)),
+            metadata=_marked(checkpoint.metadata, workspace),
             unkept=None if workspace is not None else [["", _NO_DIRECTORY]],
         )
         if old is not None:
@@ -353,7 +378,7 @@ class FileCheckpointStore:
 
     def _checkpoint(self, store: Checkpoints, record: Record) -> Checkpoint:
         conversation = self._conversation(record)
-        workspace = True if record.tree else (record.unkept[0][1] if record.unkept else _NO_DIRECTORY)
+        reason = "" if record.tree else (record.unkept[0][1] if record.unkept else _NO_DIRECTORY)
         return Checkpoint(
             record.id,
             store.ledger.labels.get(record.id, ""),
@@ -361,7 +386,10 @@ class FileCheckpointStore:
             conversation,
             len(conversation),
             message_codec.time_of(record.created_at),
-            {**record.metadata, "workspace": workspace},
+            _given(record.metadata),
+            bool(record.tree),
+            reason,
+            _project_of(record),
         )
 
     def _conversation(self, record: Record) -> list[ModelMessage]:
@@ -427,13 +455,76 @@ class FileCheckpointStore:
         return sorted(os.fsdecode(path) for path in result.restored_paths + result.deleted_paths)
 
 
-_PROJECT = "project_dir"
-"""The key of the directory of a project in the metadata of a checkpoint."""
+_MARKS = "deepctl"
+"""The key in the metadata of a record with the store's own data: the directory of a project, and a value that the
+application has under the same key.
+"""
+
+
+def _marked(metadata: dict[str, Any], workspace: WorkspaceOptions | None) -> dict[str, Any]:
+    """The metadata of a record, from that of an application."""
+    marks: dict[str, Any] = {}
+    if workspace is not None and workspace.project is not None:
+        marks["project_dir"] = workspace.project.root
+    if _MARKS in metadata:
+        marks["given"] = metadata[_MARKS]
+    return whole_value({**metadata, _MARKS: marks} if marks else dict(metadata))
+
+
+def _given(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The metadata of an application, from that of a record."""
+    marks = metadata.get(_MARKS)
+    if not isinstance(marks, dict):
+        return dict(metadata)
+    own = {key: value for key, value in metadata.items() if key != _MARKS}
+    return {**own, _MARKS: marks["given"]} if "given" in marks else own
 
 
 def _project_of(record: Record | None) -> str | None:
     """The directory of the project whose files a checkpoint has."""
-    return record.metadata.get(_PROJECT) if record is not None and record.project else None
+    marks = record.metadata.get(_MARKS) if record is not None and record.project else None
+    return marks.get("project_dir") if isinstance(marks, dict) else None
+
+
+_DEPTH = 3
+"""How deep a directory is searched for other stores before it becomes a store."""
+
+
+def _check_apart(directory: str) -> None:
+    """Raises `BadPath` if the directory of a new store is inside another store, or contains one."""
+    if _is_store(directory):
+        return
+    above = os.path.dirname(directory)
+    while not _is_store(above) and above != os.path.dirname(above):
+        above = os.path.dirname(above)
+    if _is_store(above):
+        raise BadPath(f"{directory} is inside the checkpoint store {above}.", _APART)
+    below = next(filter(_is_store, _directories(directory, _DEPTH)), None)
+    if below is not None:
+        raise BadPath(f"{directory} contains the checkpoint store {below}.", _APART)
+
+
+_APART = "Use one directory per user, beside each other, and names of users without a `/`."
+
+
+def _is_store(directory: str) -> bool:
+    # A file of that name alone may be of another program.
+    return os.path.lexists(os.path.join(directory, LEDGER)) and any(
+        os.path.lexists(os.path.join(directory, name)) for name in (_LOCK, MESSAGES, PACKS)
+    )
+
+
+def _directories(directory: str, depth: int) -> Iterator[str]:
+    """The directories below one, as far as they are readable."""
+    try:
+        with os.scandir(directory) as entries:
+            names = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return
+    for name in names:
+        yield name
+        if depth > 1:
+            yield from _directories(name, depth - 1)
 
 
 def _workspace(

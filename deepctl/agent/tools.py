@@ -59,6 +59,7 @@ from deepctl.agent.media_filter import recordable
 from deepctl.domain.permissions import Permissions, about_file
 from deepctl.redaction import redact
 from deepctl.sandbox.policy import VARIABLES
+from deepctl.store.records import COMMAND
 from deepctl.unicode import whole, whole_value
 
 UNLIMITED_RETRIES = 1_000_000
@@ -95,13 +96,18 @@ class GuardedTools(WrapperToolset[Any]):
     environment: Mapping[str, str]
     disabled: frozenset[str] = frozenset()
     """Tools that are not offered."""
+    shell: bool | None = True
+    """Whether the command tool is offered, as in `runs_commands`."""
 
     async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
         """The tools without their limits of retries (mostly 1), because the number of requests limits the retries.
 
-        A read-only workspace would refuse the tools that change files, so they are not offered.
+        A read-only workspace would refuse the tools that change files, and one without commands the command tool, so
+        they are not offered.
         """
         hidden_tools = self.disabled | MUTATING_TOOLS if ctx.workspace.read_only else self.disabled
+        if not runs_commands(ctx.workspace, self.shell):
+            hidden_tools |= {COMMAND}
         return {
             name: _in_order(tool) for name, tool in (await super().get_tools(ctx)).items() if name not in hidden_tools
         }
@@ -284,7 +290,7 @@ def _replace_glob(toolset: FunctionToolset[Any]) -> None:
         try:
             if isinstance(workspace, LocalBackend):
                 paths = await workspace.glob(pattern, path)
-            elif _runs_commands(workspace):
+            elif runs_commands(workspace, True):
                 return str(await by_commands(ctx, pattern, path))
             else:
                 paths = await _paths_in_memory(workspace, pattern, path)
@@ -298,8 +304,15 @@ def _replace_glob(toolset: FunctionToolset[Any]) -> None:
     toolset.add_function(glob, name="glob", description=original.description)
 
 
-def _runs_commands(workspace: Workspace) -> bool:
-    return not workspace.read_only and isinstance(workspace.backend, SupportsCommands)
+def runs_commands(workspace: Workspace, shell: bool | None) -> bool:
+    """Whether an agent can run commands in a workspace.
+
+    `shell` is the application's choice. Without one, only a `LocalBackend` with a sandbox runs commands: for another
+    workspace, it is unknown whether its commands reach the whole machine.
+    """
+    if shell is False or workspace.read_only or not isinstance(workspace.backend, SupportsCommands):
+        return False
+    return shell is True or isinstance(workspace, LocalBackend)
 
 
 async def _lines(
@@ -308,7 +321,7 @@ async def _lines(
     """The matching lines, with `ignore_hidden` without those in hidden files. Raises `WorkspaceError`."""
     if isinstance(workspace, LocalBackend):
         lines = await workspace.grep(pattern, where, names, with_hidden=not ignore_hidden)
-    elif _runs_commands(workspace):
+    elif runs_commands(workspace, True):
         lines = await _lines_by_command(workspace, pattern, where, names, ignore_hidden)
     else:
         return await _lines_in_memory(workspace, pattern, where, names, ignore_hidden)

@@ -55,6 +55,18 @@ _AMENDED = {"log", "offset", "digest", "tree", "lost", "unkept", "files", "bytes
 _ID = re.compile(rb'"record":\{"id":"([^"\\]{1,200})"')
 
 
+def run_of(metadata: dict[str, Any]) -> str | None:
+    """The run of an application's agent that made a checkpoint with this metadata.
+
+    An application may have a `run` of its own in its metadata, but then no `kind`.
+    """
+    match metadata:
+        case {"kind": "turn" | "tool" | "manual", "run": str(run)}:
+            return run
+        case _:
+            return None
+
+
 class Ledger:
     """The state that the ledger describes: records and rewinds in the order of their creation, labels by checkpoint,
     damage.
@@ -322,11 +334,11 @@ class Ledger:
         """A run of an application continues, or has ended. A killed run is over once its changes are stored."""
         if record.author == UNKNOWN:
             self.open_runs.clear()
-        match record.metadata:
-            case {"run": str(run), "ended": True}:
-                self.open_runs.discard(run)
-            case {"run": str(run)}:
-                self.open_runs.add(run)
+        run = run_of(record.metadata)
+        if run is not None and record.metadata.get("ended") is True:
+            self.open_runs.discard(run)
+        elif run is not None:
+            self.open_runs.add(run)
 
     def _finish(self, rewind: Rewind | None) -> None:
         if rewind is None or rewind != self.unfinished:

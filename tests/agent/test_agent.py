@@ -409,11 +409,13 @@ def test_a_search_path_is_never_taken_for_an_option(work: Path, commands: bool) 
     assert all("root:x" not in str(result.content) for result in results)
 
 
-def test_without_a_shell_nothing_but_searches_runs(work: Path) -> None:
-    results, _ = _run(
+def test_without_a_sandbox_nothing_but_searches_runs(work: Path) -> None:
+    results, script = _run(
         LocalBackend(work), [("execute", {"command": "touch owned"})], include_execute=True, approve="auto"
     )
-    assert "cannot be run" in str(results[0].content)
+    assert results == []
+    assert "Unknown tool name: 'execute'" in script.sent
+    assert "There is no shell." in script.instructions
     assert list(work.iterdir()) == []
 
 

@@ -240,7 +240,8 @@ def test_files_are_kept_and_only_the_agents_work_is_taken_back(tmp_path: Path) -
             await store.rewind("words", place)
         found = await store.get("words")
         assert found is not None
-        assert "no directory" in found.metadata["workspace"]
+        assert not found.has_files
+        assert "no directory" in found.no_files_reason
 
     _run(story())
 
@@ -302,7 +303,7 @@ def test_an_applications_runs_make_checkpoints_and_its_agent_goes_back(tmp_path:
     found = _run(store.list_all())
     assert [one.metadata.get("kind") for one in found][:3] == ["turn", "tool", "manual"]
     assert found[0].messages == []
-    assert all(one.metadata["workspace"] is True for one in found)
+    assert all(one.has_files and one.no_files_reason == "" for one in found)
 
 
 def test_two_users_share_an_agent_and_nothing_else(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pydantic_ai_backends import StateBackend
 from deepctl.agent import tools
 from deepctl.agent.backend import LocalBackend
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
+from deepctl.agent.sandboxes import NoSandbox
 from deepctl.domain import permissions
 from deepctl.errors import BadSetting
 from tests.support.command import InProcess
@@ -43,8 +44,8 @@ def _offered(
     return offered, sent
 
 
-def _names(**options: Any) -> set[str]:
-    return {tool.name for tool in _offered(**options)[0]}
+def _names(backend: Any = None, **options: Any) -> set[str]:
+    return {tool.name for tool in _offered(backend, **options)[0]}
 
 
 @pytest.fixture
@@ -69,9 +70,10 @@ def test_the_first_hello_takes_few_tokens(
     assert sum(taken.values()) <= most, taken
 
 
-def test_the_names_in_the_settings_are_those_of_the_tools() -> None:
-    assert _names() == set(permissions.ALL_TOOLS) == tools.DESCRIPTIONS.keys()
-    assert _names(tools="lean") == set(permissions.LEAN_TOOLS)
+def test_the_names_in_the_settings_are_those_of_the_tools(tmp_path: Path) -> None:
+    backend = LocalBackend(tmp_path / "work", sandbox=NoSandbox())
+    assert _names(backend) == set(permissions.ALL_TOOLS) == tools.DESCRIPTIONS.keys()
+    assert _names(backend, tools="lean") == set(permissions.LEAN_TOOLS)
 
 
 def test_parameters_keep_their_names_and_types(monkeypatch: pytest.MonkeyPatch) -> None:

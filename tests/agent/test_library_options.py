@@ -1,0 +1,389 @@
+"""The options of `create_deep_agent`, deps, stores and backends for applications with many users."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
+from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.models.test import TestModel
+from pydantic_ai.workspaces import LocalWorkspaceBackend, SupportsCommands, Workspace
+
+from deepctl import (
+    Checkpoint,
+    CheckpointStore,
+    DeepAgentDeps,
+    FileCheckpointStore,
+    InMemoryCheckpointStore,
+    LocalBackend,
+    NoSandbox,
+    RewindRequested,
+    StateBackend,
+    create_deep_agent,
+    fork_from_checkpoint,
+)
+from deepctl.agent.checkpoint_stores import new_checkpoint
+from deepctl.errors import BadPath, BadSetting, NotFound, UsageError
+
+Make = Callable[[], Any]
+
+
+@pytest.fixture(params=["file", "memory"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+    """Makes a store; the one in files is another object each time."""
+    memory = InMemoryCheckpointStore()
+    return (lambda: FileCheckpointStore(tmp_path / "store")) if request.param == "file" else lambda: memory
+
+
+def _run(operation: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(operation)
+
+
+def _answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+    return ModelResponse(parts=[TextPart("answer")])
+
+
+def test_the_model_is_that_of_the_environment_when_the_agent_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPCTL_MODEL", "offline")
+    agent = create_deep_agent()
+    named = create_deep_agent(FunctionModel(_answer))
+    monkeypatch.delenv("DEEPCTL_MODEL")
+    assert "offline model" in _run(agent.run("hello", deps=DeepAgentDeps())).output
+    assert _run(named.run("hello", deps=DeepAgentDeps())).output == "answer"
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_an_agent_without_a_model_names_the_ways_to_set_one_before_it_stores_anything(
+    monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    if value is not None:
+        monkeypatch.setenv("DEEPCTL_MODEL", value)
+    agent, store = create_deep_agent(), InMemoryCheckpointStore()
+    deps = DeepAgentDeps(checkpoint_store=store)
+    with pytest.raises(UsageError) as caught:
+        _run(agent.run("hello", deps=deps))
+    assert (caught.value.code, caught.value.exit_code) == ("no_model", 2)
+    hint = str(caught.value.hint)
+    assert all(way in hint for way in ("create_deep_agent(model)", "DEEPCTL_MODEL", "model=", '"offline"'))
+    assert _run(store.count()) == 0
+    with agent.override(model=FunctionModel(_answer)):
+        assert _run(agent.run("hello", deps=deps)).output == "answer"
+
+
+def test_deps_without_a_backend_have_one_in_memory_each() -> None:
+    agent = create_deep_agent("offline")
+    alice, bob = DeepAgentDeps(), DeepAgentDeps()
+    _run(agent.run("write a.txt: alice", deps=alice))
+    assert "alice" in _run(agent.run("read a.txt", deps=alice)).output
+    assert "alice" not in _run(agent.run("read a.txt", deps=bob)).output
+
+
+class _City(NamedTuple):
+    name: str
+    population: int
+
+
+def test_an_answer_may_be_of_another_type() -> None:
+    agent = create_deep_agent(
+        TestModel(call_tools=[], custom_output_args={"name": "Bern", "population": 5}), output_type=_City
+    )
+    result = _run(agent.run("which?", deps=DeepAgentDeps(checkpoint_store=InMemoryCheckpointStore())))
+    assert result.output == _City("Bern", 5)
+
+
+def test_the_store_of_an_agent_is_for_deps_without_one(tmp_path: Path) -> None:
+    shared, own = InMemoryCheckpointStore(), InMemoryCheckpointStore()
+    agent = create_deep_agent("offline", checkpoint_store=shared)
+    other = create_deep_agent("offline", checkpoint_store=FileCheckpointStore(tmp_path / "other"))
+    deps = DeepAgentDeps(backend=LocalBackend(tmp_path / "work"))
+    _run(agent.run("write a.txt: x", deps=DeepAgentDeps(checkpoint_store=own)))
+    assert (_run(shared.count()), _run(own.count())) == (0, 3)
+    _run(agent.run("write a.txt: x", deps=deps))
+    assert _run(shared.count()) == 3
+    _run(other.run("write a.txt: y", deps=deps))
+    assert _run(shared.count()) == 3
+    assert all(checkpoint.has_files for checkpoint in _run(FileCheckpointStore(tmp_path / "other").list_all()))
+
+    def rewinding(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        return ModelResponse(parts=[ToolCallPart("rewind_to", {"checkpoint": "turn-0"})])
+
+    with pytest.raises(RewindRequested) as caught:
+        _run(agent.run("again", deps=deps, model=FunctionModel(rewinding)))
+    assert caught.value.messages == []
+
+
+def test_a_rewind_request_names_its_checkpoint() -> None:
+    request = RewindRequested("abc", "good", [])
+    assert str(request) == "Rewind requested to checkpoint 'good' (abc)"
+    assert str(RewindRequested("abc", "", [])) == "Rewind requested to checkpoint 'abc'"
+    assert (request.checkpoint_id, request.label, request.messages, request.reason) == ("abc", "good", [], "")
+
+
+def test_a_fork_has_the_messages_and_no_more(make: Make) -> None:
+    async def story() -> None:
+        agent, deps = create_deep_agent("offline"), DeepAgentDeps(checkpoint_store=make())
+        await agent.run("write a.txt: x", deps=deps)
+        checkpoint = (await make().list_all())[-1]
+        messages = await fork_from_checkpoint(make(), checkpoint.id)
+        messages.clear()
+        assert await fork_from_checkpoint(make(), checkpoint.id) == checkpoint.messages != []
+        with pytest.raises(NotFound, match="not found") as caught:
+            await fork_from_checkpoint(make(), "nope")
+        assert isinstance(caught.value, ValueError)
+        assert (caught.value.code, caught.value.exit_code) == ("checkpoint_not_found", 3)
+
+    _run(story())
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {"last_tool": "execute", "extra": 42},
+        {"workspace": "mine", "project_dir": "/x"},
+        {"run": "my-run", "ended": False},
+        {"deepctl": {"project_dir": "/x", "given": 1}},
+        {"deepctl": None},
+    ],
+)
+def test_metadata_are_returned_as_given(make: Make, tmp_path: Path, metadata: dict[str, Any]) -> None:
+    """And those of an application never make the author of a change unknown."""
+    work, project = tmp_path / "profile", tmp_path / "project"
+    work.mkdir()
+    project.mkdir()
+
+    async def story() -> None:
+        store = make()
+        await store.save(new_checkpoint("a", 1, [], dict(metadata)))
+        options: dict[str, Any] = {"workspace": work, "project": project} if hasattr(store, "damaged") else {}
+        await store.save(new_checkpoint("b", 1, [], dict(metadata)), **options)
+        (work / "f").write_text("agent")
+        await store.save(new_checkpoint("c", 1, [], dict(metadata)), **options)
+        for label in "abc":
+            found = await make().get_by_label(label)
+            assert found is not None
+            assert found.metadata == metadata
+            assert found.has_files == (bool(options) and label != "a")
+            assert found.project_dir == (str(project) if found.has_files else None)
+        if options:
+            first = await store.get_by_label("b")
+            assert await store.rewind(first.id, work) == ["f"]
+
+    _run(story())
+
+
+def _saved(number: int, label: str = "", metadata: dict[str, Any] | None = None) -> Checkpoint:
+    at = datetime(2026, 1, 1, 0, number // 60, number % 60, tzinfo=timezone.utc)
+    return replace(new_checkpoint(label, number, [], metadata), id=f"c{number}", created_at=at)
+
+
+def test_the_newest_and_the_labelled_checkpoints_stay(make: Make) -> None:
+    tool, turn = {"kind": "tool", "run": "r"}, {"kind": "turn", "run": "r"}
+
+    async def story() -> None:
+        store = make()
+        saved = [
+            _saved(1, "turn-0", turn),
+            _saved(2, "before-ls", {**tool, "next_tool": "ls"}),
+            _saved(3, "before-ls", tool),  # of 0.1
+            _saved(4, "tool-1-ls", {**tool, "last_tool": "ls"}),
+            _saved(5, "before-refactor", {**tool, "last_tool": "ls"}),
+            _saved(6, "before-refactor", {**tool, "next_tool": "ls"}),
+            _saved(7, "good", {"kind": "manual"}),
+            _saved(8, "turn-key"),
+            _saved(9),
+            _saved(10, "auto-2"),
+            _saved(11, "turn-1", turn),
+        ]
+        for checkpoint in saved:
+            await store.save(checkpoint)
+        assert await make().prune(20) == []
+        assert await make().prune(2) == ["c1", "c2", "c3", "c4", "c9"]
+        assert [checkpoint.id for checkpoint in await store.list_all()] == ["c5", "c6", "c7", "c8", "c10", "c11"]
+        assert await make().prune(2) == []
+        for keep in (0, -1):
+            with pytest.raises(BadSetting):
+                await store.prune(keep)
+
+    _run(story())
+
+
+class _Own:
+    """A store of an application, which has only what the protocol asks for."""
+
+    def __init__(self) -> None:
+        store = InMemoryCheckpointStore()
+        self.save, self.get, self.get_by_label = store.save, store.get, store.get_by_label
+        self.list_all, self.remove, self.remove_oldest = store.list_all, store.remove, store.remove_oldest
+        self.count, self.clear = store.count, store.clear
+
+
+def test_runs_leave_as_many_checkpoints_as_the_agent_may_have(make: Make, tmp_path: Path) -> None:
+    agent = create_deep_agent("offline", max_checkpoints=3)
+
+    def labelling(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        is_first = len(messages) == 1
+        call = ToolCallPart("save_checkpoint", {"label": "good"})
+        return ModelResponse(parts=[call if is_first else TextPart("done")])
+
+    async def story(store: CheckpointStore) -> None:
+        deps = DeepAgentDeps(backend=LocalBackend(tmp_path / "work"), checkpoint_store=store)
+        await agent.run("label it", deps=deps, model=FunctionModel(labelling))
+        for number in range(6):
+            await agent.run(f"write a.txt: {number}\nwrite b.txt: {number}", deps=deps)
+        found = await store.list_all()
+        assert [checkpoint.label for checkpoint in found] == [
+            "good",
+            "tool-1-write_file",
+            "tool-1-write_file",
+            "turn-1",
+        ]
+        assert "write a.txt: 5" in repr(found[-1].messages)
+        assert "write a.txt: 4" not in repr([checkpoint.messages for checkpoint in found])
+
+    _run(story(make()))
+    _run(story(_Own()))
+    for number in (0, -3):
+        with pytest.raises(BadSetting):
+            create_deep_agent("offline", max_checkpoints=number)
+
+
+def test_after_retention_files_come_back_and_removed_contents_are_gone(tmp_path: Path) -> None:
+    agent = create_deep_agent("offline", max_checkpoints=4)
+    store = FileCheckpointStore(tmp_path / "store")
+    deps = DeepAgentDeps(backend=LocalBackend(tmp_path / "work"), checkpoint_store=store)
+    first = os.urandom(40_000).hex()
+
+    async def story() -> None:
+        await agent.run(f"write a.txt: {first}", deps=deps)
+        (tmp_path / "work" / "mine.txt").write_text("the user's")
+        for number in range(5):
+            await agent.run(f"write a.txt: {number}", deps=deps)
+        (target,) = [one for one in await store.list_all() if one.label == "turn-1"][:1]
+        assert await store.rewind(target.id, tmp_path / "work") == ["a.txt"]
+
+    _run(story())
+    assert (tmp_path / "work" / "a.txt").read_text() == "3\n" or (tmp_path / "work" / "a.txt").read_text() == "3"
+    assert (tmp_path / "work" / "mine.txt").exists()
+    assert sum(path.stat().st_size for path in (tmp_path / "store" / "packs").iterdir()) < 20_000
+
+
+@pytest.mark.parametrize("name", ["../bob", "/etc", "", ".", "..", "a/../b", "a//b", "nul\0", "a/", "a/./b"])
+def test_a_path_with_a_name_that_is_a_path_is_refused_before_anything_is_created(tmp_path: Path, name: str) -> None:
+    place = tmp_path / "users"
+    makers: list[Callable[[str], object]] = [
+        LocalBackend,
+        FileCheckpointStore,
+        lambda path: LocalBackend(tmp_path, profile_dir=path),
+        lambda path: FileCheckpointStore(tmp_path / "store", cache=path),
+    ]
+    for make in makers:
+        with pytest.raises(BadPath) as caught:
+            make(f"{place}/{name}")
+        assert (caught.value.code, caught.value.exit_code) == ("bad_path", 2)
+        assert "check_name" in str(caught.value.hint)
+    with pytest.raises(BadPath):
+        LocalBackend(place / ".." / "users")
+    assert not place.exists()
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("name", [".", "./work", "work", "a.b/..c"])
+def test_a_path_of_the_programmer_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert LocalBackend(name).root_dir == str((tmp_path / name).resolve())
+    FileCheckpointStore(name)
+
+
+@pytest.mark.parametrize("first", ["a", "a/b", "a/b/c"])
+def test_a_store_is_never_inside_another_one(tmp_path: Path, first: str) -> None:
+    _run(FileCheckpointStore(tmp_path / first).save(_saved(1)))
+    for name in {"a", "a/b", "a/b/c"} - {first}:
+        with pytest.raises(BadPath, match="store"):
+            FileCheckpointStore(tmp_path / name)
+    beside = FileCheckpointStore(tmp_path / "ab")
+    _run(beside.save(_saved(1)))
+    assert _run(FileCheckpointStore(tmp_path / first).count()) == 1
+    early, late = FileCheckpointStore(tmp_path / "x"), FileCheckpointStore(tmp_path / "x" / "y")
+    _run(early.save(_saved(1)))
+    with pytest.raises(BadPath):
+        _run(late.save(_saved(1)))
+
+
+def test_a_backend_without_a_sandbox_does_not_claim_to_run_commands(tmp_path: Path) -> None:
+    plain, confined = LocalBackend(tmp_path / "a"), LocalBackend(tmp_path / "b", sandbox=NoSandbox())
+    assert not isinstance(plain, SupportsCommands)
+    assert not isinstance(plain.backend, SupportsCommands)
+    assert isinstance(confined, SupportsCommands)
+    assert isinstance(confined.backend, SupportsCommands)
+
+
+def _tools(backend: Any, **options: Any) -> list[str]:
+    names: list[str] = []
+
+    def model(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        names[:] = [tool.name for tool in info.function_tools]
+        return ModelResponse(parts=[TextPart(f"{info.instructions}")])
+
+    text = _run(
+        create_deep_agent(FunctionModel(model), **options).run("hello", deps=DeepAgentDeps(backend=backend))
+    ).output
+    assert ("There is no shell" in text) == ("execute" not in names)
+    return names
+
+
+@pytest.mark.parametrize("include", [None, True, False])
+def test_the_command_tool_is_there_where_commands_run(tmp_path: Path, include: bool | None) -> None:
+    backends = {
+        "memory": StateBackend(),
+        "files": LocalBackend(tmp_path / "a"),
+        "sandbox": LocalBackend(tmp_path / "b", sandbox=NoSandbox()),
+        "machine": Workspace(LocalWorkspaceBackend(tmp_path)),
+    }
+    options = {} if include is None else {"include_execute": include}
+    has_tool = {name for name, backend in backends.items() if "execute" in _tools(backend, **options)}
+    assert has_tool == {None: {"sandbox"}, True: {"sandbox", "machine"}, False: set()}[include]
+
+
+def test_one_agent_has_the_command_tool_in_some_runs_only(tmp_path: Path) -> None:
+    agent = create_deep_agent("offline", approve="auto")
+    backends = LocalBackend(tmp_path / "a"), LocalBackend(tmp_path / "b", sandbox=NoSandbox())
+
+    async def story() -> list[str]:
+        runs = (agent.run("run echo $((6 * 7))", deps=DeepAgentDeps(backend=backend)) for backend in backends * 2)
+        return [result.output for result in await asyncio.gather(*runs)]
+
+    assert ["42" in output for output in _run(story())] == [False, True, False, True]
+
+
+@pytest.mark.parametrize("has_store", [False, True])
+def test_a_run_streams_only_if_asked_to(has_store: bool) -> None:
+    """A `FunctionModel` without `stream_function` cannot stream."""
+    deps = DeepAgentDeps(checkpoint_store=InMemoryCheckpointStore() if has_store else None)
+    agent = create_deep_agent(FunctionModel(_answer))
+    assert _run(agent.run("hello", deps=deps)).output == "answer"
+    with pytest.raises(AssertionError, match="stream_function"):
+        _run(_streamed(agent, deps))
+
+
+async def _streamed(agent: Any, deps: DeepAgentDeps) -> str:
+    async with agent.run_stream("hello", deps=deps) as stream:
+        return str(await stream.get_output())
+
+
+def test_every_exported_name_can_be_imported() -> None:
+    code = "import deepctl; print(all(getattr(deepctl, name) is not None for name in deepctl.__all__))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+    import deepctl
+
+    assert sorted(deepctl._MODULES) == sorted(deepctl.__all__)
