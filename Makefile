@@ -32,7 +32,7 @@ help:
 	@echo "make test    all tests, after saying what this machine lacks for them and how long they take"
 	@echo "make test-quick   every command once and the parts below them, in less than two minutes"
 	@echo "make models   install llama.cpp and download chat templates of open models (110 MB), for the tests in tests/models"
-	@echo "make projects   download the source distributions of two packages (0.6 MB), for the tests in tests/projects"
+	@echo "make projects   download the source distributions of three packages (50 MB), for the tests in tests/projects"
 	@echo "make soak-models   conversations with llama.cpp and every chat template"
 	@echo "make coverage   branch coverage of store, domain and files by all tests (takes three times as long)"
 	@echo "make soak    the crash, damage and story tests in full: every call, ten times the examples"
@@ -67,10 +67,13 @@ $(MODELS): pyproject.toml constraints.txt | $(DEV)
 	rm -r $(VENV)/llama-cpp-python
 	@touch $@
 
-# The source distributions are the projects of tests. They are not built; pip reads their versions only.
+# The source distributions are the projects of tests; pydantic-deep's have its own tests, and the guide that deepctl
+# follows. They are not built; pip reads their versions only.
 $(PROJECTS): pyproject.toml constraints.txt | $(DEV)
 	rm -rf $(VENV)/sdists
 	$(BIN)/pip download --quiet --no-deps --no-binary :all: --constraint constraints.txt --dest $(VENV)/sdists click MarkupSafe
+	$(BIN)/pip download --quiet --no-deps --no-binary :all: --dest $(VENV)/sdists pydantic-deep==0.3.32
+	$(BIN)/pip download --quiet --no-deps --no-binary :all: --dest $(VENV)/sdists pydantic-deep==0.3.50
 	@touch $@
 
 demo: $(READY)

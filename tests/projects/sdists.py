@@ -13,6 +13,12 @@ from typing import NamedTuple
 DIRECTORY = Path(sys.prefix) / "sdists"
 
 PACKAGES = ("click", "markupsafe")
+"""The packages whose files are projects."""
+
+DOWNLOADED = (*PACKAGES, "pydantic_deep-0.3.32", "pydantic_deep-0.3.50")
+"""The beginnings of the names of all distributions. 0.3.32 has the guide to applications with many users in the form
+that deepctl follows; later versions have another interface.
+"""
 
 _IGNORED = "__pycache__/\n.pytest_cache/\n/build/\n"
 
@@ -27,7 +33,18 @@ class Entry(NamedTuple):
 
 def archive(package: str) -> Path | None:
     """The source distribution of a package; `None` if `make projects` did not run."""
-    return next(iter(sorted(DIRECTORY.glob(f"{package}-*.tar.gz"))), None)
+    return next(iter(sorted(DIRECTORY.glob(f"{package}*.tar.gz"))), None)
+
+
+def text(package: str, path: str) -> str:
+    """A file of a distribution."""
+    source = archive(package)
+    assert source is not None, "`make projects` downloads the source distributions"
+    with tarfile.open(source) as files:
+        (member,) = (name for name in files.getnames() if name.partition("/")[2] == path)
+        file = files.extractfile(member)
+        assert file is not None
+        return file.read().decode()
 
 
 def git(directory: Path, *arguments: str) -> str:

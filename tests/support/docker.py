@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -37,6 +38,19 @@ def docker(*arguments: str, check: bool = True, timeout: float = 60) -> str:
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False, timeout=timeout)
     assert done.returncode == 0 or not check, (arguments, done.stdout, done.stderr)
     return done.stdout.rstrip("\n")
+
+
+@contextmanager
+def tagged(name: str) -> Iterator[None]:
+    """The test image has this name, too, unless the daemon has an image of that name."""
+    if docker("images", "--quiet", name):
+        yield
+        return
+    docker("tag", IMAGE, name)
+    try:
+        yield
+    finally:
+        docker("rmi", name)
 
 
 def inside(name: str, script: str, *, check: bool = True) -> str:

@@ -53,7 +53,7 @@ def _docker() -> bool:
 def _projects() -> bool:
     from tests.projects import sdists
 
-    return all(sdists.archive(package) is not None for package in sdists.PACKAGES)
+    return all(sdists.archive(package) is not None for package in sdists.DOWNLOADED)
 
 
 def _models() -> bool:
@@ -121,11 +121,11 @@ NEEDS = (
         "`make models` installs them; it downloads 110 MB.",
     ),
     Need(
-        "the source distributions of two packages",
+        "the source distributions of three packages",
         _projects,
         r"^tests/projects/",
         {},
-        "`make projects` downloads them; they have 0.6 MB.",
+        "`make projects` downloads them; they have 50 MB.",
     ),
     Need(
         "root",
