@@ -33,6 +33,8 @@ _GIT = b".git"
 _GITIGNORE = b".gitignore"
 LARGEST_TEXT = 1 << 20
 """Bytes of a file with patterns. A larger one counts as empty, so more files are covered."""
+_OF_USER = ("system", "global", "command")
+"""Scopes of git's settings that are not those of a repository."""
 _TRUE = (None, "true", "yes", "on", "1")
 
 _Signature = tuple[int, int, int, int]
@@ -126,11 +128,15 @@ def _steps(base: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 class GitState(NamedTuple):
-    """The rules of a repository for a directory, and its tracked files. `problem` says why these are unknown."""
+    """The rules of a repository for a directory, and its tracked files. `problem` says why these are unknown.
+
+    `refused` is a file with patterns that the repository names and that is not read (`_may_name`).
+    """
 
     rules: GitRules
     tracked: TrackedPaths
     problem: str
+    refused: str
 
 
 def read_git(directory: str) -> GitState | None:
@@ -142,11 +148,13 @@ def read_git(directory: str) -> GitState | None:
     base = b"" if base == b"." else base
     problem = ""
     try:
-        excludes_file, ignore_case = _settings(place)
+        excludes_file, ignore_case, refused = _settings(place)
     except GitFailed as error:
-        excludes_file, ignore_case, problem = _default_excludes_file(), False, str(error)
-    sources = (excludes_file, os.path.join(place.common, "info", "exclude"))
-    general = tuple(_text(path, follow=True) for path in sources)
+        excludes_file, ignore_case, refused, problem = _default_excludes_file(), False, "", str(error)
+    exclude = os.path.join(place.common, "info", "exclude")
+    if not _may_name(place, exclude):
+        exclude, refused = "", exclude
+    general = tuple(_text(path, follow=True) for path in (excludes_file, exclude))
     texts = ((above, _text(os.path.join(place.top, os.fsdecode(above), ".gitignore"))) for above, _ in _steps(base))
     above = {directory: text for directory, text in texts if text}
     tracked = TrackedPaths([])
@@ -155,7 +163,7 @@ def read_git(directory: str) -> GitState | None:
         tracked = _tracked(os.path.realpath(directory), place.directory, index) if index is not None else tracked
     except GitFailed as error:
         problem = str(error)
-    return GitState(GitRules(base, ignore_case, general, above), tracked, problem)
+    return GitState(GitRules(base, ignore_case, general, above), tracked, problem, refused)
 
 
 def _text(path: str, *, follow: bool = False) -> bytes:
@@ -179,8 +187,8 @@ def _tracked(directory: str, git_directory: str, index: _Signature) -> TrackedPa
     return TrackedPaths(git.run(directory, "ls-files", "-z", "--cached").split(b"\0")[:-1])
 
 
-def _settings(place: Worktree) -> tuple[str, bool]:
-    """`core.excludesFile` and `core.ignoreCase`. Raises `GitFailed`."""
+def _settings(place: Worktree) -> tuple[str, bool, str]:
+    """`core.excludesFile`, `core.ignoreCase`, and a file that was not accepted. Raises `GitFailed`."""
     home = os.path.expanduser("~")
     paths = (
         os.path.join(place.common, "config"),
@@ -204,15 +212,43 @@ def _default_excludes_file() -> str:
 @lru_cache(maxsize=4)
 def _read_settings(
     place: Worktree, configuration: str, paths: tuple[str, ...], signatures: tuple[_Signature | None, ...]
-) -> tuple[str, bool]:
-    excludes_file, ignore_case = _default_excludes_file(), False
-    for entry in os.fsdecode(git.run(place.top, "config", "-z", "--includes", "--list")).split("\0"):
+) -> tuple[str, bool, str]:
+    excludes_file, ignore_case, refused = _default_excludes_file(), False, ""
+    for scope, entry in _scoped_settings(place.top):
         key, separator, value = entry.partition("\n")
         if key == "core.excludesfile":
-            excludes_file = os.path.join(place.top, os.path.expanduser(value)) if value else ""
+            path = os.path.join(place.top, os.path.expanduser(value)) if value else ""
+            if not path or scope in _OF_USER or _may_name(place, path):
+                excludes_file, refused = path, ""
+            else:
+                refused = path
         elif key == "core.ignorecase":
             ignore_case = (value.lower() if separator else None) in _TRUE
-    return excludes_file, ignore_case
+    return excludes_file, ignore_case, refused
+
+
+def _scoped_settings(top: str) -> Iterator[tuple[str, str]]:
+    """The settings of git in a directory, each with its scope. Those of a git before 2.26 have no scope."""
+    try:
+        words = os.fsdecode(git.run(top, "config", "-z", "--show-scope", "--includes", "--list")).split("\0")
+        yield from zip(words[::2], words[1::2], strict=False)
+    except GitFailed:
+        for entry in os.fsdecode(git.run(top, "config", "-z", "--includes", "--list")).split("\0"):
+            yield "", entry
+
+
+def _may_name(place: Worktree, path: str) -> bool:
+    """Whether a repository may name `path` as a file with patterns, whose text is stored with checkpoints.
+
+    A hostile repository could name a file with keys. So it is a file of the repository, or one of the user that is
+    called like a file with patterns.
+    """
+    real_path = os.path.realpath(path)
+    if any(real_path.startswith(f"{directory}/") for directory in (place.top, place.common, place.directory)):
+        return True
+    directory, name = os.path.split(real_path)
+    own = os.path.realpath(os.path.expanduser("~")), os.path.realpath(_configuration())
+    return directory in own and ("ignore" in name.lower() or "exclude" in name.lower())
 
 
 def select(level: Level, names: Collection[bytes], *, are_directories: bool, ignore_case: bool) -> set[bytes]:
@@ -247,7 +283,7 @@ class CoverageRules:
 
     `nested` are nested repositories. `uncovered` are the paths that a snapshot left out or could not read, each with
     whether it is a directory that was left out; nothing below such a directory is in it. `problem` is the reason why
-    tracked files are unknown.
+    tracked files are unknown. `refused` is a file with patterns that the repository names and that is not read.
     """
 
     def __init__(self, settings: CoverageSettings, repository: GitRules | None, texts: dict[bytes, bytes]) -> None:
@@ -255,6 +291,7 @@ class CoverageRules:
         self.nested: set[bytes] = set()
         self.uncovered: dict[bytes, bool] = {}
         self.problem = ""
+        self.refused = ""
         self.root = ""
         self._tracked = TrackedPaths([])
         self._texts = texts
@@ -265,13 +302,20 @@ class CoverageRules:
 
     @property
     def problem_sentence(self) -> str:
-        """The sentence for the user about `problem`; empty if tracked files are known."""
-        if not self.problem:
-            return ""
-        return (
-            f"git cannot list the tracked files of {self.root} ({self.problem}), so checkpoints do not cover tracked "
-            f"files that match a pattern of a .gitignore. `git -C {shlex.quote(self.root)} ls-files` says more."
-        )
+        """The sentences for the user about `problem` and `refused`; empty if there is neither."""
+        sentences = []
+        if self.problem:
+            sentences.append(
+                f"git cannot list the tracked files of {self.root} ({self.problem}), so checkpoints do not cover "
+                "tracked files that match a pattern of a .gitignore. "
+                f"`git -C {shlex.quote(self.root)} ls-files` says more."
+            )
+        if self.refused:
+            sentences.append(
+                f"The repository of {self.root} names {self.refused} as its file with patterns of ignored files. This "
+                "file is outside of the repository, so checkpoints do not use its patterns."
+            )
+        return " ".join(sentences)
 
     @property
     def ignore_case(self) -> bool:
@@ -479,7 +523,7 @@ def read_rules(root: str, settings: CoverageSettings) -> CoverageRules:
     state = read_git(root)
     rules = CoverageRules(settings, state.rules if state is not None else None, {})
     if state is not None:
-        rules._tracked, rules.problem = state.tracked, state.problem
+        rules._tracked, rules.problem, rules.refused = state.tracked, state.problem, state.refused
     rules.root = root
     return rules
 

@@ -212,8 +212,8 @@ def test_the_rules_follow_changes_of_their_sources(tmp_path: Path) -> None:
         lambda: write(root, ".gitignore", text="*.x\n"),
         lambda: git(root, "add", "-f", "a.x"),
         lambda: write(root, ".git/info/exclude", text="*.y\n"),
-        lambda: write(tmp_path / "home", "ignored", text="*.z\n"),
-        lambda: git(root, "config", "core.excludesFile", "~/ignored"),
+        lambda: write(tmp_path / "home", ".gitignore", text="*.z\n"),
+        lambda: git(root, "config", "core.excludesFile", "~/.gitignore"),
         lambda: git(root, "config", "core.excludesFile", ""),
         lambda: git(root, "rm", "-q", "--cached", "a.x"),
         lambda: write(tmp_path / "home", ".gitconfig", text="[core]\nignoreCase = true\n"),
@@ -225,6 +225,42 @@ def test_the_rules_follow_changes_of_their_sources(tmp_path: Path) -> None:
         seen.append(covered(root))
         assert seen[-1] == git_lists(root)
     assert len({frozenset(files) for files in seen}) >= 4
+
+
+@pytest.mark.parametrize("name", ["secret", ".config/git/credentials", "project/link", "home/.ssh/ignore"])
+def test_a_repository_cannot_have_a_file_of_the_user_read(tmp_path: Path, name: str) -> None:
+    root = init(tmp_path / "project")
+    write(tmp_path / "home", "secret", ".config/git/credentials", ".ssh/ignore", text="secret\n")
+    (root / "link").symlink_to(tmp_path / "home" / "secret")
+    write(root, "a", "secret")
+    path = tmp_path / (name if name.startswith(("project", "home")) else f"home/{name}")
+    git(root, "config", "core.excludesFile", str(path))
+    rules, files = look_at(root, CoverageSettings())
+    assert files == {b"a", b"link", b"secret"}
+    assert b"secret" not in rules.to_json()
+    assert str(path) in rules.problem_sentence
+    # A link in the place of the file that git reads in every repository is the same.
+    git(root, "config", "--unset", "core.excludesFile")
+    (root / ".git/info/exclude").unlink(missing_ok=True)
+    (root / ".git/info/exclude").symlink_to(tmp_path / "home" / "secret")
+    rules, files = look_at(root, CoverageSettings())
+    assert files == {b"a", b"link", b"secret"}
+    assert "info/exclude" in rules.problem_sentence
+
+
+def test_the_user_names_any_file_with_patterns(tmp_path: Path) -> None:
+    root = init(tmp_path / "project")
+    write(tmp_path, "elsewhere", text="*.x\n")
+    write(root, "a.x", "b")
+    write(tmp_path / "home", ".gitconfig", text=f"[core]\nexcludesFile = {tmp_path}/elsewhere\n")
+    rules, files = look_at(root, CoverageSettings())
+    assert (files, rules.problem_sentence) == ({b"b"}, "")
+    # What the repository says instead is not used, and the file of the user stays in force.
+    git(root, "config", "core.excludesFile", "/etc/passwd")
+    assert look_at(root, CoverageSettings())[1] == {b"b"}
+    write(root, "patterns", text="b\n")
+    git(root, "config", "core.excludesFile", "patterns")
+    assert covered(root) == git_lists(root) == {b"a.x", b"patterns"}
 
 
 def test_the_case_of_letters_counts_as_it_does_for_git(tmp_path: Path) -> None:
