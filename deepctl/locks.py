@@ -173,12 +173,12 @@ class DirectoryLock:
                 raise
         return True
 
-    def _locked(self, taken: str) -> Locked:
-        """The error; `taken` is the directory whose lock was not free."""
+    def _locked(self, other_path: str) -> Locked:
+        """The error; `other_path` is the directory whose lock was not free."""
         holder = next(_holders_near(self._path, self._lock_file), None)
-        pid = _pid_by_kernel(taken) if holder is None else None
+        pid = _pid_by_kernel(other_path) if holder is None else None
         owner = f" ({holder})" if holder is not None else f" (pid {pid})" if pid is not None else ""
-        place = holder.directory if holder is not None and holder.directory is not None else taken
+        place = holder.directory if holder is not None and holder.directory is not None else other_path
         if place == self._path:
             where = place if holder is not None else f"{place}, or in a directory in it"
         elif _contains(place, self._path):

@@ -307,14 +307,14 @@ class _CommandBackend(_SearchBackend, SupportsCommands):
         if self.guard.is_idle:
             return await self._watched(command, shell, env, timeout)
         before = await self._call(self.guard.before)
-        notice = printed = ""
+        notice = output = ""
         try:
             result = await self._watched(command, shell, env, timeout)
-            printed = f"{result.stdout}\n{result.stderr}"
+            output = f"{result.stdout}\n{result.stderr}"
         finally:
             # Also after an interruption, because git run by a person would run the leftovers.
             with anyio.CancelScope(shield=True):
-                notice = await self._call(partial(self.guard.after, before, printed))
+                notice = await self._call(partial(self.guard.after, before, output))
                 if notice and (hear := listener()) is not None:
                     hear(b"", notice.encode())
         return replace(result, stderr=f"{result.stderr}{notice}") if notice else result
@@ -581,6 +581,8 @@ def open_backend(
     """
     if not project:
         return LocalBackend(profile.workspace, sandbox=sandbox, by_user=by_user)
-    known = projects.by_path(profile, os.path.realpath(project))
-    options = ProjectOptions(tuple(protected), profile.package_cache, known.trusted if known is not None else "")
+    stored_project = projects.by_path(profile, os.path.realpath(project))
+    options = ProjectOptions(
+        tuple(protected), profile.package_cache, stored_project.trusted if stored_project is not None else ""
+    )
     return LocalBackend(project, sandbox=sandbox, by_user=by_user, profile_dir=profile.workspace, project=options)

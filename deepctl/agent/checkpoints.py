@@ -546,8 +546,8 @@ class TurnCheckpoints:
         notes = [f"Not stored in checkpoints: {path} ({reason})." for path, reason in new]
         nested = [path for path in self.created_repositories if path != "."]
         # These have a note of their own.
-        named = {path for path, _ in new} | {f"{path}/" for path in nested}
-        if paths := [path for path in map(os.fsdecode, self._not_covered.paths) if path not in named]:
+        named_paths = {path for path, _ in new} | {f"{path}/" for path in nested}
+        if paths := [path for path in map(os.fsdecode, self._not_covered.paths) if path not in named_paths]:
             notes.append(f"Changed, and not covered by checkpoints: {_names(paths)}.")
         if unseen := self._not_covered.unseen:
             notes.append(f"Not looked at: {_names(map(os.fsdecode, unseen))}.")

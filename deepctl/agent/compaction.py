@@ -331,13 +331,13 @@ async def by_hand(
     )
 
 
-def _saves_little(removed: Sequence[ModelMessage]) -> bool:
+def _saves_little(removed_messages: Sequence[ModelMessage]) -> bool:
     """Whether the messages are a summary and so little else that a new summary would not be shorter."""
     others = [
         replace(message, parts=[part for part in message.parts if not is_summary_part(part)])  # type: ignore[arg-type]
-        for message in removed
+        for message in removed_messages
     ]
-    has_summary = any(is_summary_part(part) for message in removed for part in message.parts)
+    has_summary = any(is_summary_part(part) for message in removed_messages for part in message.parts)
     return has_summary and sum(estimate_message_tokens([without_blocks(message) for message in others])) < _LITTLE
 
 
@@ -345,10 +345,12 @@ async def _has_content(tail: int, messages: list[ModelMessage], places: Places, 
     """Whether the messages before the last `tail` tokens have an answer, or a prompt that is longer than a summary.
     Context that is sent again does not count.
     """
-    left = await _shortened(_sliding(tail), messages, places, ctx)
-    replaced = [without_blocks(message) for message in messages[: len(messages) - len(left.tail)]] if left else []
-    has_answer = any(isinstance(message, ModelResponse) and message.parts for message in replaced)
-    return has_answer or sum(estimate_message_tokens(replaced)) >= _LITTLE
+    remainder = await _shortened(_sliding(tail), messages, places, ctx)
+    summarized_messages = (
+        [without_blocks(message) for message in messages[: len(messages) - len(remainder.tail)]] if remainder else []
+    )
+    has_answer = any(isinstance(message, ModelResponse) and message.parts for message in summarized_messages)
+    return has_answer or sum(estimate_message_tokens(summarized_messages)) >= _LITTLE
 
 
 def _tokens_after(tokens: int, messages: list[ModelMessage], short_history: ShortenedHistory) -> int:
@@ -487,7 +489,7 @@ def _history_of(
     if begins is None or begins <= places.begins:
         return None
     prompt = places.prompt_before(begins)
-    if all(any(message is kept for kept in prompt) for message in messages[:boundary]):
+    if all(any(message is prompt_message for prompt_message in prompt) for message in messages[:boundary]):
         return None
     tail = [without_usage(message) for message in messages[boundary:]]
     summary = _summary(result[: len(result) - len(tail)]) or _left_out(messages[:boundary])

@@ -103,12 +103,12 @@ def select(target: MentionTarget, lines: LineRange, most: int) -> SelectedLines:
         raise NoLines(f"line {first} comes after line {last}")
     if target.is_directory:
         raise NoLines("a directory has no lines")
-    line, scanned, selected, ended = 1, 0, bytearray(), True
+    line, scanned, content, is_line_end = 1, 0, bytearray(), True
     with closing(target.pieces()) as pieces:
         for piece in pieces:
             if b"\0" in piece:
                 raise NoLines("it is not text, so it has no lines")
-            ended = piece.endswith(b"\n")
+            is_line_end = piece.endswith(b"\n")
             scanned += len(piece)
             newlines = piece.count(b"\n")
             if line + newlines < first:
@@ -116,16 +116,16 @@ def select(target: MentionTarget, lines: LineRange, most: int) -> SelectedLines:
             else:
                 for text in _lines_of(piece):
                     if line >= first:
-                        selected += text
+                        content += text
                     line += text.endswith(b"\n")
-                    if len(selected) > most or (last is not None and line > last):
-                        return SelectedLines(bytes(selected[: most + 1]), LineRange(first, last), None)
+                    if len(content) > most or (last is not None and line > last):
+                        return SelectedLines(bytes(content[: most + 1]), LineRange(first, last), None)
             if scanned >= MAX_SCAN:
                 raise NoLines(f"only the first {size(MAX_SCAN)} of a file are searched for lines")
-    count = line - ended if scanned else 0
+    count = line - is_line_end if scanned else 0
     if count < first:
         raise NoLines(f"the file has {count:,} line{'' if count == 1 else 's'}")
-    return SelectedLines(bytes(selected), LineRange(first, count), count)
+    return SelectedLines(bytes(content), LineRange(first, count), count)
 
 
 def _lines_of(piece: bytes) -> list[bytes]:

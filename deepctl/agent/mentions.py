@@ -102,18 +102,18 @@ class AttachmentReader:
         A word that names no file is sent unchanged; a notice says so if the word looks like a path.
         """
         collector = _PromptFiles(self._model, self._environment)
-        sent: set[tuple[str, LineRange | None]] = set()
+        sent_parts: set[tuple[str, LineRange | None]] = set()
         missing: list[Mention] = []
         for mention in mentions(prompt):
-            found = _find(mention, files, outside_files)
-            if found is None:
+            file = _find(mention, files, outside_files)
+            if file is None:
                 missing.append(mention)
                 continue
-            target, lines = found
-            if (target.path, lines) in sent:
+            target, lines = file
+            if (target.path, lines) in sent_parts:
                 continue
-            sent.add((target.path, lines))
-            if len(sent) > MAX_FILES:
+            sent_parts.add((target.path, lines))
+            if len(sent_parts) > MAX_FILES:
                 collector.notices.append(f"Only the first {MAX_FILES} files of a prompt are sent with it.")
                 break
             action = about_file(self._permissions, "read", target.rule_paths).action

@@ -210,8 +210,8 @@ def _overflow_hint(to: ModelEndpoint) -> str | None:
     """What makes requests fit. Settings that have no effect, or have this value already, are left out."""
     steps = []
     if to.is_own:
-        reported = f", which is {to.window} tokens now" if to.window is not None else ""
-        steps.append(f"Start the server with a larger window{reported} ({windows.LARGER}).")
+        window_now = f", which is {to.window} tokens now" if to.window is not None else ""
+        steps.append(f"Start the server with a larger window{window_now} ({windows.LARGER}).")
     if to.context_window is not None:
         steps.append(f"If context_window ({to.context_window}) is more than the window of the model, lower it.")
     elif to.window is None:

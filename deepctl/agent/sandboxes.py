@@ -300,10 +300,10 @@ class ContainerExecutor:
         output = _CapturedOutput(_in_this_loop(listener()))
         code: int | None = None
         try:
-            held = await anyio.to_thread.run_sync(self._open, limiter=_own_thread())
+            lease = await anyio.to_thread.run_sync(self._open, limiter=_own_thread())
             with anyio.move_on_after(timeout) as deadline:
                 code = await anyio.to_thread.run_sync(
-                    held.execute,
+                    lease.execute,
                     ["/bin/sh", "-c", _ALONE, "sh", *argv],
                     {**VARIABLES, **self._variables, **(env or {})},
                     output.add,

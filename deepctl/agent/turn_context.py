@@ -120,9 +120,11 @@ def large_size(window: int) -> int:
 
 def large_context_files(messages: Sequence[ModelMessage], window: int) -> list[str]:
     """The names of the context files that take more than a quarter of a context window of so many tokens."""
-    shown = _shown(post_compaction_window(list(messages)))
+    shown_files = _shown(post_compaction_window(list(messages)))
     names = {_REPOSITORY: f"{AGENTS_FILE} of the repository", **{name: name for name in layout.CONTEXT_FILES}}
-    return [name for key, name in names.items() if key in shown and len(shown[key].text) > large_size(window)]
+    return [
+        name for key, name in names.items() if key in shown_files and len(shown_files[key].text) > large_size(window)
+    ]
 
 
 def fixed_instructions(tools: frozenset[str]) -> list[str]:
@@ -313,8 +315,8 @@ class TurnContext(AbstractCapability[Any]):
         workspace = ctx.workspace
         if not isinstance(workspace, LocalBackend) or workspace.profile_dir is None:
             return None
-        found = await anyio.to_thread.run_sync(repository_files.agents_file, workspace.root_dir)
-        text = found.text if found is not None else ""
+        agents_text = await anyio.to_thread.run_sync(repository_files.agents_file, workspace.root_dir)
+        text = agents_text.text if agents_text is not None else ""
         return self._block("context-file", text, path=AGENTS_FILE, source="repository")
 
     async def _extensions_block(self, ctx: RunContext[Any]) -> _Block | None:

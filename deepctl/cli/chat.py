@@ -151,8 +151,8 @@ def chat(
             "Leave out one of the two.",
         )
     if project is not None and (no_project or ephemeral):
-        other = "--no-project" if no_project else "--ephemeral"
-        raise UsageError(f"-C and {other} cannot be used together.", "Leave out one of the two.")
+        other_option = "--no-project" if no_project else "--ephemeral"
+        raise UsageError(f"-C and {other_option} cannot be used together.", "Leave out one of the two.")
     if files:
         attachments.check(files)
     text = _prompt_with_stdin(prompt, new)

@@ -94,17 +94,17 @@ class ChatDirectory:
         if profile is not None and (old := session_choice.moved_here(profile, path)) is not None:
             command = stored.command_to_move(profile.name, old, path)
             tell(f"This seems to be {old}, which was moved. `{command}` keeps its sessions.")
-        found = projects.measure(projects.covered_sizes(path, self._coverage))
-        if not found.is_large or self._is_large:
-            tell(f"The first checkpoint of {home(path)} contains {found}.")
+        project_size = projects.measure(projects.covered_sizes(path, self._coverage))
+        if not project_size.is_large or self._is_large:
+            tell(f"The first checkpoint of {home(path)} contains {project_size}.")
             return
         if self._is_script or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
             raise Refused(
-                f"{path} has {found}, and every checkpoint of it would look at all of them.",
+                f"{path} has {project_size}, and every checkpoint of it would look at all of them.",
                 "--large works there all the same. Files that git ignores do not count.",
                 code="project_large",
             )
-        confirm(f"{path} has {found}. Make a checkpoint of all of them?", yes=False, as_json=False)
+        confirm(f"{path} has {project_size}. Make a checkpoint of all of them?", yes=False, as_json=False)
 
     def follow(self, profile: ProfilePaths, session: str | None, new: str | None) -> None:
         """Move to the directory of the next turn without a check, which is that of the turn."""
@@ -167,12 +167,12 @@ def _stored(profile: ProfilePaths, session: str | None, new: str | None) -> Sess
 def _remember(profile: ProfilePaths, path: str) -> bool:
     """Note that a directory was hinted at; returns whether that is new."""
     file = os.path.join(profile.cache, _HINTED)
-    known: list[str] = []
+    entries: list[str] = []
     with suppress(OSError, ValueError, Refused):
-        known = [entry for entry in json.loads(atomic.read_file(file)) if isinstance(entry, str)]
-    if path in known:
+        entries = [entry for entry in json.loads(atomic.read_file(file)) if isinstance(entry, str)]
+    if path in entries:
         return False
     with suppress(OSError):
         atomic.make_root(profile.cache)
-        atomic.replace_unsynced(file, json.dumps([*known, path][-_MOST_HINTED:]).encode())
+        atomic.replace_unsynced(file, json.dumps([*entries, path][-_MOST_HINTED:]).encode())
     return True

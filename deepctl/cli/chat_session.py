@@ -388,8 +388,8 @@ class ProfileChat(ChatSession):
         from deepctl.domain import repository_files
         from deepctl.store import projects as stored
 
-        known = stored.by_path(profile, self.directory.path)
-        trusted = known.trusted if known is not None else ""
+        project = stored.by_path(profile, self.directory.path)
+        trusted = project.trusted if project is not None else ""
         for message in repository_files.introduction(self.directory.path, trusted, profile.name):
             if message not in self._messages:
                 self._messages.add(message)

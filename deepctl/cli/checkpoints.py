@@ -84,10 +84,10 @@ def list_(
 ) -> None:
     """List checkpoints, newest first."""
     profile = options.existing_profile(user)
-    found = session_choice.project_of(profile, project)
-    if session is not None and found is not None:
-        session_choice.check_directory(profile, session_catalogue.find(profile, session), found.path)
-    project_id = found.id if found is not None else None
+    directory_project = session_choice.project_of(profile, project)
+    if session is not None and directory_project is not None:
+        session_choice.check_directory(profile, session_catalogue.find(profile, session), directory_project.path)
+    project_id = directory_project.id if directory_project is not None else None
     listing = lookup.listing(profile, session, limit, project=project_id, tools=all_, graph=graph)
     show(views.CheckpointListView(profile.name, listing, graph), as_json)
 

@@ -166,8 +166,8 @@ def trust(
     digest = project_trust.digest(files)
     view = views.ProjectTrustView(profile.name, path, files, bool(files))
     if not files or dry_run:
-        known = stored.by_path(profile, path)
-        is_trusted = bool(files) and known is not None and known.trusted == digest
+        stored_project = stored.by_path(profile, path)
+        is_trusted = bool(files) and stored_project is not None and stored_project.trusted == digest
         show(view._replace(trusted=is_trusted), as_json)
         return
     if not yes and not as_json:
@@ -189,12 +189,12 @@ def trust(
 def _find(profile: ProfilePaths, directory: str) -> Project:
     """The project in a directory, or with that id. Raises `NotFound`."""
     path = domain.locate(directory)
-    known = stored.read(profile)
+    projects = stored.read(profile)
     # A link may have taken the place of a project that was moved. Its path is then no real path.
     places = os.path.abspath(os.path.expanduser(directory)), path
-    project = next((project for place in places for project in known if project.path == place), None)
+    project = next((project for place in places for project in projects if project.path == place), None)
     # A project whose directory is unknown has only an id.
-    project = project or next((project for project in known if project.id == directory), None)
+    project = project or next((project for project in projects if project.id == directory), None)
     if project is None:
         raise stored.unknown(profile, path)
     return project

@@ -112,8 +112,8 @@ def directories(profile: ProfilePaths) -> dict[str, str]:
 
 def without_session(profile: ProfilePaths, path: str) -> NotFound:
     """The error for a directory in which no session of the profile began."""
-    if (moved := moved_here(profile, path)) is not None:
-        hint = f"It seems to be {moved}, which was moved: `{stored.command_to_move(profile.name, moved, path)}`."
+    if (old_path := moved_here(profile, path)) is not None:
+        hint = f"It seems to be {old_path}, which was moved: `{stored.command_to_move(profile.name, old_path, path)}`."
     else:
         hint = f"`deepctl chat -C {shlex.quote(path)} --user {profile.name}` starts one."
     return NotFound(f"Profile {profile.name!r} has no session in {path}.", hint, code="session_not_found")
@@ -121,11 +121,13 @@ def without_session(profile: ProfilePaths, path: str) -> NotFound:
 
 def moved_here(profile: ProfilePaths, path: str) -> str | None:
     """The directory of a missing project that has the device and the inode of `path`, as after `mv`."""
-    known = stored.read(profile)
-    if any(project.path == path for project in known):
+    projects_here = stored.read(profile)
+    if any(project.path == path for project in projects_here):
         return None
     try:
         status = os.stat(path)
     except OSError:
         return None
-    return next((project.path for project in known if stored.was_moved(project.path, project[2:4], status)), None)
+    return next(
+        (project.path for project in projects_here if stored.was_moved(project.path, project[2:4], status)), None
+    )

@@ -47,10 +47,10 @@ def list_(
 ) -> None:
     """List the sessions of a profile. The session that was used last is the first."""
     profile = options.existing_profile(user)
-    found = session_choice.project_of(profile, project)
+    directory_project = session_choice.project_of(profile, project)
     summaries = session_catalogue.summaries(profile, lookup.heads(profile))
-    if found is not None:
-        summaries = [summary for summary in summaries if summary.project == found.id]
+    if directory_project is not None:
+        summaries = [summary for summary in summaries if summary.project == directory_project.id]
     show(views.SessionListView(profile.name, summaries, session_choice.directories(profile)), as_json)
 
 
@@ -208,10 +208,10 @@ def search(
 
     pattern = session_search.expression(query) if regex else session_search.words(query)
     profile = options.existing_profile(user)
-    found = session_choice.project_of(profile, project)
-    if session is not None and found is not None:
-        session_choice.check_directory(profile, session_catalogue.find(profile, session), found.path)
-    project_id = found.id if found is not None else None
+    directory_project = session_choice.project_of(profile, project)
+    if session is not None and directory_project is not None:
+        session_choice.check_directory(profile, session_catalogue.find(profile, session), directory_project.path)
+    project_id = directory_project.id if directory_project is not None else None
     with Progress("Searching", "sessions") as progress:
         matches = session_search.search(
             profile,

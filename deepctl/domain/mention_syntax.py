@@ -94,19 +94,19 @@ def mentions(prompt: str) -> list[Mention]:
     `@path` starts a line or follows a blank, a bracket or a quote, so an e-mail address does not count. Punctuation
     after a path may belong to the sentence.
     """
-    found: list[Mention] = []
+    result: list[Mention] = []
     # Piped text names no files, because its author is unknown.
     for match in _MENTION.finditer(prompt.partition(PIPED)[0]):
-        if len(found) == MAX_MENTIONS:
+        if len(result) == MAX_MENTIONS:
             break
         quoted, plain = match["quoted"], match["plain"]
         if quoted is not None and len(quoted) <= _MAX_PATH:
             lines = _LINES_AT_END.fullmatch(match["lines"] or "")
-            found.append(Mention([Reading(quoted, _lines(lines) if lines else None)], looks_like_path=True))
+            result.append(Mention([Reading(quoted, _lines(lines) if lines else None)], looks_like_path=True))
         elif plain is not None and len(plain) <= _MAX_PATH:
             readings = list(islice(_readings(plain), _MAX_READINGS))
-            found.append(Mention(readings, _is_path(plain, readings)))
-    return found
+            result.append(Mention(readings, _is_path(plain, readings)))
+    return result
 
 
 def _readings(word: str) -> Iterator[Reading]:

@@ -42,19 +42,19 @@ class TrustedFile(NamedTuple):
 def files(directory: str) -> list[TrustedFile]:
     """The files of a project that need trust, by their paths. Raises `Refused` if there are too many, and `OSError`."""
     tree = DirectoryTree(directory, follow=False)
-    found: list[TrustedFile] = []
+    trusted_files: list[TrustedFile] = []
     total = 0
     for path, entry in _entries(directory):
         assert entry.status is not None
         total += entry.status.st_size
-        if len(found) == MAX_FILES or total > MAX_BYTES:
+        if len(trusted_files) == MAX_FILES or total > MAX_BYTES:
             raise Refused(
                 f"{directory} has too much that needs trust: more than {MAX_FILES} files, or {MAX_BYTES >> 20} MiB.",
                 f"Remove what is not needed from {', '.join(_OWNERS)}.",
                 code="too_large",
             )
-        found.append(TrustedFile(path, entry.status.st_size, _digest(tree, path, entry)))
-    return found
+        trusted_files.append(TrustedFile(path, entry.status.st_size, _digest(tree, path, entry)))
+    return trusted_files
 
 
 def _entries(directory: str) -> Iterator[tuple[str, WalkEntry]]:
@@ -90,12 +90,12 @@ def _digest(tree: DirectoryTree, path: str, entry: WalkEntry) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def digest(found: list[TrustedFile]) -> str:
+def digest(files: list[TrustedFile]) -> str:
     """The digest of all files that need trust; empty if there are none."""
-    if not found:
+    if not files:
         return ""
     whole = hashlib.sha256()
-    for file in found:
+    for file in files:
         name = os.fsencode(file.path)
         whole.update(b"%d\0%s%s\n" % (len(name), name, file.digest.encode()))
     return whole.hexdigest()

@@ -236,14 +236,14 @@ def covered_sizes(path: str, settings: CoverageSettings) -> Iterator[int]:
             continue
         try:
             with os.scandir(descriptor) as entries:
-                listed = {os.fsencode(entry.name): entry for entry in entries}
-            directories = {name for name, entry in listed.items() if entry.is_dir(follow_symlinks=False)}
-            files = listed.keys() - directories
+                entry_by_name = {os.fsencode(entry.name): entry for entry in entries}
+            directories = {name for name, entry in entry_by_name.items() if entry.is_dir(follow_symlinks=False)}
+            files = entry_by_name.keys() - directories
             if not rules.enter(descriptor, files, directories):
                 continue
             left_out = rules.left_out(files, directories)
             for name in files - left_out:
-                status = listed[name].stat(follow_symlinks=False)
+                status = entry_by_name[name].stat(follow_symlinks=False)
                 if settings.max_file is None or status.st_size <= settings.max_file:
                     yield status.st_size
             pending += [(os.path.join(directory, name), rules.below(name)) for name in directories - left_out]
@@ -271,10 +271,10 @@ class ProjectDescription(NamedTuple):
 
 def describe_all(profile: ProfilePaths) -> list[ProjectDescription]:
     """The projects of a profile, in the order of their first use. Raises `Damaged` if the ledger cannot be read."""
-    known = stored.read(profile)
+    projects = stored.read(profile)
     sessions = Counter(project for _, project in _projects_of_sessions(profile))
     checkpoints, added_bytes = Counter[str](), Counter[str]()
-    for record in session_catalogue.read_ledger(profile).records.values() if known else ():
+    for record in session_catalogue.read_ledger(profile).records.values() if projects else ():
         checkpoints[record.project] += 1
         added_bytes[record.project] += record.added_bytes
     return [
@@ -285,9 +285,9 @@ def describe_all(profile: ProfilePaths) -> list[ProjectDescription]:
             added_bytes[project.id],
             workspaces.is_available(project.path),
             project_trust.is_trusted(project.path, project.trusted),
-            stored.moved_to(project, known),
+            stored.moved_to(project, projects),
         )
-        for project in known
+        for project in projects
     ]
 
 
@@ -371,19 +371,19 @@ class _SearchWalk:
                     (directories if entry.is_dir(follow_symlinks=False) else files).append(os.fsencode(entry.name))
             if not rules.enter(descriptor, files, directories):
                 return self._leave_out(path, depth)
-            hidden = rules.left_out(files, directories)
+            left_out_names = rules.left_out(files, directories)
         finally:
             os.close(descriptor)
         prefix = f"{path}/" if path else ""
         is_on_way = depth < len(self._way)
-        if is_on_way and os.fsencode(self._way[depth]) in hidden:
+        if is_on_way and os.fsencode(self._way[depth]) in left_out_names:
             return False
         if not is_on_way:
-            self.left_out |= {prefix + os.fsdecode(name) for name in hidden}
-            self.left_out_names |= {os.fsdecode(name) for name in hidden.intersection(directories)}
+            self.left_out |= {prefix + os.fsdecode(name) for name in left_out_names}
+            self.left_out_names |= {os.fsdecode(name) for name in left_out_names.intersection(directories)}
         for name in directories:
             text = os.fsdecode(name)
-            if name in hidden or (is_on_way and text != self._way[depth]):
+            if name in left_out_names or (is_on_way and text != self._way[depth]):
                 continue
             self.names.add(text)
             if depth < _MOST_DEPTH:

@@ -141,9 +141,9 @@ def hints(environment: Mapping[str, str], settings: Settings, model: str) -> Ite
     for server in ask([address for address in own_servers(environment, settings) if address.kind == provider]):
         # Ollama adds the tag.
         if server.models and not {name, f"{name}:latest"} & {*server.models}:
-            names = ", ".join(model_name(server, listed) for listed in server.models[:_LISTED])
-            more = ", …" if len(server.models) > _LISTED else ""
-            yield f"The server at {server.url} does not list the model {name!r}. Its models are: {names}{more}."
+            names = ", ".join(model_name(server, listed_model) for listed_model in server.models[:_LISTED])
+            ellipsis = ", …" if len(server.models) > _LISTED else ""
+            yield f"The server at {server.url} does not list the model {name!r}. Its models are: {names}{ellipsis}."
 
 
 def is_openais(url: str) -> bool:

@@ -90,8 +90,8 @@ def extensions(root: str, trusted: str) -> Extensions:
     except OSError as error:
         return Extensions([], False, f"They cannot be read: {(error.strerror or str(error)).lower()}.")
     tree = DirectoryTree(root, follow=False)
-    found = [extension for file in files if (extension := _extension(tree, file.path)) is not None]
-    return Extensions(found, bool(trusted) and project_trust.digest(files) == trusted)
+    present = [extension for file in files if (extension := _extension(tree, file.path)) is not None]
+    return Extensions(present, bool(trusted) and project_trust.digest(files) == trusted)
 
 
 def _extension(tree: DirectoryTree, path: str) -> Extension | None:
@@ -124,9 +124,9 @@ def introduction(root: str, trusted: str, profile: str) -> Iterator[str]:
         yield f"Skills, commands and agents of the repository are off. {present.problem}"
     elif present.found and not present.are_trusted:
         names = ", ".join(one_line(extension.path) for extension in present.found[:_MOST_NAMED])
-        more = f" and {len(present.found) - _MOST_NAMED:,} more" if len(present.found) > _MOST_NAMED else ""
+        remainder = f" and {len(present.found) - _MOST_NAMED:,} more" if len(present.found) > _MOST_NAMED else ""
         reason = "Off, because of a change since you trusted them" if trusted else "Off"
         yield (
-            f"{reason}: {counted(len(present.found), 'extension')} of the repository ({names}{more}). "
+            f"{reason}: {counted(len(present.found), 'extension')} of the repository ({names}{remainder}). "
             f"`deepctl projects trust {one_line(shlex.quote(root))} --user {profile}` turns them on."
         )

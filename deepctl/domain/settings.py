@@ -52,14 +52,14 @@ def describe(key: str, where: str | None = None) -> Setting:
 
         table, _, name = key.partition(".")
         names = [known.removeprefix(f"{table}.") for known in SETTINGS if known.startswith(f"{table}.")]
-        near = [f"{table}.{found}" for found in get_close_matches(name, names, 1, 0.6)]
+        near = [f"{table}.{similar_name}" for similar_name in get_close_matches(name, names, 1, 0.6)]
         if not names:
             # `temperature` may be meant for `model_settings.temperature`. A key outside of a table comes first.
             last_parts = {known.rpartition(".")[2]: known for known in reversed(SETTINGS)}
             near = get_close_matches(key, SETTINGS, 1, 0.7)
             near = near or [last_parts[part] for part in get_close_matches(key, last_parts, 1, 0.8)]
-        others = [known for known in SETTINGS if known.partition(".")[0] not in MODEL_TABLES]
-        keys = f"Keys of [{table}] are: {', '.join(names)}." if names else f"Settings are: {', '.join(others)}."
+        plain_keys = [known for known in SETTINGS if known.partition(".")[0] not in MODEL_TABLES]
+        keys = f"Keys of [{table}] are: {', '.join(names)}." if names else f"Settings are: {', '.join(plain_keys)}."
         hint = f"Did you mean {near[0]!r}?" if near else keys
         place = f" in {where}" if where else ""
         raise BadSetting(f"There is no setting {without_passwords(key)!r}{place}.", hint) from None
@@ -357,8 +357,8 @@ def not_for_all(key: str, path: str) -> BadSetting:
 
 def unknown_keys(values: Mapping[str, Any]) -> list[str]:
     """Keys of a settings file that are unknown and ignored."""
-    ignored = [key for key in values if key.partition(".")[0] not in MODEL_TABLES]
-    return [key for key in ignored if key not in SETTINGS and key not in _BOOKKEEPING]
+    unknown = [key for key in values if key.partition(".")[0] not in MODEL_TABLES]
+    return [key for key in unknown if key not in SETTINGS and key not in _BOOKKEEPING]
 
 
 def _checked(key: str, value: str) -> str:

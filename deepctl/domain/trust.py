@@ -295,13 +295,13 @@ def merge(paths: ProfilePaths, preview: WaitingSettings) -> None:
             code="changed",
         )
     before = preview.profile if preview.profile is not None else _dumped({"version": settings.FORMAT})
-    merged = settings.parse_tables(before, paths.settings)
+    tables = settings.parse_tables(before, paths.settings)
     usable = [item for item in preview.items if item.problem is None]
     rest: dict[str, Any] = {}
     for item in preview.items:
-        _put(rest if item.problem is not None else merged, item.place, item.value)
-    settings.check(settings.flat(merged, paths.settings), paths.settings)
-    settings.replace_document(paths.settings, _with_comments(before, usable, merged))
+        _put(rest if item.problem is not None else tables, item.place, item.value)
+    settings.check(settings.flat(tables, paths.settings), paths.settings)
+    settings.replace_document(paths.settings, _with_comments(before, usable, tables))
     with atomic.after_commit():
         content = _dumped({"version": settings.FORMAT, **rest})
         if not rest:

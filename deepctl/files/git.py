@@ -270,8 +270,8 @@ def commits_between(directory: str, old: str, new: str, *, since: float = 0) -> 
             raise GitFailed(f"{commit!r} is not the hash of a commit")
     if not new or old == new:
         return []
-    wanted = [new, *([f"^{old}"] if old else [])]
-    output = run(directory, "rev-list", "--topo-order", "--encoding=UTF-8", "--format=tformat:%ct %s", *wanted, "--")
+    revisions = [new, *([f"^{old}"] if old else [])]
+    output = run(directory, "rev-list", "--topo-order", "--encoding=UTF-8", "--format=tformat:%ct %s", *revisions, "--")
     lines = output.decode("utf-8", "replace").split("\n")  # for each commit "commit HASH", and time and subject
     commits_in_order = []
     for line, (time, _, subject) in zip(lines[::2], (line.partition(" ") for line in lines[1::2]), strict=False):

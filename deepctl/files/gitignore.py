@@ -133,9 +133,9 @@ def _tokens(pattern: bytes, ignore_case: bool) -> list[bytes] | None:
         byte = pattern[at : at + 1]
         at += 1
         if byte == b"*":
-            more = _STARS.match(pattern, at)
-            tokens.append(_DOUBLE_STAR if more else _STAR)
-            at = more.end() if more else at
+            stars = _STARS.match(pattern, at)
+            tokens.append(_DOUBLE_STAR if stars else _STAR)
+            at = stars.end() if stars else at
         elif byte == b"?":
             tokens.append(_ANY_BYTE)
         elif byte == b"[":
@@ -181,7 +181,7 @@ def _bracket(pattern: bytes, at: int, ignore_case: bool) -> tuple[bytes, int] | 
     """The token of a bracket and the position behind it; `at` is behind `[`. `None` if it matches nothing."""
     negated = pattern.startswith((b"!", b"^"), at)
     at += negated
-    allowed: set[int] = set()
+    allowed_bytes: set[int] = set()
     previous, first, end = 0, at, 0  # 0: no byte with which a range can begin
     while at == first or not pattern.startswith(b"]", at):
         if at >= len(pattern):
@@ -192,14 +192,14 @@ def _bracket(pattern: bytes, at: int, ignore_case: bool) -> tuple[bytes, int] | 
             if at >= len(pattern):
                 return None
             byte = pattern[at]
-            allowed.add(byte)
+            allowed_bytes.add(byte)
         elif byte == 0x2D and previous and at + 1 < len(pattern) and pattern[at + 1] != 0x5D:  # `-` between two bytes
             at += 1
             if pattern[at] == 0x5C:
                 at += 1
                 if at >= len(pattern):
                     return None
-            allowed |= _range(previous, pattern[at], ignore_case)
+            allowed_bytes |= _range(previous, pattern[at], ignore_case)
             byte = 0
         elif pattern.startswith(b"[:", at):
             end = pattern.find(b"]", at + 2) if end < at + 2 else end
@@ -209,21 +209,25 @@ def _bracket(pattern: bytes, at: int, ignore_case: bool) -> tuple[bytes, int] | 
                 name = pattern[at + 2 : end - 1]
                 if name not in _CLASSES:
                     return None
-                allowed |= _CLASSES[name] | (_LOWER if ignore_case and name == b"upper" else frozenset())
+                allowed_bytes |= _CLASSES[name] | (_LOWER if ignore_case and name == b"upper" else frozenset())
                 byte, at = 0, end
             else:
-                allowed.add(byte)
+                allowed_bytes.add(byte)
         else:
-            allowed.add(byte)
+            allowed_bytes.add(byte)
         previous = byte
         at += 1
-    matched = (_EVERY_BYTE - allowed if negated else allowed) - {0x2F}
-    return (b"[" + b"".join(b"\\x%02x" % byte for byte in sorted(matched)) + b"]", at + 1) if matched else None
+    matching_bytes = (_EVERY_BYTE - allowed_bytes if negated else allowed_bytes) - {0x2F}
+    return (
+        (b"[" + b"".join(b"\\x%02x" % byte for byte in sorted(matching_bytes)) + b"]", at + 1)
+        if matching_bytes
+        else None
+    )
 
 
 def _range(first: int, last: int, ignore_case: bool) -> set[int]:
-    allowed = set(range(first, last + 1))
-    return allowed | {byte + 32 for byte in allowed & _UPPER} if ignore_case else allowed
+    byte_range = set(range(first, last + 1))
+    return byte_range | {byte + 32 for byte in byte_range & _UPPER} if ignore_case else byte_range
 
 
 def _components(tokens: list[bytes] | None) -> tuple[Glob | None, ...]:
@@ -302,23 +306,31 @@ class _NameTest:
         self._suffixes = tuple(suffix for glob in positive for suffix in glob.suffixes)
         self._prefixes = tuple(glob.prefix for glob in positive if glob.prefix is not None)
         self._parts = [suffix + b"/" for suffix in self._suffixes] + [b"/" + prefix for prefix in self._prefixes]
-        others = [glob.regex for glob in positive if glob.literal is glob.prefix is None and not glob.suffixes]
-        self._match = _compiled(b"|".join(b"(?:%b)" % regex for regex in others)) if others else None
+        other_expressions = [
+            glob.regex for glob in positive if glob.literal is glob.prefix is None and not glob.suffixes
+        ]
+        self._match = (
+            _compiled(b"|".join(b"(?:%b)" % regex for regex in other_expressions)) if other_expressions else None
+        )
 
     def ignored(self, names: Collection[bytes]) -> set[bytes]:
         """Those of the names that are ignored."""
-        matched: set[bytes] = set()
+        matching_names: set[bytes] = set()
         if self._literals:
-            matched |= self._literals.intersection(names)
+            matching_names |= self._literals.intersection(names)
         if self._parts and names:
-            joined = b"/%b/" % b"/".join(names) if len(names) > _FEW else b""
+            joined_names = b"/%b/" % b"/".join(names) if len(names) > _FEW else b""
             # A search in all names at once takes a tenth of the time of a look at each.
-            if not joined or any(part in joined for part in self._parts):
+            if not joined_names or any(part in joined_names for part in self._parts):
                 suffixes, prefixes = self._suffixes, self._prefixes
-                matched.update([name for name in names if name.endswith(suffixes) or name.startswith(prefixes)])
+                matching_names.update([name for name in names if name.endswith(suffixes) or name.startswith(prefixes)])
         if match := self._match:
-            matched.update([name for name in names if match(name)])
-        return {name for name in matched if self._is_ignored(name)} if self._negations and matched else matched
+            matching_names.update([name for name in names if match(name)])
+        return (
+            {name for name in matching_names if self._is_ignored(name)}
+            if self._negations and matching_names
+            else matching_names
+        )
 
     def _is_ignored(self, name: bytes) -> bool:
         if not any(glob.matches(name) for glob in self._negations):

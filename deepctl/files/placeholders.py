@@ -51,28 +51,28 @@ def is_empty_placeholder(descriptor: int, name: bytes, status: os.stat_result) -
     if not stat.S_ISDIR(status.st_mode):
         return True
     try:
-        opened = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+        directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
     except OSError:
         return False
     try:
-        return not os.listdir(opened)
+        return not os.listdir(directory)
     finally:
-        os.close(opened)
+        os.close(directory)
 
 
 @contextmanager
 def held(placeholders: Iterable[Placeholder]) -> Iterator[None]:
     """Create what is missing, and remove it when no other command of this process needs it. Raises `OSError`."""
-    ours: list[str] = []
+    held_names: list[str] = []
     try:
         for placeholder in placeholders:
             with _lock:
                 _create(placeholder)
                 _holders[placeholder.path] += 1
-                ours.append(placeholder.path)
+                held_names.append(placeholder.path)
         yield
     finally:
-        for path in reversed(ours):
+        for path in reversed(held_names):
             with _lock:
                 _holders[path] -= 1
                 if not _holders[path]:

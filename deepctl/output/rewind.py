@@ -96,11 +96,11 @@ class RewindView(NamedTuple):
             )
         if self.dry_run:
             conflicts = set(self._names(self.plan.conflicts))
-            merged = set(self._names(self.plan.merged_paths))
+            merged_names = set(self._names(self.plan.merged_paths))
             by_command = set(self._names(self.plan.command_paths))
             rows = []
             for file in self.preview:
-                remark = "  (conflict)" if file.path in conflicts else "  (merged)" if file.path in merged else ""
+                remark = "  (conflict)" if file.path in conflicts else "  (merged)" if file.path in merged_names else ""
                 rows.append((f"{preview_line(file)}{remark}", file.path in by_command))
         else:
             implied = self._implied_directories()
@@ -184,9 +184,9 @@ class RewindView(NamedTuple):
 
     def _print_paths(self) -> None:
         if self.dry_run:
-            listed = {file.path for file in self.preview}
+            previewed_paths = {file.path for file in self.preview}
             for name in self._names(self.plan.conflicts):
-                if name not in listed:
+                if name not in previewed_paths:
                     print_sentence(f"  conflict  {visible(name)}")
         for path in self.kept:
             reason = "cannot be read" if self.plan.is_unread(path) else "not changed by this session"

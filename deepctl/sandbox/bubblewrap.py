@@ -127,7 +127,7 @@ class Policy(NamedTuple):
     def arguments(self, layout: ProjectLayout | None = None) -> list[str]:
         """The arguments of `bwrap`, up to the command."""
         tmp = str(self.limits.tmp)
-        hidden = self._in_the_way(is_project=layout is not None)
+        hidden_places = self._in_the_way(is_project=layout is not None)
         variables = {**VARIABLES, **self.variables}
         return [
             *("--die-with-parent", "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-uts"),
@@ -136,7 +136,7 @@ class Policy(NamedTuple):
             "--clearenv",
             *(word for name, value in variables.items() for word in ("--setenv", name, value)),
             *("--ro-bind", "/usr", "/usr"),
-            *(word for directory in hidden for word in ("--tmpfs", directory)),
+            *(word for directory in hidden_places for word in ("--tmpfs", directory)),
             *(word for directory in _SYSTEM for word in _system(directory)),
             *(word for name in _etc_names(self.network) for word in _etc(name)),
             *("--proc", "/proc", "--dev", "/dev"),
@@ -146,7 +146,7 @@ class Policy(NamedTuple):
             *self._var_tmp(layout),
             *(word for bind in self.read_only for word in _bind(bind)),
             *self._work(layout),
-            *(word for place in (*hidden, *_SEALED) for word in ("--remount-ro", place)),
+            *(word for place in (*hidden_places, *_SEALED) for word in ("--remount-ro", place)),
             *("--chdir", MOUNT if layout is None else layout.root),
         ]
 

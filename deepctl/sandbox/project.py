@@ -311,10 +311,10 @@ def git_place(root: str) -> GitPlace | None:
 
 def _named_place(root: str, path: str) -> GitPlace | None:
     """The git directory that a `.git` file names, if it is in the project, or names the project."""
-    named = _text(path)
-    if named is None or not named.startswith("gitdir: "):
+    target = _text(path)
+    if target is None or not target.startswith("gitdir: "):
         return None
-    own = os.path.realpath(os.path.join(root, named.removeprefix("gitdir: ").rstrip("\r\n")))
+    own = os.path.realpath(os.path.join(root, target.removeprefix("gitdir: ").rstrip("\r\n")))
     if not os.path.isdir(own):
         return None
     if _is_within(own, root):
@@ -402,8 +402,8 @@ def _protect_repository(mounts: _Mounts, directory: str) -> None:
 
 def _modules(directory: str, most: int) -> Iterator[str]:
     """The git directories of submodules below `directory`, whose names may contain slashes."""
-    pending, looked, found = [directory], 0, 0
-    while pending and looked < _MOST_DIRECTORIES and found < most:
+    pending, looked, count = [directory], 0, 0
+    while pending and looked < _MOST_DIRECTORIES and count < most:
         looked += 1
         try:
             with os.scandir(pending.pop()) as entries:
@@ -412,8 +412,8 @@ def _modules(directory: str, most: int) -> Iterator[str]:
             continue
         for child in sorted(children):
             if os.path.lexists(os.path.join(child, "HEAD")):
-                found += 1
-                if found <= most:
+                count += 1
+                if count <= most:
                     yield child
             else:
                 pending.append(child)
@@ -491,10 +491,10 @@ class CommandGuard:
         surveys = [git_directories.survey(*place) for place in places]
         return BeforeCommand(surveys, mounts, file_identities(mounts))
 
-    def after(self, before: BeforeCommand, printed: str) -> str:
+    def after(self, before: BeforeCommand, output: str) -> str:
         """Set aside what the command left for git; a notice about that and about refusals, which may be empty.
 
-        `printed` is the output of the command. Raises `OSError`.
+        `output` is that of the command. Raises `OSError`.
         """
         read_only: list[str] = []
         if before.layout is not None:
@@ -503,7 +503,7 @@ class CommandGuard:
             read_only = [path for path in before.layout.read_only if files[path] == before.files[path]]
         notices = [self._look(survey, read_only) for survey in before.surveys]
         if before.layout is not None and self._project is not None:
-            notices.append(_refusals_in(self._project, before.layout, printed[-_MOST_TEXT:]))
+            notices.append(_refusals_in(self._project, before.layout, output[-_MOST_TEXT:]))
         return "".join(notices)
 
     def take_created(self) -> list[str]:
@@ -522,18 +522,18 @@ class CommandGuard:
             self._created |= dict.fromkeys(path for path in new if ".git" not in path.split("/"))
         if not self._confined:
             return ""
-        left = [
+        additions = [
             addition
             for addition in git_directories.additions(before, now)
             if not any(addition.path == path or addition.path.startswith(f"{path}/") for path in read_only)
         ]
-        return self._disarm(before, left) if left else ""
+        return self._disarm(before, additions) if additions else ""
 
-    def _disarm(self, before: GitSurvey, left: Sequence[Addition]) -> str:
+    def _disarm(self, before: GitSurvey, additions: Sequence[Addition]) -> str:
         """Set aside the files that a command left for git, unless a person typed the command. Returns a notice."""
         if not self._by_user:
-            git_directories.set_aside(left)
-        descriptions = git_directories.describe(before, left)
+            git_directories.set_aside(additions)
+        descriptions = git_directories.describe(before, additions)
         remainder = [f"and {len(descriptions) - _MOST_NAMED:,} more"] if len(descriptions) > _MOST_NAMED else []
         return f"{_LEFT if self._by_user else _SET_ASIDE}{'; '.join([*descriptions[:_MOST_NAMED], *remainder])}\n"
 
@@ -542,18 +542,18 @@ def _repositories(root: str) -> frozenset[str]:
     return git_directories.paths(root, MOUNT).repositories
 
 
-def _refusals_in(project: ProjectMounts, layout: ProjectLayout, printed: str) -> str:
+def _refusals_in(project: ProjectMounts, layout: ProjectLayout, output: str) -> str:
     """Lines about the read-only files that a command tried to change, from the errors in its output."""
-    refused = [line for line in printed.splitlines() if any(words in line for words in _REFUSALS)]
-    if not refused:
+    refusals = [line for line in output.splitlines() if any(words in line for words in _REFUSALS)]
+    if not refusals:
         return ""
     lines = []
-    if layout.has_git and any(_GIT_REFUSED.search(line) for line in refused):
+    if layout.has_git and any(_GIT_REFUSED.search(line) for line in refusals):
         lines.append(_READ_ONLY_SETTINGS)
     names = [name.rstrip("/") for name in project.protected]
-    named = [name for name in names if any(_names(line, name) for line in refused)]
-    if named:
-        lines.append(f"{_PROTECTED}{', '.join(named)}\n")
+    protected_names = [name for name in names if any(_names(line, name) for line in refusals)]
+    if protected_names:
+        lines.append(f"{_PROTECTED}{', '.join(protected_names)}\n")
     return "".join(lines)
 
 

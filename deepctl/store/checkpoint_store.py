@@ -323,9 +323,13 @@ class Checkpoints:
             now = self.snapshot(workspace, ScratchWriter(self.objects)).tree
             current_changes = trees.changes(self.objects, now, bytes.fromhex(intent.tree))
             current = {change.path: change.before for change in current_changes}
-            other = [change for change in all_changes if not _is_ours(current.get(change.path, change.after), change)]
+            foreign_changes = [
+                change for change in all_changes if not _is_ours(current.get(change.path, change.after), change)
+            ]
             # A half restored .gitignore may hide a path that is as it was.
-            edited_paths = working_tree.unmet(TreeChange(change.path, None, change.before) for change in other)
+            edited_paths = working_tree.unmet(
+                TreeChange(change.path, None, change.before) for change in foreign_changes
+            )
             open_changes = [change for change in all_changes if change.path not in edited_paths]
             self.objects.scratch.clear()
         above = _directories_above(self.objects, safety, open_changes)

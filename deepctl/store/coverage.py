@@ -93,10 +93,10 @@ class GitRules(NamedTuple):
         level = gitignore.level(tuple(pattern for text in self.general for pattern in patterns(text, self.ignore_case)))
         for directory, name in _steps(self.base):
             level = level.extended(patterns(self.above.get(directory, b""), self.ignore_case))
-            folded = name.lower() if self.ignore_case else name
-            if level.ignored([folded], are_directories=True):
+            key = name.lower() if self.ignore_case else name
+            if level.ignored([key], are_directories=True):
                 return None
-            level = level.below(folded)
+            level = level.below(key)
         return level
 
     def to_document(self) -> dict[str, Any]:
@@ -255,11 +255,11 @@ def select(level: Level, names: Collection[bytes], *, are_directories: bool, ign
     """Those of the names that a level ignores."""
     if not ignore_case:
         return level.ignored(names, are_directories=are_directories) if names else set()
-    folded: dict[bytes, list[bytes]] = {}
+    names_by_key: dict[bytes, list[bytes]] = {}
     for name in names:
-        folded.setdefault(name.lower(), []).append(name)
-    ignored = level.ignored(folded.keys(), are_directories=are_directories)
-    return {name for key in ignored for name in folded[key]}
+        names_by_key.setdefault(name.lower(), []).append(name)
+    ignored_keys = level.ignored(names_by_key.keys(), are_directories=are_directories)
+    return {name for key in ignored_keys for name in names_by_key[key]}
 
 
 class CoverageSettings(NamedTuple):
@@ -384,13 +384,13 @@ class CoverageRules:
             return self._tracked.ignored[1]
         bare = CoverageRules(CoverageSettings(), self._repository, self._texts)
         bare.nested = self.nested
-        ignored: list[bytes] = []
+        ignored_paths: list[bytes] = []
         for directory, names in self._tracked.directories():
             rules = bare._directory(directory)
             prefix = directory + b"/" if directory else b""
-            hidden = rules.left_out(names, ()) if rules is not None else names
-            ignored += [prefix + name for name in hidden]
-        self._tracked.ignored = key, sorted(ignored)
+            hidden_names = rules.left_out(names, ()) if rules is not None else names
+            ignored_paths += [prefix + name for name in hidden_names]
+        self._tracked.ignored = key, sorted(ignored_paths)
         return self._tracked.ignored[1]
 
     def to_json(self) -> bytes:
@@ -473,15 +473,17 @@ class DirectoryRules:
         is_git = _GIT in files or _GIT in directories
         if self._include is None:
             return {_GIT} if is_git else set()
-        ignored: set[bytes] = set()
+        ignored_names: set[bytes] = set()
         for names, are_directories in ((files, False), (directories, True)):
             if names and self._git is not None:
-                found = select(self._git, names, are_directories=are_directories, ignore_case=self._rules.ignore_case)
+                candidates = select(
+                    self._git, names, are_directories=are_directories, ignore_case=self._rules.ignore_case
+                )
             else:
-                found = set(names)
-            if found:
-                ignored |= {name for name in found if not self._is_kept(name, are_directories)}
-        return ignored | {_GIT} if is_git else ignored
+                candidates = set(names)
+            if candidates:
+                ignored_names |= {name for name in candidates if not self._is_kept(name, are_directories)}
+        return ignored_names | {_GIT} if is_git else ignored_names
 
     def _is_kept(self, name: bytes, is_directory: bool) -> bool:
         """Whether something ignored is covered, or a directory is looked into because something in it is."""

@@ -72,12 +72,12 @@ def differences(
 
     Paths are as they are shown in a session of `project`; other projects, and coverage rules, are left out.
     """
-    shown = [
+    shown_changes = [
         change
         for change in changes
         if workspaces.is_shown(change.path, project) and not _is_dull(change) and not change.is_made_by_deepctl
     ]
-    for change in without_implied(shown):
+    for change in without_implied(shown_changes):
         yield _difference(change, before, after, workspaces.shown(change.path, project))
 
 

@@ -192,20 +192,20 @@ class Cache:
 
     def find_all(self, digests: Iterable[bytes]) -> dict[bytes, Location]:
         """The positions of those of the objects that the cache has."""
-        wanted = list(digests)
+        wanted_digests = list(digests)
 
         def rows(database: sqlite3.Connection) -> dict[bytes, Location]:
-            found: dict[bytes, Location] = {}
-            for start in range(0, len(wanted), _PARAMETERS):
-                part = wanted[start : start + _PARAMETERS]
+            locations: dict[bytes, Location] = {}
+            for start in range(0, len(wanted_digests), _PARAMETERS):
+                part = wanted_digests[start : start + _PARAMETERS]
                 places = ",".join("?" * len(part))
                 for digest, *row in database.execute(
                     f"SELECT hash, pack, offset, stored, size, sum FROM objects WHERE hash IN ({places})", part
                 ):
                     if _object_sum(digest, *row[:4]) != row[4]:
                         raise sqlite3.DatabaseError("a row is not as it was written")
-                    found[digest] = Location(*row[:4])
-            return found
+                    locations[digest] = Location(*row[:4])
+            return locations
 
         return self._guarded(rows, {})
 

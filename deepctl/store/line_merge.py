@@ -25,19 +25,19 @@ def take_back_lines(before: bytes, after: bytes, now: bytes, *, is_ordered: bool
     changes = [_edits(base, text.splitlines(keepends=True)) for text in (before, now)]
     if changes[0] is None or changes[1] is None:
         return None
-    merged: list[bytes] = []
+    result_lines: list[bytes] = []
     position, is_insertion = 0, False
     for start, end, lines in sorted({*changes[0], *changes[1]}):
         if start < position or (is_ordered and is_insertion and start == position == end):
             return None
-        merged += base[position:start]
-        merged += lines
+        result_lines += base[position:start]
+        result_lines += lines
         position, is_insertion = end, start == end
-    merged += base[position:]
+    result_lines += base[position:]
     # Other lines may now follow a former last line without a newline.
     ending = b"\r\n" if base and base[0].endswith(b"\r\n") else b"\n"
-    whole_lines = [line if line.endswith((b"\n", b"\r")) else line + ending for line in merged[:-1]]
-    return b"".join(whole_lines + merged[-1:])
+    whole_lines = [line if line.endswith((b"\n", b"\r")) else line + ending for line in result_lines[:-1]]
+    return b"".join(whole_lines + result_lines[-1:])
 
 
 _Edit = tuple[int, int, tuple[bytes, ...]]

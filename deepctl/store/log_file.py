@@ -119,11 +119,11 @@ def read_behind(path: str, end: int, crc: int, first: int, last: int) -> tuple[b
     descriptor = atomic.open_regular(path, os.O_RDONLY)
     try:
         buffer = memoryview(bytearray(_CHUNK))
-        found, left = 0, end
-        while left and (count := os.readv(descriptor, [buffer[:left]])):
-            found = zlib.crc32(buffer[:count], found)
-            left -= count
-        if left or found != crc:
+        checksum, bytes_left = 0, end
+        while bytes_left and (count := os.readv(descriptor, [buffer[:bytes_left]])):
+            checksum = zlib.crc32(buffer[:count], checksum)
+            bytes_left -= count
+        if bytes_left or checksum != crc:
             return None
         between = os.pread(descriptor, max(0, min(last, end) - first), first)
         return between, b"".join(iter(lambda: os.read(descriptor, _CHUNK), b""))

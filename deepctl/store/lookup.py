@@ -390,8 +390,8 @@ def listing(
         notes.append("A rewind was interrupted; the next command that changes something finishes it.")
     if (lost_note := lost_files_note(records)) is not None:
         notes.append(lost_note)
-    damaged = structural_damage(paths, checkpoints, {record.id for record in records})
-    return Listing(infos, damaged, notes, frozenset(checkpoints.heads.values()))
+    damaged_files = structural_damage(paths, checkpoints, {record.id for record in records})
+    return Listing(infos, damaged_files, notes, frozenset(checkpoints.heads.values()))
 
 
 def _listed_parent(checkpoints: Ledger, record: Record, ids: set[str]) -> str | None:

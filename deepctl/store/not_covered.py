@@ -55,20 +55,20 @@ def look(root: str, settings: CoverageSettings, limit: int = MOST_ENTRIES, *, is
     unseen: set[bytes] = set()
     # A directory that is too large must not hide the others, so its entries do not count; all attempts together are
     # limited too.
-    left, attempts = limit, 2 * limit
+    paths_left, attempts = limit, 2 * limit
     for path, is_directory in sorted((rules or _walk(root, settings)).uncovered.items()):
         cancellation.look()
-        found: dict[bytes, _Status] = {}
-        most = min(left, attempts)
+        statuses: dict[bytes, _Status] = {}
+        most = min(paths_left, attempts)
         for entry, status in _entries(os.fsencode(root), path, is_directory):
-            if len(found) >= most:
+            if len(statuses) >= most:
                 unseen.add(path)
                 break
-            found[entry] = status
+            statuses[entry] = status
         else:
-            tops[path] = found
-            left -= len(found)
-        attempts -= len(found)
+            tops[path] = statuses
+            paths_left -= len(statuses)
+        attempts -= len(statuses)
     return Look(tops, frozenset(unseen))
 
 

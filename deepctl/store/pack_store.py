@@ -262,15 +262,15 @@ class PackStore:
         """Those of the objects that are stored, or with `certainly`, that a record may name. The open batch does not
         count.
         """
-        wanted = set(digests)
-        present = self._packs() if wanted else set()
-        locations = self._cache.find_all(wanted) if present else {}
+        wanted_digests = set(digests)
+        present = self._packs() if wanted_digests else set()
+        locations = self._cache.find_all(wanted_digests) if present else {}
         if self._generation != self._cache.generation:
             present = self._packs()
-            locations = self._cache.find_all(wanted)
+            locations = self._cache.find_all(wanted_digests)
         if certainly and self._counted_packs is not None:
-            counted = self._counted_packs()
-            present = {pack for pack in present if pack in counted}
+            counted_packs = self._counted_packs()
+            present = {pack for pack in present if pack in counted_packs}
         return {digest for digest, location in locations.items() if location.pack in present}
 
     def _find_for_certain(self, digest: bytes) -> Location | None:

@@ -90,16 +90,16 @@ def _of_sessions(paths: ProfilePaths) -> list[Project]:
 
     The path is empty if the records are damaged too, so that only the ledger knows the id.
     """
-    found: dict[str, Project] = {}
+    projects: dict[str, Project] = {}
     # The session that was used last has the newest path.
     for name in reversed(session_catalogue.newest_first(paths)):
         try:
             project = session_catalogue.find(paths, name).project
         except (DeepctlError, OSError):
             continue
-        if project is not None and (project.path or project.id not in found):
-            found[project.id] = Project(project.id, project.path)
-    return list(found.values())
+        if project is not None and (project.path or project.id not in projects):
+            projects[project.id] = Project(project.id, project.path)
+    return list(projects.values())
 
 
 def by_id(paths: ProfilePaths, identity: str) -> Project | None:
@@ -126,9 +126,9 @@ def ensure(paths: ProfilePaths, real_path: str) -> Project:
                 projects[number] = current
                 _write(paths, projects)
             return current
-    added = Project(os.urandom(4).hex(), real_path, status.st_dev, status.st_ino)
-    _write(paths, [*projects, added])
-    return added
+    new_project = Project(os.urandom(4).hex(), real_path, status.st_dev, status.st_ino)
+    _write(paths, [*projects, new_project])
+    return new_project
 
 
 def move(paths: ProfilePaths, old: str, new_path: str) -> Project:
@@ -148,10 +148,10 @@ def move(paths: ProfilePaths, old: str, new_path: str) -> Project:
             code="project_exists",
         )
     status = os.stat(new_path)
-    moved = projects[number]._replace(path=new_path, device=status.st_dev, inode=status.st_ino)
-    projects[number] = moved
+    new_project = projects[number]._replace(path=new_path, device=status.st_dev, inode=status.st_ino)
+    projects[number] = new_project
     _write(paths, projects)
-    return moved
+    return new_project
 
 
 def forget(paths: ProfilePaths, identity: str) -> None:
@@ -258,15 +258,15 @@ def _is_gone(path: str) -> bool:
     return not os.path.lexists(path) or os.path.realpath(path) != path
 
 
-def moved_to(project: Project, known: Iterable[Project]) -> str | None:
+def moved_to(project: Project, projects: Iterable[Project]) -> str | None:
     """A directory with the device and the inode of a missing project: beside it or the end of a link in its place,
     above the current directory, or beside another project. It is only a suggestion.
     """
     if not project.inode or not _is_gone(project.path):
         return None
-    taken = {each.path for each in known}
+    used_paths = {candidate.path for candidate in projects}
     places = [os.path.dirname(project.path), os.path.dirname(os.path.realpath(project.path))]
-    places += [os.path.dirname(each.path) for each in known]
+    places += [os.path.dirname(candidate.path) for candidate in projects]
     with suppress(OSError):
         above = os.path.realpath(os.getcwd())
         while above != "/":
@@ -275,7 +275,7 @@ def moved_to(project: Project, known: Iterable[Project]) -> str | None:
     for place in dict.fromkeys(places):
         with suppress(OSError), os.scandir(place) as entries:
             for entry in entries:
-                if entry.inode() == project.inode and entry.path not in taken:
+                if entry.inode() == project.inode and entry.path not in used_paths:
                     status = entry.stat(follow_symlinks=False)
                     if was_moved(project.path, (project.device, project.inode), status):
                         return entry.path
@@ -290,9 +290,9 @@ def command_to_move(profile: str, old: str, new: str) -> str:
 
 def now_at(paths: ProfilePaths, path: str) -> str | None:
     """The directory that may be the project of the missing directory `path` now (`moved_to`)."""
-    known = read(paths)
-    project = next((project for project in known if project.path == path), None)
-    return moved_to(project, known) if project is not None else None
+    projects = read(paths)
+    project = next((project for project in projects if project.path == path), None)
+    return moved_to(project, projects) if project is not None else None
 
 
 def hint_of_missing(paths: ProfilePaths, path: str) -> str | None:

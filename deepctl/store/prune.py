@@ -234,7 +234,7 @@ def _rules_differ(objects: ObjectReader, states: list[WorkspaceState]) -> bool:
         rules = [workspaces.all_rules(objects, tree) for tree in {bytes.fromhex(state.tree) for state in states}]
     except Damaged:
         return True
-    return any(other != rules[0] for other in rules)
+    return any(digest != rules[0] for digest in rules)
 
 
 def _authors(objects: ObjectReader, states: list[WorkspaceState]) -> list[tuple[str | None, list[str]]]:
@@ -268,13 +268,13 @@ def _repacking(
     try:
         if ledger.damage:
             raise Damaged("The ledger is damaged.")
-        needed, unreadable = repack.reachable(packs, map(bytes.fromhex, roots), tell)
+        needed_digests, unreadable = repack.reachable(packs, map(bytes.fromhex, roots), tell)
         if unreadable:
             return Repacking({}, {}, is_blocked=True)
         tables = {name: packs.table(name) for name in packs.names() & ledger.packs}
     except Damaged:
         return Repacking({}, {}, is_blocked=True)
-    return repack.plan(packs, tables, needed)
+    return repack.plan(packs, tables, needed_digests)
 
 
 def collect_messages(directory: str, ledger: Ledger) -> None:
@@ -283,24 +283,24 @@ def collect_messages(directory: str, ledger: Ledger) -> None:
         return
     logs = {entry.removesuffix(log_file.SUFFIX) for entry in os.listdir(directory) if entry.endswith(log_file.SUFFIX)}
     try:
-        needed = _with_parents(directory, {record.log for record in ledger.records.values()} & logs)
+        needed_logs = _with_parents(directory, {record.log for record in ledger.records.values()} & logs)
     except Damaged:
         return
-    for log_id in logs - needed:
+    for log_id in logs - needed_logs:
         os.unlink(log_file.log_path(directory, log_id))
 
 
 def _with_parents(directory: str, logs: Iterable[str]) -> set[str]:
     """These logs and those that they continue. Raises `Damaged`."""
-    needed: set[str] = set()
+    logs_and_parents: set[str] = set()
     pending = list(logs)
     while pending:
         log_id = pending.pop()
-        if log_id not in needed:
-            needed.add(log_id)
+        if log_id not in logs_and_parents:
+            logs_and_parents.add(log_id)
             parent = session_log.parent_of(directory, log_id)
             pending += [parent[0]] if parent is not None else []
-    return needed
+    return logs_and_parents
 
 
 def collect_logs(paths: ProfilePaths, ledger: Ledger) -> None:
@@ -316,8 +316,8 @@ def collect_logs(paths: ProfilePaths, ledger: Ledger) -> None:
                 for entry in os.listdir(session.directory)
                 if entry.endswith(log_file.SUFFIX)
             }
-            needed = _with_parents(session.directory, {session.log, *(record_logs & logs)})
+            needed_logs = _with_parents(session.directory, {session.log, *(record_logs & logs)})
         except (DeepctlError, OSError):
             continue
-        for log_id in logs - needed:
+        for log_id in logs - needed_logs:
             os.unlink(log_file.log_path(session.directory, log_id))

@@ -79,14 +79,14 @@ def reachable(
 
     Raises `NewerFormat`.
     """
-    needed: set[bytes] = set()
+    digests: set[bytes] = set()
     unreadable: set[bytes] = set()
     pending = list(roots)
     while pending:
         tree = pending.pop()
-        if tree in needed:
+        if tree in digests:
             continue
-        needed.add(tree)
+        digests.add(tree)
         tell()
         try:
             entries = trees.decode(objects.read(tree))
@@ -96,11 +96,11 @@ def reachable(
             unreadable.add(tree)
             continue
         pending += [entry.digest for entry in entries if entry.kind == trees.DIRECTORY]
-        needed.update(entry.digest for entry in entries if entry.kind != trees.DIRECTORY)
-    return needed, unreadable
+        digests.update(entry.digest for entry in entries if entry.kind != trees.DIRECTORY)
+    return digests, unreadable
 
 
-def plan(packs: PackStore, tables: Mapping[str, Sequence[PackEntry]], needed: Container[bytes]) -> Repacking:
+def plan(packs: PackStore, tables: Mapping[str, Sequence[PackEntry]], needed_digests: Container[bytes]) -> Repacking:
     """Delete the packs without needed objects; write packs with many unneeded objects again, and merge many small
     ones.
     """
@@ -108,7 +108,7 @@ def plan(packs: PackStore, tables: Mapping[str, Sequence[PackEntry]], needed: Co
     small: list[str] = []
     for name, table in tables.items():
         size = os.path.getsize(packs.path(name))
-        live_entries = [entry for entry in table if entry.digest in needed]
+        live_entries = [entry for entry in table if entry.digest in needed_digests]
         live = sum(entry.stored_size for entry in live_entries)
         if not live_entries:  # not `live`: the empty file takes no bytes
             freed[name] = size
@@ -118,7 +118,7 @@ def plan(packs: PackStore, tables: Mapping[str, Sequence[PackEntry]], needed: Co
             small.append(name)
     if len(small) >= _MANY_SMALL:
         freed |= dict.fromkeys(small, 0)
-    moves = {name: sorted({entry.digest for entry in tables[name] if entry.digest in needed}) for name in freed}
+    moves = {name: sorted({entry.digest for entry in tables[name] if entry.digest in needed_digests}) for name in freed}
     return Repacking(freed, {name: digests for name, digests in moves.items() if digests})
 
 

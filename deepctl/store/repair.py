@@ -350,8 +350,8 @@ class PackRepair:
 
     def _missing(self, objects: PackStore) -> set[bytes]:
         """The objects of the trees, as far as they can be read, that are missing or unreadable."""
-        needed, unreadable = self._reachable(objects)
-        return unreadable | {digest for digest in needed if not objects.has(digest)}
+        digests, unreadable = self._reachable(objects)
+        return unreadable | {digest for digest in digests if not objects.has(digest)}
 
     def _reachable(self, objects: PackStore) -> tuple[set[bytes], set[bytes]]:
         return repack.reachable(objects, map(bytes.fromhex, self._roots()))

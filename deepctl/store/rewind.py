@@ -205,8 +205,8 @@ class RewindResult(NamedTuple):
     @property
     def remarks(self) -> list[str]:
         """Notes for the user about paths that were not restored exactly."""
-        shown = self.plan.workspace.shown
-        return [f"{os.fsdecode(shown(path))!r} has changed: {reason}." for path, reason in self.in_the_way]
+        shown_path = self.plan.workspace.shown
+        return [f"{os.fsdecode(shown_path(path))!r} has changed: {reason}." for path, reason in self.in_the_way]
 
 
 def request_rewind(
@@ -632,14 +632,14 @@ def _refusal(
 ) -> DeepctlError | None:
     """The reason against a rewind, or `None`. `--force` and `--exact` override authors, but never unkept files."""
     effective = [change for change in plan.changes if not trees.is_same(change.before, change.after)]
-    shown = partial(map, workspace.shown)
+    shown_paths = partial(map, workspace.shown)
     try:
         workspaces.check_available(workspace, plan.changes)
         if plan.unsaved_paths:
             reason = _reason(present, plan.unsaved_paths[0])
-            raise FilesNotKept(list(shown(plan.unsaved_paths)), reason)
+            raise FilesNotKept(list(shown_paths(plan.unsaved_paths)), reason)
         if plan.conflict_paths and not request.force:
-            raise RewindConflicts(list(shown(plan.conflict_paths)), list(shown(plan.unknown_paths)))
+            raise RewindConflicts(list(shown_paths(plan.conflict_paths)), list(shown_paths(plan.unknown_paths)))
         restore.check_saved(objects, effective)
         workspaces.working_tree(workspace, objects).check_writable(effective)
     except DeepctlError as error:

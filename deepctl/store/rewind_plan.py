@@ -145,7 +145,7 @@ class RewindScope:
 
     def ignores(self, path: bytes, is_directory: bool) -> bool:
         """Whether the rules of the target or of now ignore a path of the project."""
-        return workspaces.mounted(path) is not None and any(hidden(path, is_directory) for hidden in self._ends)
+        return workspaces.mounted(path) is not None and any(is_hidden(path, is_directory) for is_hidden in self._ends)
 
 
 def _too_large(record: Record) -> list[list[str]]:
@@ -350,9 +350,13 @@ class _SessionWork:
             if path in self._conflicts and in_memory(path) and posixpath.basename(path) == _RECEIPTS:
                 self._conflicts.discard(path)
                 continue
-            if path in self._conflicts and self._merge and (merged := self._merged(path, current, sink)) is not None:
+            if (
+                path in self._conflicts
+                and self._merge
+                and (merged_entry := self._merged(path, current, sink)) is not None
+            ):
                 self._conflicts.discard(path)
-                entry = merged[0]
+                entry = merged_entry[0]
                 if trees.is_same(current, entry):
                     continue
                 merged_paths.append(path)
@@ -425,10 +429,10 @@ class _SessionWork:
             return None
         text = self._content(path, current) if current is not None else b""
         for before, after in reversed(steps):
-            merged = take_back_lines(self._read(before), self._read(after), text)
-            if merged is None:
+            content = take_back_lines(self._read(before), self._read(after), text)
+            if content is None:
                 return None
-            text = merged
+            text = content
         if not text and self._goal[path] is None:
             return (None,)
         like = current or self._goal[path] or steps[-1][1]

@@ -304,8 +304,8 @@ class Excluded:
         return True
 
     def left_out(self, files: Collection[bytes], directories: Collection[bytes]) -> set[bytes]:
-        ignored = self._level.ignored(files, are_directories=False)
-        return ignored | self._level.ignored(directories, are_directories=True)
+        names = self._level.ignored(files, are_directories=False)
+        return names | self._level.ignored(directories, are_directories=True)
 
     def note(self, names: Iterable[bytes], directories: Collection[bytes]) -> None:
         pass
@@ -403,7 +403,7 @@ class _SnapshotWriter:
         prefix = path + b"/" if path else b""
         files: dict[bytes, _Status] = {}
         directories: dict[bytes, int] = {}
-        others: dict[bytes, str] = {}
+        reasons: dict[bytes, str] = {}
         passed_over: list[bytes] = []
         encoding, errors = _ENCODING, _ERRORS
         with os.scandir(descriptor) as items:
@@ -415,7 +415,7 @@ class _SnapshotWriter:
                 except FileNotFoundError:
                     continue
                 except PermissionError as error:
-                    others[name] = error.strerror or "cannot be read"
+                    reasons[name] = error.strerror or "cannot be read"
                     continue
                 mode = info.st_mode
                 if mode & 0o1000 and self._is_mount and is_empty_placeholder(descriptor, name, info):
@@ -428,14 +428,14 @@ class _SnapshotWriter:
                 elif kind == 0o100000 or kind == 0o120000:
                     files[name] = (name, mode, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino)
                 else:
-                    others[name] = _kind(mode)
+                    reasons[name] = _kind(mode)
         if path == _OWN and not self._is_mount:
-            for names in (files, directories, others):
+            for names in (files, directories, reasons):
                 names.pop(_MOUNTS_NAME, None)
-        if leave_out is not None and not self._select(descriptor, leave_out, files, directories, others):
+        if leave_out is not None and not self._select(descriptor, leave_out, files, directories, reasons):
             return None
         self._seen.add(path)
-        self.unkept += [UnkeptPath(prefix + name, reason) for name, reason in others.items()]
+        self.unkept += [UnkeptPath(prefix + name, reason) for name, reason in reasons.items()]
         sizes = [file_status[2] for file_status in files.values()]
         if self._max_file is not None and sizes and max(sizes) > self._max_file:
             sizes = self._without_large(prefix, files, leave_out)
@@ -462,16 +462,16 @@ class _SnapshotWriter:
         leave_out: LeaveOut,
         files: dict[bytes, _Status],
         directories: dict[bytes, int],
-        others: dict[bytes, str],
+        reasons: dict[bytes, str],
     ) -> bool:
         """Remove the names that the rules leave out. Whether the directory is stored at all."""
         if not leave_out.enter(descriptor, files, directories):
             return False
-        left_out = leave_out.left_out({**files, **others} if others else files, directories)
+        left_out = leave_out.left_out({**files, **reasons} if reasons else files, directories)
         if left_out:
             leave_out.note(left_out, directories)
             for name in left_out:
-                for names in (files, directories, others):
+                for names in (files, directories, reasons):
                     names.pop(name, None)
         return True
 

@@ -282,8 +282,8 @@ def snapshot(
         # What the snapshot before had of it is only a guess, so nothing there may be changed.
         own = own._replace(unkept=[*own.unkept, UnkeptPath(mount_prefix(project.id), _MISSING)])
     tree, replaced_path = mount(objects, sink, own.tree, projects)
-    replaced = [UnkeptPath(replaced_path, NO_CONTENT[-1])] if replaced_path is not None else []
-    return own._replace(tree=tree, unkept=own.unkept + replaced)
+    replaced_paths = [UnkeptPath(replaced_path, NO_CONTENT[-1])] if replaced_path is not None else []
+    return own._replace(tree=tree, unkept=own.unkept + replaced_paths)
 
 
 def _kept_projects(objects: ObjectReader, last_tree: str, workspace: WorkspaceOptions) -> dict[str, bytes]:
@@ -382,14 +382,14 @@ class _WorkspaceTree:
 
     def apply(self, changes: Iterable[TreeChange], mark: str = "restore") -> RestoreResult:
         parts = self._parts(changes)
-        written, deleted, kept = self._workspace_tree.apply(parts.workspace, mark)
-        kept = [*kept, *parts.refused]
+        written_paths, deleted_paths, kept_paths = self._workspace_tree.apply(parts.workspace, mark)
+        kept_paths = [*kept_paths, *parts.refused]
         if self._project_tree is not None and parts.project:
             result = self._project_tree.apply(parts.project, mark)
-            written = written + self._in_tree(result.written_paths)
-            deleted = deleted + self._in_tree(result.deleted_paths)
-            kept += [(self._prefix + path, reason) for path, reason in result.kept_paths]
-        return RestoreResult(written, deleted, kept)
+            written_paths = written_paths + self._in_tree(result.written_paths)
+            deleted_paths = deleted_paths + self._in_tree(result.deleted_paths)
+            kept_paths += [(self._prefix + path, reason) for path, reason in result.kept_paths]
+        return RestoreResult(written_paths, deleted_paths, kept_paths)
 
     def sweep(self, paths: Iterable[bytes], mark: str) -> None:
         parts = self._parts(TreeChange(path, None, None) for path in paths)

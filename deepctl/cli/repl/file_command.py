@@ -61,8 +61,8 @@ def _amount(path: str) -> str:
 def _remove(state: ReplState, words: Sequence[str]) -> None:
     """Take back these files, or all. Raises `NotFound`; nothing is taken back then."""
     files = [os.path.abspath(path) for path in state.files]
-    removed = {_attached(files, word) for word in words} if words else set(files)
-    state.files = [path for path in files if path not in removed]
+    removed_files = {_attached(files, word) for word in words} if words else set(files)
+    state.files = [path for path in files if path not in removed_files]
     if state.files:
         state.chat.display.notice(listing(state.files))
     else:

@@ -50,12 +50,12 @@ def offer_pictures(state: ReplState, prompt: str) -> None:
     """
     if not state.offers_pictures:
         return
-    attached = set(map(os.path.abspath, state.files))
+    attached_paths = set(map(os.path.abspath, state.files))
     mentioned = {os.path.basename(path) for mention in mentions(prompt) for path, _ in mention.readings}
     pictures = [
         path
         for path in pictures_in(prompt)
-        if path not in state.declined_pictures | attached and os.path.basename(path) not in mentioned
+        if path not in state.declined_pictures | attached_paths and os.path.basename(path) not in mentioned
     ]
     if not pictures:
         return

@@ -148,20 +148,24 @@ def project(environment: Mapping[str, str], in_force: Settings, paths: ProfilePa
             hint = f"{moved} Then: `{hint}`." if moved is not None else hint
             yield Check("project", "problem", f"setting project: {error.message.rstrip('.')}", hint)
     try:
-        known = stored_projects.read(paths)
+        projects_of_profile = stored_projects.read(paths)
     except OSError:
         return  # the check of the sessions reports it
-    missing = [project.path for project in known if not os.path.isdir(project.path) and project.path != path]
+    missing = [
+        project.path for project in projects_of_profile if not os.path.isdir(project.path) and project.path != path
+    ]
     if missing:
         yield Check(
             "project",
             "warning",
-            f"{counted(len(known), 'project')}; missing: {first_few(missing)}",
+            f"{counted(len(projects_of_profile), 'project')}; missing: {first_few(missing)}",
             " ".join(stored_projects.hint_of_missing(paths, path) or "" for path in missing[:_MOST_HINTS]),
         )
-    elif known and (path is None or os.path.isdir(path)):
-        yield Check("project", "ok", counted(len(known), "project"))
-    for directory in dict.fromkeys([*([path] if path is not None else []), *(project.path for project in known)]):
+    elif projects_of_profile and (path is None or os.path.isdir(path)):
+        yield Check("project", "ok", counted(len(projects_of_profile), "project"))
+    for directory in dict.fromkeys(
+        [*([path] if path is not None else []), *(project.path for project in projects_of_profile)]
+    ):
         if os.path.isdir(directory) and (problem := coverage.read_rules(directory, DEFAULT_COVERAGE).problem_sentence):
             yield Check("project", "warning", problem)
 

@@ -77,13 +77,13 @@ def replace(work: Repository, memory: Memory, file: str, base: bytes | None, new
     if now in (base, new_content):
         return _write(work, session, memory, file, now, new_content)
     if (base is not None and now is None) or max(map(len, (base or b"", now or b"", new_content))) > MERGED_UP_TO:
-        merged = None
+        merged_content = None
     else:
-        merged = take_back_lines(new_content, base or b"", now or b"")
-    if merged is None:
+        merged_content = take_back_lines(new_content, base or b"", now or b"")
+    if merged_content is None:
         other_change = "removed it" if now is None else "changed the same lines"
         raise Collision(f"Another author {other_change} while you were editing {file!r}, so nothing was written.")
-    return _write(work, session, memory, file, now, merged, is_merged=True)
+    return _write(work, session, memory, file, now, merged_content, is_merged=True)
 
 
 def begin(work: Repository) -> SessionRecord | None:

@@ -245,22 +245,22 @@ class PackSelection:
 
         Raises `Damaged`, naming the checkpoints to remove, if needed data cannot be read.
         """
-        needed, unread_digests = repack.reachable(self._objects, (tree.tree for tree in self._trees.values()))
+        needed_digests, unread_digests = repack.reachable(self._objects, (tree.tree for tree in self._trees.values()))
         if unread_digests:
             raise self._damaged(unread_digests)
-        tables = self._tables(needed)
+        tables = self._tables(needed_digests)
         for table in tables.values():
             for entry in table or ():
                 self._contents.hold(entry.digest)
-        old_packs = {name for name, table in tables.items() if self._goes(name, table, needed, rewriter)}
+        old_packs = {name for name, table in tables.items() if self._goes(name, table, needed_digests, rewriter)}
         moves: dict[str, list[bytes]] = {}
-        for digest in needed if old_packs else ():
+        for digest in needed_digests if old_packs else ():
             # Not by the tables, which may be damaged.
             location = self._objects.find(digest)
             if location is not None and location.pack in old_packs:
                 moves.setdefault(location.pack, []).append(digest)
         for name in old_packs if self._keep_strays else ():
-            dead = [entry.digest for entry in tables[name] or () if entry.digest not in needed]
+            dead = [entry.digest for entry in tables[name] or () if entry.digest not in needed_digests]
             strays = [digest for digest in dead if not self._is_to_go(digest, rewriter) and not self._is_unread(digest)]
             moves.setdefault(name, []).extend(strays)
         repack_plan = Repacking({name: os.lstat(self._objects.path(name)).st_size for name in old_packs}, moves)
@@ -268,7 +268,9 @@ class PackSelection:
             self._contents.hold(digest)
         if unread_digests := self._contents.unread.intersection(repack_plan.objects):
             raise self._damaged(unread_digests)
-        leftovers = {entry.digest for table in tables.values() for entry in table or ()} - needed - rewriter.gone
+        leftovers = (
+            {entry.digest for table in tables.values() for entry in table or ()} - needed_digests - rewriter.gone
+        )
         unknown = [
             name
             for name in tables.keys() - old_packs
@@ -276,7 +278,7 @@ class PackSelection:
         ]
         return repack_plan, sum(map(self._is_leftover, leftovers)), sorted(unknown)
 
-    def _tables(self, needed: set[bytes]) -> _Tables:
+    def _tables(self, needed_digests: set[bytes]) -> _Tables:
         """The tables of all packs, `None` for unreadable ones."""
         tables: _Tables = {}
         for name in sorted(self._objects.names()):
@@ -286,14 +288,18 @@ class PackSelection:
                 raise
             except (Damaged, Refused):
                 tables[name] = None
-        if None in tables.values() and (missing := {digest for digest in needed if not self._objects.has(digest)}):
+        if None in tables.values() and (
+            missing := {digest for digest in needed_digests if not self._objects.has(digest)}
+        ):
             raise self._damaged(missing)
         return tables
 
-    def _goes(self, name: str, table: Sequence[PackEntry] | None, needed: set[bytes], rewriter: Rewriter) -> bool:
+    def _goes(
+        self, name: str, table: Sequence[PackEntry] | None, needed_digests: set[bytes], rewriter: Rewriter
+    ) -> bool:
         if table is None:
             return not self._keep_strays  # all needed objects are elsewhere
-        dead = [entry.digest for entry in table if entry.digest not in needed]
+        dead = [entry.digest for entry in table if entry.digest not in needed_digests]
         if any(self._is_to_go(digest, rewriter) for digest in dead):
             return True
         if self._keep_strays:

@@ -95,8 +95,8 @@ class Export:
     def _projects(self) -> list[str]:
         checkpoint_ledger = ledger.parse(self._ledger.raw, os.path.join(self._paths.checkpoints, ledger.LEDGER))
         identities = {record.project for record in checkpoint_ledger.records.values() if record.project}
-        known = {project.id: project.path for project in projects.read(self._paths)} if identities else {}
-        return sorted(known.get(identity, f"project {identity}") for identity in identities)
+        paths_by_id = {project.id: project.path for project in projects.read(self._paths)} if identities else {}
+        return sorted(paths_by_id.get(identity, f"project {identity}") for identity in identities)
 
     def _header(self) -> ArchiveHeader:
         entries, files, size = self._declared

@@ -153,8 +153,8 @@ def take_in(
         paths = ProfilePaths(source.name, staging.path, "")
         _check_ledger(incoming, paths)
         _make_private(paths)
-        content, waiting = _set_apart(incoming, paths, root.profile(source.name))
-        items = waiting.items if waiting is not None else []
+        content, untrusted = _set_apart(incoming, paths, root.profile(source.name))
+        items = untrusted.items if untrusted is not None else []
         notes = _notes(items, paths, content)
         if strips:
             notes.append(
@@ -166,7 +166,7 @@ def take_in(
             if profiles.exists(root, source.name):
                 raise name_taken(source.name)
             staging.move(root.profile(source.name).directory)
-    return ProfileImport(root.profile(source.name), incoming.header.profile, incoming.totals, notes, items, waiting)
+    return ProfileImport(root.profile(source.name), incoming.header.profile, incoming.totals, notes, items, untrusted)
 
 
 def _write(incoming: ArchiveReader, staging: Staging, report: Report) -> int:

@@ -235,9 +235,9 @@ class TurnView:
             return f"{event['reason']}: trying again {delay} {_attempt(event)}"
         if self._pending:
             return f"Running {next(iter(self._pending.values())).name}"
-        doing = {"text": "Writing", "thinking": "Thinking"}.get(self._streaming, "Waiting")
+        activity = {"text": "Writing", "thinking": "Thinking"}.get(self._streaming, "Waiting")
         silence = int(time.monotonic() - self._heard)
-        return f"{doing}, no answer for {silence} s" if silence >= SILENT_SECONDS else doing
+        return f"{activity}, no answer for {silence} s" if silence >= SILENT_SECONDS else activity
 
 
 def _attempt(event: Mapping[str, Any]) -> str:
