@@ -161,10 +161,10 @@ def _peak(root: Path, store: Path) -> bool:
     return promise("peak memory of a first snapshot of 100,000 files / 200 MB", int(output) / _PEAK, 1.0)
 
 
-def _turn(place: Path) -> bool:
-    """The walks of a turn with three writing calls. Their number does not depend on the number of files."""
-    project, calls = place / "turn", 3
-    project.mkdir()
+def _turn(place: Path, prompt: str, *options: str) -> int:
+    """The walks of a turn. Their number does not depend on the number of files."""
+    project = place / "project"
+    project.mkdir(parents=True)
     _git(project, "init", "-q")
     walks: list[str] = []
     real = trees.snapshot
@@ -177,9 +177,21 @@ def _turn(place: Path) -> bool:
     own = {"DEEPCTL_HOME": place / "state", "DEEPCTL_CONFIG": place / "config.toml", "HOME": place / "home"}
     with mock.patch.dict(os.environ, {name: str(path) for name, path in own.items()}):
         with mock.patch.object(trees, "snapshot", counted):
-            prompt = "\n".join(f"write {number}.txt: text" for number in range(calls))
-            InProcess()("chat", "-C", str(project), prompt).ok()
-    return promise("walks of a turn / writing calls and two", len(walks) / (calls + 2), 1.0)
+            InProcess()("chat", "-C", str(project), *options, prompt).ok()
+    return len(walks)
+
+
+def _turns(place: Path) -> bool:
+    """The walks of a turn with calls of file tools, which name the files that they change, and of one with commands."""
+    files = [f"write {number}.txt: text" for number in range(3)] + ["write 0.txt: new", "remember tea", "plan A: b; c"]
+    held = promise(
+        "walks of a turn / calls of file tools and two",
+        _turn(place / "files", "\n".join(files)) / (len(files) + 2),
+        1.0,
+    )
+    commands = ["run true"] * 3
+    walks = _turn(place / "commands", "\n".join(commands), "--sandbox", "none", "--approve", "auto")
+    return promise("walks of a turn / two for each command and two", walks / (2 * len(commands) + 2), 1.0) and held
 
 
 def _matcher(count: int) -> None:
@@ -214,7 +226,7 @@ def run() -> bool:
             snapshot(root, place / f"store{count}-0")
             held.append(_again(root, place / f"store{count}-0", count))
         held.append(_peak(root, place / "peak"))
-        held.append(_turn(place))
+        held.append(_turns(place / "turns"))
     return all(held)
 
 

@@ -56,6 +56,9 @@ STATE_PROVIDER = "state"
 
 T = TypeVar("T")
 
+BeforeChange = Callable[[str, str], None]
+"""Receives a directory and the path in it of a file that is about to change, both without links."""
+
 _SEARCH = 'ulimit -t 130; ulimit -v "$1"; cd -P "$2" || exit 2; shift 2; exec "$@"'
 _SEARCH_MEMORY = 2 << 30
 _SEARCH_SECONDS = 120.0
@@ -69,9 +72,22 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
     With links that are not followed, any link is refused: deepctl's own stores see a workspace like this.
     """
 
+    before_change: BeforeChange | None = None
+
     def __init__(self, trees: MountTable) -> None:
         self._trees = trees
         self._root = trees.first.root
+
+    def _announce(self, path: str, *, follow: bool = True) -> None:
+        """Tell that the file `path` is about to change. Without `follow`, it may itself be a link."""
+        if self.before_change is None:
+            return
+        tree = self._trees.tree_of(path)
+        with self._hiding():
+            directory, name = os.path.split(path)
+            real = tree.real_path(path) if follow else os.path.join(tree.real_path(directory), name)
+        if tree.prefix_of(real) is not None:  # otherwise the operation itself refuses the path
+            self.before_change(tree.root, os.path.relpath(real, tree.mount))
 
     @property
     def ref(self) -> WorkspaceRef:
@@ -104,6 +120,7 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
         return await self._call(partial(self._trees.tree_of(path).read, path))
 
     async def write_bytes(self, path: str, data: bytes) -> None:
+        self._announce(path)
         await self._call(partial(self._trees.tree_of(path).write, path, data))
 
     async def stat(self, path: str) -> FileEntry:
@@ -123,9 +140,11 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
         ]
 
     async def make_dir(self, path: str) -> None:
+        self._announce(path)
         await self._call(partial(self._trees.tree_of(path).make_directory, path))
 
     async def remove(self, path: str) -> None:
+        self._announce(path, follow=False)
         await self._call(partial(self._trees.tree_of(path).remove, path))
 
     async def exists(self, path: str) -> bool:
@@ -459,6 +478,15 @@ class LocalBackend(ConfinedWorkspace):
         where = "." if where.strip() in ("", "/") else where
         await self.check(where)
         return await self._searcher.paths(pattern, where)
+
+    def announce_changes(self, before_change: BeforeChange) -> None:
+        """From now on, call `before_change` before each change of a file by a method of the workspace, not by commands.
+
+        If it raises an error, the file is not changed.
+        """
+        for backend in (self._searcher, self.files, self.project_files):
+            if backend is not None:
+                backend.before_change = before_change
 
     def take_created_repositories(self) -> list[str]:
         """The nested repositories that commands of a project created since the last call, relative to the project."""

@@ -34,8 +34,7 @@ from pydantic_ai.messages import (
 from pydantic_ai.run import AgentRunResult
 from pydantic_ai.tools import ToolDefinition
 
-from deepctl import layout
-from deepctl.agent.backend import failure_in_words
+from deepctl.agent.backend import LocalBackend, failure_in_words
 from deepctl.agent.checkpoint_stores import (
     Checkpoint,
     CheckpointFrequency,
@@ -56,6 +55,7 @@ from deepctl.store.not_covered import Look, NotCovered
 from deepctl.store.records import Position, Record, SessionRecord, check_label
 from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindRequest
+from deepctl.store.tool_calls import ToolCall
 from deepctl.unicode import one_line
 
 READ_ONLY_TOOLS = frozenset(
@@ -72,6 +72,8 @@ READ_ONLY_TOOLS = frozenset(
     }
 )
 """Tools that do not change the workspace."""
+FILE_TOOLS = frozenset({"delete_memory", "edit_file", "save_plan", "write_file", "write_memory", "write_plan"})
+"""Tools that change only files, and only by the methods of the workspace, which announces each change."""
 _SHOWN = 50
 _UNKEPT_SHOWN = 3
 _NAMES_SHOWN = 5
@@ -457,8 +459,7 @@ class TurnCheckpoints:
         self.workspace = work.paths.workspace
         self._rewound: set[str] = set()
         self._first: Record | None = None
-        self._at_work = ""
-        self._evicted = 0
+        self._call: ToolCall | None = None
         self._look: Look | None = None
         self._not_covered = NotCovered([], [])
         self.created_repositories: list[str] = []
@@ -471,37 +472,37 @@ class TurnCheckpoints:
         self._before = before
         self._writer = writer
         self._is_over = False
-        self._at_work = ""
+        self._call = None
 
     def started(self, session: SessionRecord, before: Position) -> None:
         """Store the state before the turn."""
         self._first = self._work.head(session)
-        self._tell(self._work.before_turn(session, before))
+        self._tell_all(self._work.before_turn(session, before))
         self._look = self._looked(session)
 
     async def tool_starts(self, ctx: RunContext[Any], name: str) -> None:
-        """Store the state before a tool call that can change something, if another author has changed it."""
-        self._evicted = self._last_eviction()
-        if name not in READ_ONLY_TOOLS:
+        """A tool is about to run. If it could change any file, store what another author has changed before."""
+        call, workspace = ToolCall(name, self._position()), ctx.workspace
+        # A read-only tool writes a large result into a file.
+        if name in READ_ONLY_TOOLS | FILE_TOOLS and isinstance(workspace, LocalBackend):
+            call.paths = set()
+            workspace.announce_changes(self._before_change)
+        with storing(), self._stoppable():
+            self._tell_all(self._work.before_tool(self._session, call))
+        self._call = call
+
+    def _before_change(self, root: str, path: str) -> None:
+        """The workspace announces a change of a file."""
+        if self._call is not None:
             with storing(), self._stoppable():
-                self._tell(self._work.before_tool(self._session, self._position()))
-            self._at_work = name
+                self._tell_all(self._work.before_change(self._session, self._call, self._position(), root, path))
 
     def tool_done(self, name: str) -> None:
-        """Store the state after a tool call that could have changed something."""
-        self._at_work = ""
-        if name not in READ_ONLY_TOOLS or self._evicted != self._last_eviction():
+        """Store the state after a tool call that changed something."""
+        call, self._call = self._call, None
+        if call is not None:
             with storing(), self._stoppable():
-                self._tell(self._work.after_tool(self._session, self._position(), name))
-
-    def _last_eviction(self) -> int:
-        """The time of the last result that was written to a file, in nanoseconds, because reading can change the
-        workspace too.
-        """
-        try:
-            return os.lstat(os.path.join(self.workspace, layout.EVICTED_DIRECTORY)).st_mtime_ns
-        except OSError:
-            return 0
+                self._tell_all(self._work.after_tool(self._session, call, self._position()))
 
     def ended(self) -> None:
         """Store the state after the turn, unless the turn was empty or has been rewound."""
@@ -514,8 +515,8 @@ class TurnCheckpoints:
         if self._look is not None and look is not None:
             self._not_covered = not_covered.changes(self._look, look)
         paths = [os.fsdecode(path) for path in self._not_covered.paths]
-        record = self._work.after_turn(self._session, self._position(), tool_at_work=self._at_work, not_covered=paths)
-        self._tell(record, [os.fsdecode(path) for path in self._not_covered.unseen])
+        records = self._work.after_turn(self._session, self._position(), call=self._call, not_covered=paths)
+        self._tell_all(records, [os.fsdecode(path) for path in self._not_covered.unseen])
 
     def _looked(self, session: SessionRecord) -> Look | None:
         """The state of what checkpoints do not cover, `None` without a project, or if its directory is gone."""
@@ -585,6 +586,10 @@ class TurnCheckpoints:
             if unseen:
                 event["not_looked_at"] = list(unseen)
             self.emit(event)
+
+    def _tell_all(self, records: Sequence[Record], unseen: Sequence[str] = ()) -> None:
+        for record in records:
+            self._tell(record, unseen if record is records[-1] else ())
 
     async def save_labelled(self, ctx: RunContext[Any], label: str) -> str:
         """Make a checkpoint in the middle of the turn."""

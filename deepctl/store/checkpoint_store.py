@@ -24,13 +24,14 @@ from deepctl import quantities
 from deepctl.errors import Interrupted, Refused
 from deepctl.files import atomic, git
 from deepctl.layout import ProfilePaths
-from deepctl.store import log_file, session_catalogue, trees, workspaces
+from deepctl.store import log_file, session_catalogue, tool_calls, trees, workspaces
 from deepctl.store.index_db import Cache
 from deepctl.store.ledger import LEDGER, Ledger, LedgerWriter, read
 from deepctl.store.object_store import ObjectBatch, ObjectReader, ObjectStore, ObjectWriter
 from deepctl.store.pack_store import PackStore, is_uncounted
-from deepctl.store.records import MOST_NOT_COVERED, Position, Record, Rewind, new_id
+from deepctl.store.records import MOST_NOT_COVERED, OTHER, Position, Record, Rewind, new_id
 from deepctl.store.restore import RestoreResult, WorkingTree
+from deepctl.store.tool_calls import ToolCall
 from deepctl.store.trees import DIRECTORY, ScratchWriter, Snapshot, TreeChange
 from deepctl.store.workspaces import WorkspaceOptions
 
@@ -153,6 +154,9 @@ class Checkpoints:
             batch.drop()
         return present.tree.hex() == self.tree
 
+    def _is_changed(self, workspace: WorkspaceOptions | None, present: Snapshot, tree: str | None) -> bool:
+        return present.tree.hex() != tree or self._has_head_moved(workspace)
+
     def _has_head_moved(self, workspace: WorkspaceOptions | None) -> bool:
         """Whether HEAD of a project is not the one of its last checkpoint: a commit may leave all files as they are.
 
@@ -180,8 +184,12 @@ class Checkpoints:
         metadata: dict[str, Any] | None = None,
         unkept: list[list[str]] | None = None,
         not_covered: Sequence[str] = (),
-    ) -> Record | None:
+        call: ToolCall | None = None,
+    ) -> list[Record]:
         """Make a checkpoint, unless the workspace equals the tree `unless_tree`, and git's HEAD is as before.
+
+        Only the paths of `call` are changes of the author. If other paths changed since the last snapshot, a checkpoint
+        by another author precedes, at the position before the call. Returns the new checkpoints, the author's last.
 
         Without a workspace, only the conversation is stored. Without `id`, `created_at` and `parent`, the checkpoint
         gets a new id and the present time, and follows its session's latest. `unkept` is the reason for missing files,
@@ -189,11 +197,24 @@ class Checkpoints:
         """
         with self.new_batch() as batch:
             present = self.snapshot(workspace, batch) if workspace is not None else None
-            if present is not None and present.tree.hex() == unless_tree and not self._has_head_moved(workspace):
+            others = self._others(workspace, present, batch, call)
+            if others is not None and present is not None:
+                is_changed = unless_tree is None or present.tree != others.tree
+            else:
+                is_changed = present is None or self._is_changed(workspace, present, unless_tree)
+            if others is None and not is_changed:
                 batch.drop()
-                return None
+                return []
+        made: list[Record] = []
         with self.counting(batch):
+            if others is not None and call is not None:
+                made.append(self.record(call.before, "tool", OTHER, others, batch, workspace, parent=parent))
+                self._writer.add(made[0])
+            if not is_changed:
+                return made
             record = self.record(position, kind, author, present, batch, workspace, parent=parent)
+            if made:
+                record = record._replace(pack="", added_bytes=0, parent=made[0].id)
             record = record._replace(
                 id=id or record.id,
                 created_at=created_at or record.created_at,
@@ -204,7 +225,16 @@ class Checkpoints:
                 not_covered_count=len(not_covered),
             )
             self._writer.add(record)
-        return record
+        return [*made, record]
+
+    def _others(
+        self, workspace: WorkspaceOptions | None, present: Snapshot | None, sink: ObjectWriter, call: ToolCall | None
+    ) -> Snapshot | None:
+        """The workspace without the changes of a call, `None` if other authors have changed nothing."""
+        if workspace is None or present is None or call is None or call.paths is None:
+            return None
+        others = tool_calls.put_back(workspace, self.objects, sink, present, self.tree, call.paths)
+        return others if self._is_changed(workspace, others, self.tree) else None
 
     @contextmanager
     def counting(self, batch: ObjectBatch) -> Iterator[None]:

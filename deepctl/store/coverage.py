@@ -22,7 +22,7 @@ from types import NoneType
 from typing import Any, NamedTuple
 
 from deepctl.errors import StoreDamaged
-from deepctl.files import git, gitignore
+from deepctl.files import atomic, git, gitignore
 from deepctl.files.git import GitFailed, Worktree
 from deepctl.files.gitignore import Level, Pattern
 
@@ -528,6 +528,38 @@ def read_rules(root: str, settings: CoverageSettings) -> CoverageRules:
         rules._tracked, rules.problem, rules.refused = state.tracked, state.problem, state.refused
     rules.root = root
     return rules
+
+
+def hides_now(root: str, settings: CoverageSettings, path: bytes) -> bool:
+    """Whether an existing file of the directory `root` is not covered at present. Sizes do not count.
+
+    Only the directories above the file are read. Raises `OSError` if that is not possible.
+    """
+    rules = read_rules(root, settings)
+    names, place = rules.top(), os.fsencode(root)
+    *directories, name = path.split(b"/")
+    for directory in (*directories, None):
+        descriptor = os.open(place, atomic.OPEN_DIRECTORY)
+        try:
+            present = [name for name in (_GIT, _GITIGNORE) if _exists(descriptor, name)]
+            if not names.enter(descriptor, present, ()):
+                return True
+        finally:
+            os.close(descriptor)
+        if directory is None:
+            break
+        if names.left_out((), (directory,)):
+            return True
+        names, place = names.below(directory), os.path.join(place, directory)
+    return bool(names.left_out((name,), ()))
+
+
+def _exists(descriptor: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 _walked: dict[str, CoverageRules] = {}

@@ -161,14 +161,14 @@ def take_over(repository: Repository, directory: str, name: str | None) -> Impor
     checkpoints.sort(key=lambda checkpoint: checkpoint.header.created_at)
     session = session_catalogue.start(repository.paths, name if name is not None else _free_name(repository))
     logs = MessageChains(session.directory)
-    records = []
+    records: list[Record] = []
     for checkpoint in checkpoints:
         place = _kept(logs, checkpoint)
         if place.log:
             session = session_catalogue.branch(session, place.log, None)
         prompts = [text for message in checkpoint.messages if (text := log_file.prompt(message)) is not None]
         label = _label(repository.ledger, checkpoint.header.label)
-        record = repository.store.save(
+        records += repository.store.save(
             Position(
                 session.id,
                 len(prompts),
@@ -187,8 +187,6 @@ def take_over(repository: Repository, directory: str, name: str | None) -> Impor
             metadata={**checkpoint.metadata, "label": checkpoint.header.label},
             unkept=[["", _NO_FILES]],
         )
-        assert record is not None
-        records.append(record)
     if place.log and place.offset != session_reader.end_of(session.directory, place.log)[1]:
         # The log continues after the last conversation, so the session continues in a new log.
         session_catalogue.branch(session, os.urandom(8).hex(), place.point)

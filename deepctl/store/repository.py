@@ -32,6 +32,7 @@ from deepctl.store import (
     session_delete,
     session_reader,
     todo,
+    tool_calls,
     workspaces,
 )
 from deepctl.store.checkpoint_store import Checkpoints, ProfileStore
@@ -42,6 +43,7 @@ from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.pack_store import PackStore
 from deepctl.store.records import AGENT, LAST_TOOL, OTHER, UNKNOWN, Position, Record, Rewind, SessionRecord
 from deepctl.store.session_reader import SessionReaders
+from deepctl.store.tool_calls import ToolCall
 from deepctl.store.trees import Report, ScratchWriter, Snapshot
 from deepctl.store.workspaces import MountedProject, WorkspaceOptions
 
@@ -324,9 +326,7 @@ class Repository(ProfileStore):
         id: str | None = None,
     ) -> Record:
         """Make a checkpoint of a session and of the workspace in their present state. It gets a new id without `id`."""
-        record = self._save(session, kind, position, author, label=label, id=id)
-        assert record is not None
-        return record
+        return self._save(session, kind, position, author, label=label, id=id)[-1]
 
     def _save(
         self,
@@ -338,14 +338,18 @@ class Repository(ProfileStore):
         label: str = "",
         id: str | None = None,
         unless_tree: str | None = None,
-        tool: str = "",
+        call: ToolCall | None = None,
         not_covered: Sequence[str] = (),
-    ) -> Record | None:
-        """The same; makes no checkpoint if the workspace equals the tree `unless_tree`. `tool` has changed it."""
-        if position.log and not position.digest:
-            position = lookup.with_digest(session, position)
+    ) -> list[Record]:
+        """The same; makes no checkpoint if the workspace equals the tree `unless_tree`.
+
+        `call` has changed it; a checkpoint with the changes of other authors may precede (`Checkpoints.save`).
+        """
+        position = _tied(session, position)
+        if call is not None:
+            call.before = _tied(session, call.before)
         ownership.regain(self.paths.workspace, layout.OWN_DIRECTORIES)
-        record = self.store.save(
+        records = self.store.save(
             position,
             kind,
             author=author,
@@ -354,12 +358,13 @@ class Repository(ProfileStore):
             label=label,
             id=id,
             unless_tree=unless_tree,
-            metadata={LAST_TOOL: tool} if tool else None,
+            metadata={LAST_TOOL: call.name} if call is not None else None,
             not_covered=not_covered,
+            call=call,
         )
-        if record is not None:
+        for record in records:
             checkpoint_store.add_to_index(self.paths, self.ledger, record, session.name)
-        return record
+        return records
 
     def save_now(self, session: SessionRecord, label: str | None = None) -> Record:
         """A checkpoint by hand, between turns. Raises `BadName` or `Refused` for the label, before anything is made."""
@@ -423,10 +428,10 @@ class Repository(ProfileStore):
             return self.save(session, "tool", before._replace(turn=before.turn + 1), author=AGENT)
         return self.save(owner, "manual", session_reader.position(owner, session_catalogue.read(owner)), author=AGENT)
 
-    def before_turn(self, session: SessionRecord, position: Position) -> Record | None:
-        """Store the state at the start of a turn, unless a checkpoint has it already."""
+    def before_turn(self, session: SessionRecord, position: Position) -> list[Record]:
+        """Store the state at the start of a turn, unless a checkpoint has it already. Returns the new checkpoints."""
         if self.policy == MANUAL_ONLY:
-            return None
+            return []
         author = self.between()
         head = self.head(session)
         is_stored = (
@@ -440,17 +445,43 @@ class Repository(ProfileStore):
         )
         return self._save(session, "turn", position, author, unless_tree=self.store.tree if is_stored else None)
 
-    def before_tool(self, session: SessionRecord, position: Position) -> Record | None:
-        """Store changes by another author while no tool was running, because the model may have worked for minutes."""
-        if self.policy != EVERY_TOOL:
-            return None
-        return self._save(session, "tool", position, OTHER, unless_tree=self.store.tree)
+    def before_tool(self, session: SessionRecord, call: ToolCall) -> list[Record]:
+        """Store changes by another author while no tool was running, because the model may have worked for minutes.
 
-    def after_tool(self, session: SessionRecord, position: Position, tool: str = "") -> Record | None:
-        """Store the state after a call of this tool, if it changed anything."""
-        if self.policy != EVERY_TOOL:
-            return None
-        return self._save(session, "tool", position, AGENT, unless_tree=self.store.tree, tool=tool)
+        A call that announces its changes needs no snapshot here: see `before_change`.
+        """
+        if self.policy != EVERY_TOOL or call.paths is not None:
+            return []
+        return self._save(session, "tool", call.before, OTHER, unless_tree=self.store.tree)
+
+    def before_change(
+        self, session: SessionRecord, call: ToolCall, position: Position, root: str, path: str
+    ) -> list[Record]:
+        """A call announces that it changes the file `path` of the directory `root`, a real path.
+
+        If the last snapshot does not have the present state of that file, it is stored now, and all later changes
+        belong to the call.
+        """
+        if self.policy != EVERY_TOOL or call.paths is None:
+            return []
+        paths = tool_calls.changed_paths(
+            self.workspace_of(session), self.objects, self.store.tree, root, path, call.paths
+        )
+        if paths is not None:
+            call.paths |= paths
+            return []
+        records = self._save_call(session, call, position)
+        call.paths = None
+        return records
+
+    def after_tool(self, session: SessionRecord, call: ToolCall, position: Position) -> list[Record]:
+        """Store the state after a call of a tool, if anything changed. A call without changes needs no snapshot."""
+        if self.policy != EVERY_TOOL or not call.has_changes:
+            return []
+        return self._save_call(session, call, position)
+
+    def _save_call(self, session: SessionRecord, call: ToolCall, position: Position) -> list[Record]:
+        return self._save(session, "tool", position, AGENT, unless_tree=self.store.tree, call=call)
 
     def in_turn(self, *, tool_at_work: bool) -> str:
         """The author of the changes since the last snapshot, in the middle of a turn.
@@ -464,16 +495,23 @@ class Repository(ProfileStore):
         return AGENT if tool_at_work or self.policy != EVERY_TOOL else OTHER
 
     def after_turn(
-        self, session: SessionRecord, position: Position, *, tool_at_work: str = "", not_covered: Sequence[str] = ()
-    ) -> Record | None:
-        """Store the state at the end of a turn, also after an interruption in the middle of a tool (`tool_at_work`).
+        self,
+        session: SessionRecord,
+        position: Position,
+        *,
+        call: ToolCall | None = None,
+        not_covered: Sequence[str] = (),
+    ) -> list[Record]:
+        """Store the state at the end of a turn, also after an interruption in the middle of a `call`.
 
         `not_covered` are the paths that changed during the turn and that no checkpoint covers.
         """
         if self.policy == MANUAL_ONLY:
-            return None
-        author = self.in_turn(tool_at_work=bool(tool_at_work))
-        return self._save(session, "turn", position, author, tool=tool_at_work, not_covered=not_covered)
+            return []
+        if call is not None and not call.has_changes:
+            call = None
+        author = self.in_turn(tool_at_work=call is not None)
+        return self._save(session, "turn", position, author, call=call, not_covered=not_covered)
 
     def between(self) -> str:
         """The author of the changes since the last snapshot, when no turn is running.
@@ -498,6 +536,10 @@ class Repository(ProfileStore):
             except (Damaged, ProjectUnknown):
                 continue  # no turn can be running in it
         return author
+
+
+def _tied(session: SessionRecord, position: Position) -> Position:
+    return lookup.with_digest(session, position) if position.log and not position.digest else position
 
 
 class SessionNames(NamedTuple):

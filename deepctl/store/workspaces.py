@@ -5,8 +5,8 @@ of the project `<id>` is `.deep/projects/<id>/files`. The file `.deep/projects/<
 rules at that time (`deepctl.store.coverage`). Nothing of this exists in the workspace itself; a real entry
 `.deep/projects` there is left out of snapshots.
 
-A restore maps the paths of that tree to the two directories. These two, and the reader of contents, are the only places
-that know where a path of a tree lies.
+A restore maps the paths of that tree to the two directories. These two, the reader of contents and `prefix_of` are the
+only places that know where a path of a tree lies.
 """
 
 from __future__ import annotations
@@ -225,6 +225,16 @@ class WorkspaceOptions(NamedTuple):
     def shown(self, path: bytes) -> bytes:
         """A path of its tree as it is shown to the user."""
         return shown(path, self.project.id if self.project is not None else "")
+
+
+def prefix_of(workspace: WorkspaceOptions, root: str) -> bytes | None:
+    """The prefix that the paths of the directory `root`, a real path, have in trees; `None` if it is not part of the
+    workspace.
+    """
+    project = workspace.project
+    if project is not None and project.root == root:
+        return mount_prefix(project.id) + b"/"
+    return b"" if os.path.realpath(workspace.root) == root else None
 
 
 def is_available(root: str) -> bool:

@@ -21,9 +21,10 @@ from deepctl.store import (
     session_reader,
 )
 from deepctl.store.coverage import CoverageSettings
-from deepctl.store.records import Record, SessionProject, SessionRecord
+from deepctl.store.records import Position, Record, SessionProject, SessionRecord
 from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindRequest, RewindResult
+from deepctl.store.tool_calls import ToolCall
 from deepctl.store.trees import ScratchWriter
 
 
@@ -61,10 +62,15 @@ class Scene:
         prompt: str,
         session: str = "main",
         tool: str = "execute",
-        meanwhile: Callable[[], None] = lambda: None,
+        *,
+        meanwhile: Callable[[], object] = lambda: None,
+        announces: bool = False,
         **options: Any,
-    ) -> Iterator[None]:
-        """One turn, whose body is what its only tool does. `meanwhile` happens while the model thinks."""
+    ) -> Iterator[Callable[[Path], None]]:
+        """One turn, whose body is what its only tool does. `meanwhile` is what others do while the model thinks before.
+
+        A tool that `announces` its changes calls the function that it gets before it changes a file.
+        """
         with self.work(**options) as work:
             found = self.session(session)
             reader = session_reader.SessionReader(self.paths, found)
@@ -79,18 +85,28 @@ class Scene:
             writer.message({"kind": "response", "parts": [call]})
             position = before._replace(turn=writer.turn, log=found.log, prompt=prompt)
             count = before.message_count
-            work.before_tool(found, position._replace(offset=writer.end, message_count=count + writer.count))
-            yield
+
+            def here() -> Position:
+                return position._replace(offset=writer.end, message_count=count + writer.count)
+
+            def announce(path: Path) -> None:
+                places = [Path(place).resolve() for place in (self.directories.get(session), self.workspace) if place]
+                root = next(place for place in places if path.is_relative_to(place))
+                work.before_change(found, at_work, here(), str(root), str(path.relative_to(root)))
+
+            at_work = ToolCall(tool, here(), set() if announces else None)
+            work.before_tool(found, at_work)
+            yield announce
             result = {"part_kind": "tool-return", "tool_name": tool, "tool_call_id": prompt, "content": "done"}
             writer.result(result)
-            work.after_tool(found, position._replace(offset=writer.end, message_count=count + writer.count), tool)
+            work.after_tool(found, at_work, here())
             writer.message(_request(result))
             writer.message({"kind": "response", "parts": [{"part_kind": "text", "content": f"did {prompt}"}]})
             at_end = work.look(found)
             changed = not_covered.changes(at_start, at_end).paths if at_start and at_end else []
             work.after_turn(
                 found,
-                position._replace(offset=writer.end, message_count=count + writer.count),
+                here(),
                 not_covered=[os.fsdecode(path) for path in changed],
             )
             writer.close()
@@ -109,11 +125,12 @@ class Scene:
             position = before._replace(turn=writer.turn, log=found.log, prompt=prompt)
             for number, (call, name) in enumerate(zip(calls, names, strict=True), 1):
                 here = position._replace(offset=writer.end, message_count=before.message_count + writer.count)
-                work.before_tool(found, here)
+                tool = ToolCall("execute", here)
+                work.before_tool(found, tool)
                 call()
                 if number < len(calls):
                     writer.result({"part_kind": "tool-return", **name, "content": "done"})
-                    work.after_tool(found, here._replace(offset=writer.end), "execute")
+                    work.after_tool(found, tool, here._replace(offset=writer.end))
             writer.close()
 
     def write(self, name: str, text: str | None) -> None:

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from deepctl.errors import NotFound
 from deepctl.store import trees, verify, workspaces
-from deepctl.store.records import Record
+from deepctl.store.records import OTHER, Record
 from deepctl.store.rewind import RewindConflicts, RewindResult
 from tests.store.scene import Scene
 
@@ -33,6 +33,8 @@ _LINE = re.compile(r"# ?[A-Za-z0-9]+ \d+")
 _SESSIONS = st.sampled_from(["main", "other"])
 _WAYS = st.sampled_from(["append", "append", "append", "put above", "replace", "delete", "rename"])
 _EDIT = st.tuples(st.sampled_from(_PATHS), _WAYS, st.sampled_from(_PATHS))
+_COMMITS = "commits"
+_MEANWHILE = st.lists(st.one_of(_EDIT, _EDIT, _EDIT, st.sampled_from([*_RULES, _COMMITS])), max_size=3)
 _PICK = st.integers(0, 1000)
 _WISH = st.sampled_from([{}, {}, {}, {"force": True}, {"merge": False}, {"merge": False, "force": True}])
 
@@ -124,18 +126,31 @@ class Attribution(RuleBasedStateMachine):
 
         self._does(author, write)
 
-    def _turn(self, session: str, tool: str, action: Callable[[], None], meanwhile: Edit | None = None) -> None:
-        """A turn in which a tool does something. The user's edit `meanwhile` is made before, while the model thinks."""
+    def _turn(
+        self,
+        session: str,
+        tool: str,
+        action: Callable[[], None],
+        *,
+        meanwhile: Callable[[], None] = lambda: None,
+        changes: str | None = None,
+    ) -> None:
+        """A turn with one tool call, which announces what it `changes` if it is a file tool."""
 
-        def edit() -> None:
+        def others() -> None:
             self._note_records()
-            if meanwhile is not None:
-                self._edit(meanwhile, USER)
+            meanwhile()
 
-        with self.scene.turn(f"turn {self.number}", session, tool, edit):
-            self._note_records()
+        prompt = f"turn {self.number}"
+        with self.scene.turn(prompt, session, tool, meanwhile=others, announces=changes is not None) as announce:
+            before = self.number
+            if changes is not None:
+                announce(self.directory / changes)
             action()
-        self._note_records()
+        # The checkpoint with the changes of others is made before the call, or after it without the agent's changes.
+        for record in self.scene.records():
+            is_before = record.kind == "tool" and record.author == OTHER
+            self.made.setdefault(record.id, before if is_before else self.number)
 
     def _note_records(self) -> None:
         """The new checkpoints have the state after the last line so far."""
@@ -149,18 +164,48 @@ class Attribution(RuleBasedStateMachine):
     def user_edits(self, edit: Edit) -> None:
         self._edit(edit, USER)
 
-    @rule(session=_SESSIONS, edit=_EDIT, meanwhile=st.none() | _EDIT)
-    def agent_edits(self, session: str, edit: Edit, meanwhile: Edit | None) -> None:
-        self._turn(session, "edit_file", lambda: self._edit(edit, session), meanwhile)
+    @rule(session=_SESSIONS, edit=_EDIT, meanwhile=_MEANWHILE)
+    def agent_edits(self, session: str, edit: Edit, meanwhile: list[Edit | str]) -> None:
+        """A file tool changes a file. A rename is no change of one file, so it is a command."""
+        name, way, _ = edit
+        self._turn(
+            session,
+            "execute" if way == "rename" else "edit_file",
+            lambda: self._edit(edit, session),
+            meanwhile=lambda: self._meanwhile(meanwhile),
+            changes=None if way == "rename" else name,
+        )
+
+    @rule(session=_SESSIONS, rules=st.sampled_from(_RULES), meanwhile=_MEANWHILE)
+    def agent_edits_rules(self, session: str, rules: str, meanwhile: list[Edit | str]) -> None:
+        self._turn(
+            session,
+            "write_file",
+            lambda: self._rule(rules, session),
+            meanwhile=lambda: self._meanwhile(meanwhile),
+            changes=".gitignore",
+        )
+
+    def _meanwhile(self, steps: list[Edit | str]) -> None:
+        """The user edits files, changes the rules and commits, while the model thinks."""
+        for step in steps:
+            if step == _COMMITS:
+                self._commit()
+            elif isinstance(step, str):
+                self._rule(step, USER)
+            else:
+                self._edit(step, USER)
 
     @rule(
         session=_SESSIONS,
         edit=_EDIT,
         between=st.lists(_EDIT, max_size=2),
         commits=st.booleans(),
-        meanwhile=st.none() | _EDIT,
+        meanwhile=_MEANWHILE,
     )
-    def command(self, session: str, edit: Edit, between: list[Edit], commits: bool, meanwhile: Edit | None) -> None:
+    def command(
+        self, session: str, edit: Edit, between: list[Edit], commits: bool, meanwhile: list[Edit | str]
+    ) -> None:
         """A command makes several changes, and commits sometimes."""
 
         def run() -> None:
@@ -169,7 +214,7 @@ class Attribution(RuleBasedStateMachine):
             if commits:
                 self._commit()
 
-        self._turn(session, "execute", run, meanwhile)
+        self._turn(session, "execute", run, meanwhile=lambda: self._meanwhile(meanwhile))
 
     @rule(rules=st.sampled_from(_RULES), author=st.sampled_from([USER, "main", "other"]), edit=st.none() | _EDIT)
     def ignore(self, rules: str, author: str, edit: Edit | None) -> None:

@@ -654,8 +654,7 @@ def test_paths_that_are_not_covered_are_part_of_the_checkpoint(scene: Scene, dir
     session = scene.session()
     with scene.work() as work:
         position = session_reader.position(session, session_catalogue.read(session))
-        record = work.after_turn(session, position, not_covered=paths)
-    assert record is not None
+        (record,) = work.after_turn(session, position, not_covered=paths)
     assert scene.last() == record
     assert record.not_covered == paths[:200]
     assert record.not_covered_count == 300
