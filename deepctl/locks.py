@@ -21,6 +21,7 @@ from typing import ClassVar, NamedTuple, Protocol, Self
 from deepctl import quantities
 from deepctl.errors import DeepctlError, Locked
 from deepctl.files import atomic
+from deepctl.files.paths_beneath import is_within
 
 _POLL_SECONDS = 0.05
 _HINT = "Wait for it to finish, or give --wait SECONDS."
@@ -181,7 +182,7 @@ class DirectoryLock:
         place = holder.directory if holder is not None and holder.directory is not None else other_path
         if place == self._path:
             where = place if holder is not None else f"{place}, or in a directory in it"
-        elif _contains(place, self._path):
+        elif is_within(self._path, place):
             where = f"{place}, which contains {self._path}"
         else:
             where = f"{place}, which is in {self._path}"
@@ -228,14 +229,9 @@ def _above(path: str) -> Iterator[str]:
         yield path
 
 
-def _contains(directory: str, path: str) -> bool:
-    """Whether `path` is `directory`, or in it."""
-    return f"{path}/".startswith(f"{directory.rstrip('/')}/")
-
-
 def _are_near(path: str, other_path: str) -> bool:
     """Whether one of two directories is the other one, or in it."""
-    return _contains(path, other_path) or _contains(other_path, path)
+    return is_within(other_path, path) or is_within(path, other_path)
 
 
 def _holders_near(path: str, own_lock: str) -> Iterator[Holder]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from deepctl import layout
 from deepctl.files import key_files
-from deepctl.files.key_files import is_below
+from deepctl.files.paths_beneath import is_within_on_disk
 
 
 class OutsideFile(NamedTuple):
@@ -46,10 +46,10 @@ def find(path: str) -> OutsideFile | None:
 
 
 def _own(real_path: str) -> str | None:
-    if is_below(real_path, os.path.realpath(layout.root(os.environ).path)):
+    if is_within_on_disk(real_path, os.path.realpath(layout.root(os.environ).path)):
         return "it is part of deepctl's own state"
     settings = layout.config_file(os.environ)
     directory = os.path.dirname(settings)
-    if real_path == settings or (os.path.basename(directory) == "deepctl" and is_below(real_path, directory)):
+    if real_path == settings or (os.path.basename(directory) == "deepctl" and is_within_on_disk(real_path, directory)):
         return "it belongs to deepctl's settings"
     return None

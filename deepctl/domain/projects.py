@@ -18,6 +18,7 @@ from deepctl import layout
 from deepctl.domain import project_trust
 from deepctl.errors import DeepctlError, NotFound, Refused, UsageError
 from deepctl.files.atomic import OPEN_DIRECTORY
+from deepctl.files.paths_beneath import is_within_on_disk
 from deepctl.layout import ProfilePaths, Root
 from deepctl.quantities import counted, size
 from deepctl.store import coverage, session_catalogue, workspaces
@@ -113,24 +114,26 @@ def _of_place(root: Root, path: str, environment: Mapping[str, str]) -> Refused 
         return _refused(path, "it is the root of the file system", _CHOOSE_ANOTHER)
     homes = list(_homes(environment))
     if (place := _of_system(path, homes)) is not None:
-        relation = "is" if path == place else f"contains {place}," if _is_within(place, path) else f"is in {place},"
+        relation = (
+            "is" if path == place else f"contains {place}," if is_within_on_disk(place, path) else f"is in {place},"
+        )
         return _refused(path, f"it {relation} a directory of the operating system", _CHOOSE_ANOTHER)
     if ".git" in path.lower().split("/"):
         return _refused(path, "it is in a .git, which a rewind must not change", "Name the directory with the .git.")
     for home in homes:
-        if _is_within(home, path):
-            is_home = _is_within(path, home)
+        if is_within_on_disk(home, path):
+            is_home = is_within_on_disk(path, home)
             return _refused(path, "it is your home directory" if is_home else "it contains your home directory", _BELOW)
     own = os.path.realpath(root.path)
-    if _is_within(path, own):
+    if is_within_on_disk(path, own):
         return _refused(path, f"it is in {own}, where deepctl keeps its state", _CHOOSE_ANOTHER)
-    if _is_within(own, path):
+    if is_within_on_disk(own, path):
         return _refused(path, f"it contains {own}, where deepctl keeps its state", _BELOW)
     settings_file = layout.config_file(environment)
     directory = os.path.dirname(settings_file)
-    if os.path.basename(directory) == "deepctl" and _is_within(path, directory):
+    if os.path.basename(directory) == "deepctl" and is_within_on_disk(path, directory):
         return _refused(path, f"{directory} has the settings of deepctl", _CHOOSE_ANOTHER)
-    if _is_within(directory, path):
+    if is_within_on_disk(directory, path):
         return _refused(path, f"it contains the settings of deepctl, {settings_file}", _BELOW)
     return None
 
@@ -138,9 +141,11 @@ def _of_place(root: Root, path: str, environment: Mapping[str, str]) -> Refused 
 def _of_system(path: str, homes: Iterable[str]) -> str | None:
     """The directory of the operating system that `path` is, lies in or contains. A service may have its home in one."""
     own_places = [_REMOVABLE, *(home for home in homes if home not in ("/", *_OF_SYSTEM))]
-    if any(path != own_place and _is_within(path, own_place) for own_place in own_places):
+    if any(path != own_place and is_within_on_disk(path, own_place) for own_place in own_places):
         return None
-    return next((place for place in _OF_SYSTEM if _is_within(path, place) or _is_within(place, path)), None)
+    return next(
+        (place for place in _OF_SYSTEM if is_within_on_disk(path, place) or is_within_on_disk(place, path)), None
+    )
 
 
 def _homes(environment: Mapping[str, str]) -> Iterator[str]:
@@ -151,23 +156,6 @@ def _homes(environment: Mapping[str, str]) -> Iterator[str]:
         yield os.path.realpath(pwd.getpwuid(os.geteuid()).pw_dir)
     except KeyError:
         return
-
-
-def _is_within(path: str, directory: str) -> bool:
-    """Whether `path` is `directory`, or in it. Both are real paths; a bind mount of the directory counts as it."""
-    try:
-        status = os.stat(directory)
-    except OSError:
-        return f"{path}/".startswith(f"{directory.rstrip('/')}/")
-    while True:
-        try:
-            if path == directory or os.path.samestat(os.stat(path), status):
-                return True
-        except OSError:
-            pass  # it does not exist yet
-        if path == os.path.dirname(path):
-            return False
-        path = os.path.dirname(path)
 
 
 def _missing(path: str, hint: str | None = None) -> NotFound:

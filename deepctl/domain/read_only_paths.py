@@ -13,6 +13,7 @@ from deepctl import layout
 from deepctl.domain.settings import Settings
 from deepctl.errors import BadSetting, DeepctlError
 from deepctl.files import key_files
+from deepctl.files.paths_beneath import is_within
 from deepctl.layout import Root
 
 _SETTING = "read_only_paths"
@@ -61,13 +62,13 @@ def _check(path: str, secrets: Mapping[str, str], home: str) -> None:
     elif not stat.S_ISREG(status.st_mode):
         raise _refused(path, "it is neither a directory nor a file")
     for spelling in {path, os.path.realpath(path)}:
-        if _contains(spelling, home):
+        if is_within(home, spelling):
             raise _refused(path, "it contains your home directory")
         for secret, reason in secrets.items():
             for place in {secret, os.path.realpath(secret)}:
-                if _contains(place, spelling):
+                if is_within(spelling, place):
                     raise _refused(path, reason)
-                if _contains(spelling, place):
+                if is_within(place, spelling):
                     raise _refused(path, f"it contains {secret}: {reason}")
 
 
@@ -79,10 +80,6 @@ def _check_contents(path: str) -> None:
                     raise _refused(path, f"it contains a socket, {entry.name!r}")
     except OSError as error:
         raise _refused(path, f"it cannot be read: {error.strerror}") from None
-
-
-def _contains(directory: str, path: str) -> bool:
-    return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 def _refused(path: str, reason: str) -> BadSetting:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 
+from deepctl.files.paths_beneath import is_within_on_disk
+
 DIRECTORIES = (
     ".ssh",
     ".gnupg",
@@ -38,18 +40,11 @@ def problem(path: str, home: str) -> str | None:
     `path` is a real path: its links are resolved. `home` is the home directory.
     """
     for name in DIRECTORIES:
-        if is_below(path, os.path.realpath(os.path.join(home, name))):
+        if is_within_on_disk(path, os.path.realpath(os.path.join(home, name))):
             return f"~/{name} is a directory for keys"
     for directory in SYSTEM_DIRECTORIES:
-        if is_below(path, directory):
+        if is_within_on_disk(path, directory):
             return f"{directory} belongs to the system"
     if _NAME.match(os.path.basename(path)):
         return "a file of that name usually has keys"
     return None
-
-
-def is_below(path: str, directory: str) -> bool:
-    """Whether a path is a directory, or in it. Both are absolute, and normalised. Case does not count."""
-    # On some file systems, `.SSH` is `.ssh`; on the others, one refusal too many is harmless.
-    folded_path, folded_directory = path.casefold(), directory.casefold().rstrip("/")
-    return folded_path == folded_directory or folded_path.startswith(f"{folded_directory}/")

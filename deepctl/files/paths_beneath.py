@@ -41,6 +41,31 @@ _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
+def is_within(path: str, directory: str) -> bool:
+    """Whether a path is a directory, or in it, by their names. Both are absolute and normalised."""
+    return path == directory or path.startswith(f"{directory.rstrip('/')}/")
+
+
+def is_within_on_disk(path: str, directory: str) -> bool:
+    """The same also for other names of the directory: a bind mount, or on some file systems another case of letters.
+
+    Both are real paths. What does not exist yet is compared by its name.
+    """
+    if is_within(path, directory):
+        return True
+    try:
+        status = os.stat(directory)
+    except OSError:
+        return False
+    while True:
+        with suppress(OSError):
+            if os.path.samestat(os.stat(path), status):
+                return True
+        if path == os.path.dirname(path):
+            return False
+        path = os.path.dirname(path)
+
+
 class OutsideTree(PermissionError):
     """A path leads out of the tree, or through a link where links are refused."""
 

@@ -26,8 +26,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from deepctl.files import git_directories, placeholders
+from deepctl.files import git_directories, git_settings, placeholders
 from deepctl.files.git_directories import ASIDE, Addition, GitSurvey
+from deepctl.files.paths_beneath import is_within
 from deepctl.files.placeholders import Placeholder
 from deepctl.layout import HOME_DIRECTORY
 from deepctl.sandbox.policy import CACHE_MOUNT, MOUNT, PROFILE_MOUNT, ProjectMounts, Unavailable
@@ -119,7 +120,7 @@ class ProjectLayout(NamedTuple):
 def check(project: ProjectMounts) -> None:
     """Raise `Unavailable` for a project at a path that means something else to commands."""
     for place in (*_SYSTEM_PLACES, *_OWN_PLACES):
-        if _is_within(place, project.root) or (place in _OWN_PLACES and _is_within(project.root, place)):
+        if is_within(place, project.root) or (place in _OWN_PLACES and is_within(project.root, place)):
             raise Unavailable(
                 f"{place} has a meaning of its own for commands, so they cannot work in {project.root}",
                 "Work in another directory, or use --sandbox none.",
@@ -138,7 +139,7 @@ def prepare(project: ProjectMounts) -> None:
 
 def has_alias(root: str) -> bool:
     """Whether `/workspace` can be another name of the project `root`: not if it contains it."""
-    return not _is_within(root, MOUNT)
+    return not is_within(root, MOUNT)
 
 
 def variables(project: ProjectMounts) -> dict[str, str]:
@@ -192,7 +193,7 @@ def layout(project: ProjectMounts) -> ProjectLayout:
     outside = []
     if place is not None:
         _protect_git(mounts, place)
-        outside = [path for path in (place.common, place.own) if not _is_within(path, project.root)]
+        outside = [path for path in (place.common, place.own) if not is_within(path, project.root)]
     pointer = os.path.join(project.root, ".git")
     if os.path.lexists(pointer) and (os.path.islink(pointer) or not os.path.isdir(pointer)):
         mounts.protect(project.root, ".git", is_directory=False)
@@ -217,7 +218,7 @@ def doubled(now: ProjectLayout) -> tuple[Bind, ...]:
     """The mounts, with every one in the project a second time below `/workspace`, where a link is impossible."""
     if not has_alias(now.root):
         return now.binds
-    inside = [bind for bind in now.binds if _is_within(bind.target, now.root)]
+    inside = [bind for bind in now.binds if is_within(bind.target, now.root)]
     return (*now.binds, *(bind._replace(target=MOUNT + bind.target[len(now.root) :]) for bind in inside))
 
 
@@ -283,7 +284,7 @@ class _Mounts:
         self.links[path] = os.readlink(path)
         real = os.path.realpath(path)
         for base in sorted(self.writable, key=len, reverse=True):
-            if real != base and _is_within(real, base):
+            if real != base and is_within(real, base):
                 self.protect(base, os.path.join(os.path.relpath(real, base), rest), is_directory=is_directory)
                 return
 
@@ -304,7 +305,7 @@ def git_place(root: str) -> GitPlace | None:
     if stat.S_ISREG(status.st_mode):
         return _named_place(root, path)
     directory = os.path.realpath(path)
-    if not os.path.isdir(directory) or not _is_within(directory, root):
+    if not os.path.isdir(directory) or not is_within(directory, root):
         return None
     return GitPlace(directory, directory)
 
@@ -317,7 +318,7 @@ def _named_place(root: str, path: str) -> GitPlace | None:
     own = os.path.realpath(os.path.join(root, target.removeprefix("gitdir: ").rstrip("\r\n")))
     if not os.path.isdir(own):
         return None
-    if _is_within(own, root):
+    if is_within(own, root):
         return GitPlace(own, own)
     if not _is_own(own):
         return None
@@ -347,7 +348,7 @@ def _worktree_of(directory: str) -> str | None:
     """The working tree that a git directory names in its settings, as that of a submodule does."""
     text = _text(os.path.join(directory, "config"))
     worktree = None
-    for setting in git_directories.parse_settings(text or ""):
+    for setting in git_settings.parse_settings(text or ""):
         if setting.name == "core.worktree" and setting.value:
             worktree = os.path.realpath(os.path.join(directory, setting.value))
     return worktree
@@ -355,7 +356,7 @@ def _worktree_of(directory: str) -> str | None:
 
 def _protect_git(mounts: _Mounts, place: GitPlace) -> None:
     own, common = place
-    if _is_within(common, mounts.root):
+    if is_within(common, mounts.root):
         mounts.protect(mounts.root, os.path.relpath(common, mounts.root), is_directory=True, contents_only=True)
     else:
         mounts.add(common, True)
@@ -382,7 +383,7 @@ def _hidden_worktrees(root: str, place: GitPlace) -> Iterator[str]:
         own = os.path.join(directory, name)
         pointer = (_text(os.path.join(own, "gitdir")) or "").rstrip("\r\n")
         tree = os.path.realpath(os.path.dirname(os.path.join(own, pointer)))
-        if pointer and own != place.own and os.path.isdir(tree) and not _is_within(tree, root):
+        if pointer and own != place.own and os.path.isdir(tree) and not is_within(tree, root):
             yield name
 
 
@@ -446,10 +447,6 @@ def _is_closed(directory: str) -> bool:
 
 def _is_own(directory: str) -> bool:
     return os.stat(directory).st_uid == os.geteuid()
-
-
-def _is_within(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 class BeforeCommand(NamedTuple):

@@ -18,7 +18,7 @@ from deepctl import Bubblewrap, LocalBackend, NoSandbox
 from deepctl.agent import user_commands
 from deepctl.agent.approvals import ApprovalAnswer
 from deepctl.errors import Refused
-from deepctl.files import git_directories
+from deepctl.files import git_settings
 from deepctl.files.git_directories import GitSurvey, additions, describe, set_aside, survey
 from deepctl.layout import ProfilePaths
 from deepctl.sandbox.policy import MOUNT
@@ -459,7 +459,7 @@ def test_settings_are_read_as_git_reads_them(tmp_path: Path) -> None:
     for _ in range(20_000 if _SOAK else 60):
         text = draw.choice(["[core]\n", "\ufeff[core]k="]) + "".join(draw.choices(_PIECES, k=draw.randint(1, 8)))
         config.write_bytes(text.encode())
-        ours = list(git_directories.parse_settings(git_directories.decode(text.encode())))
+        ours = list(git_settings.parse_settings(git_settings.decode(text.encode())))
         if any(not setting.name for setting in ours):
             with pytest.raises(AssertionError):
                 _listed(config)
@@ -494,7 +494,7 @@ def test_settings_that_name_programs_files_or_servers_are_not_harmless_and_most_
         section, _, rest = name.partition(".")
         subsection, dot, key = rest.rpartition(".")
         name = f"{section.lower()}.{subsection}{dot}{key.lower()}"
-        return git_directories.is_harmless(git_directories.GitSetting(name, "x", 0, 0, ""), "/nowhere", "/else")
+        return git_settings.is_harmless(git_settings.GitSetting(name, "x", 0, 0, ""), "/nowhere", "/else")
 
     assert [name for name in RUNNING.split() if is_harmless(name)] == []
     known = _git(Path("/"), "help", "--config").replace("<name>", "x").split()

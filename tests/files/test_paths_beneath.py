@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepctl.files import atomic
-from deepctl.files.paths_beneath import DirectoryTree, OutsideTree
+from deepctl.files.paths_beneath import DirectoryTree, OutsideTree, is_within, is_within_on_disk
 
 
 @pytest.fixture
@@ -186,3 +186,22 @@ def test_a_write_that_fails_names_the_file_and_not_a_temporary_one(tmp_path: Pat
     assert outside.value.filename == str(tmp_path / "state.json")
     assert long.value.filename == str(tmp_path / ("n" * 250))
     assert {path.name for path in tmp_path.iterdir()} == {"cwd", "user"}
+
+
+def test_a_path_is_within_a_directory_by_whole_names() -> None:
+    assert all(is_within(path, "/a") for path in ("/a", "/a/b"))
+    assert not any(is_within(path, "/a") for path in ("/ab", "/", "/A/b"))
+    assert is_within("/a", "/")
+
+
+def test_another_name_of_a_directory_counts_as_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system that ignores the case of letters, `.SSH` is `.ssh`; elsewhere it is another directory."""
+    keys = tmp_path / ".ssh"
+    keys.mkdir()
+    other_name = str(tmp_path / ".SSH/new/key")
+    assert is_within_on_disk(f"{keys}/new/key", str(keys))
+    assert not is_within_on_disk(other_name, str(keys))
+    assert not is_within_on_disk(str(tmp_path), str(keys))
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", lambda path: stat(str(path).replace(".SSH", ".ssh")))
+    assert is_within_on_disk(other_name, str(keys))

@@ -18,6 +18,7 @@ from deepctl.domain.wipe import trash
 from deepctl.domain.wipe.trash import PartMove, Report, Trash
 from deepctl.errors import DeepctlError, NewerFormat, Refused, StorageError, UsageError
 from deepctl.files import atomic
+from deepctl.files.paths_beneath import is_within
 from deepctl.layout import (
     EVICTED_DIRECTORY,
     IMPORT,
@@ -148,7 +149,7 @@ def plan(root: Root, paths: ProfilePaths, only: tuple[str, ...]) -> WipePlan:
     if not has_history(paths):
         moves = [move for move in moves if move.path not in PARTS["history"]]
     wiped_places = (
-        {place for place in places if any(_is_within(place, move.path) for move in moves)} if only else set(places)
+        {place for place in places if any(is_within(place, move.path) for move in moves)} if only else set(places)
     )
     parts = [
         WipePart(part, os.path.join(paths.directory, place), weights[place])
@@ -257,22 +258,18 @@ def has_history(paths: ProfilePaths) -> bool:
         return False
 
 
-def _is_within(place: str, ancestor: str) -> bool:
-    return place == ancestor or place.startswith(f"{ancestor}/")
-
-
 def _outermost(places: Iterable[str]) -> list[str]:
     all_places = list(places)
     return [
         place
         for place in all_places
-        if not any(place != ancestor and _is_within(place, ancestor) for ancestor in all_places)
+        if not any(place != ancestor and is_within(place, ancestor) for ancestor in all_places)
     ]
 
 
 def _is_there(place: str, weights: Mapping[str, Weight]) -> bool:
     """Whether a path has contents; an empty directory counts as nothing."""
-    weights_below = [weight for path, weight in weights.items() if _is_within(path, place)]
+    weights_below = [weight for path, weight in weights.items() if is_within(path, place)]
     return (
         any(weight.files or weight.uncounted for weight in weights_below)
         or sum(weight.directories for weight in weights_below) > 1
