@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         fork_from_checkpoint,
     )
     from deepctl.agent.checkpoints import RewindRequested
+    from deepctl.agent.docker_sandbox import DockerSandbox, SessionManager
     from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
     from deepctl.agent.file_checkpoint_store import FileCheckpointStore
     from deepctl.agent.offline import offline_model
@@ -33,6 +34,7 @@ _MODULES = {
     "CheckpointStore": "deepctl.agent.checkpoint_stores",
     "DeepAgentDeps": "deepctl.agent.factory",
     "Docker": "deepctl.agent.sandboxes",
+    "DockerSandbox": "deepctl.agent.docker_sandbox",
     "FileCheckpointStore": "deepctl.agent.file_checkpoint_store",
     "InMemoryCheckpointStore": "deepctl.agent.checkpoint_stores",
     "Limits": "deepctl.sandbox.policy",
@@ -40,6 +42,7 @@ _MODULES = {
     "NoSandbox": "deepctl.agent.sandboxes",
     "ProjectOptions": "deepctl.agent.backend",
     "RewindRequested": "deepctl.agent.checkpoints",
+    "SessionManager": "deepctl.agent.docker_sandbox",
     "StateBackend": "pydantic_ai_backends",
     "__version__": "deepctl.distribution",
     "create_deep_agent": "deepctl.agent.factory",
@@ -53,6 +56,7 @@ __all__ = [
     "CheckpointStore",
     "DeepAgentDeps",
     "Docker",
+    "DockerSandbox",
     "FileCheckpointStore",
     "InMemoryCheckpointStore",
     "Limits",
@@ -60,6 +64,7 @@ __all__ = [
     "NoSandbox",
     "ProjectOptions",
     "RewindRequested",
+    "SessionManager",
     "StateBackend",
     "__version__",
     "create_deep_agent",

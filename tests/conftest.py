@@ -36,7 +36,15 @@ gc.set_threshold(50_000, 20, 100)
 _LONG = (
     *("cli/test_tmux", "sandbox/test_containers", "agent/test_kill", "agent/test_interruption", "cli/test_repl_ends"),
     *("test_examples", "agent/test_compaction", "cli/test_wipe", "cli/test_user_commands", "cli/test_repl"),
-    *("attacks/test_races", "cli/test_stopped_turns", "agent/test_mcp", "test_peers", "cli/test_homeless"),
+    *(
+        "agent/test_docker_sandbox",
+        "projects/test_guide",
+        "attacks/test_races",
+        "cli/test_stopped_turns",
+        "agent/test_mcp",
+        "test_peers",
+        "cli/test_homeless",
+    ),
 )
 """Files with tests that wait, or that take seconds each."""
 

@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from deepctl import distribution
@@ -58,7 +59,7 @@ class Spec(NamedTuple):
     tmp: int
     """Bytes of `/tmp`, and the same number for `/dev/shm`; both count as memory."""
     profile: str
-    """The profile's name, for a label."""
+    """The profile's name, or the directory of an application, for a label."""
     binds: tuple[Bind, ...] = ()
     """The directories and files of the host that the container sees, if they are not just the workspace."""
     start: str = MOUNT
@@ -131,6 +132,43 @@ def remove_all(name: str) -> list[str]:
             return list(containers)
         finally:
             api.close()
+
+
+def remove_ended(prefix: str) -> list[str]:
+    """Remove the containers that processes left which were killed, for directories that begin with `prefix`.
+
+    The label of an application's container is its directory. One that runs belongs to a living process, and so may one
+    that was created, or has ended, a moment ago. Returns their names. Raises `Unavailable`.
+    """
+    with translated():
+        api = connect()
+        try:
+            names = []
+            filters = {"label": _LABEL_PROFILE, "status": ["created", "exited", "dead"]}
+            for entry in api.containers(all=True, filters=filters):
+                if f"{entry['Labels'].get(_LABEL_PROFILE)}/".startswith(prefix) and _has_ended(api, entry["Id"]):
+                    _remove(api, entry["Id"])
+                    names.append(entry["Names"][0].lstrip("/"))
+            return names
+        finally:
+            api.close()
+
+
+_JUST_NOW = 10.0
+"""Seconds in which a living process may start a stopped container."""
+
+
+def _has_ended(api: Any, identity: str) -> bool:
+    try:
+        container = api.inspect_container(identity)
+    except sdk().errors.NotFound:
+        return False
+    state = container["State"]
+    at = container["Created"] if state["Status"] == "created" else state["FinishedAt"]
+    # The daemon's times have nanoseconds.
+    time_of = datetime.fromisoformat(at[:19]).replace(tzinfo=timezone.utc)
+    is_old = (datetime.now(timezone.utc) - time_of).total_seconds() > _JUST_NOW
+    return is_old and state["Status"] in ("created", "exited", "dead")
 
 
 def check(image: str) -> str:

@@ -23,7 +23,7 @@ import pytest
 
 from tests.projects import guide
 from tests.projects.guide import USERS, canary
-from tests.support import own_root
+from tests.support import docker, own_root
 
 _HERE = Path(__file__).parents[2]
 _BLOCKS = guide.blocks(next(iter(guide.texts().values()))) if guide.is_there() else {}
@@ -108,6 +108,28 @@ def test_pattern_b_stores_everything_apart_and_refuses_ids_that_are_paths(tmp_pa
     assert all(error.startswith("BadPath: ") for error in result["refused"].values()), result["refused"]
     assert result["created"] == []
     assert "alice" in result["nested"]["alice/x"]
+
+
+@needs_root
+def test_pattern_c_runs_commands_in_a_container_per_user(tmp_path: Path) -> None:
+    docker.require()
+    # The daemon has to see the directories of the workspaces.
+    places = {name: tmp_path / name for name in ("workspaces", "checkpoints")}
+    for place in places.values():
+        place.mkdir()
+    with docker.tagged("python:3.12-slim"):
+        result = _run("Pattern C: DockerSandbox + SessionManager", tmp_path, dict(places))
+    _stored_apart(result, "/workspace")
+    _own_only(result["ran"])
+    for user, answer in result["ran"].items():
+        assert "workspace\n" in answer
+        assert "/workspaces: No such file" in answer or "'/workspaces': No such file" in answer, answer
+        assert "/etc/made" in answer
+        assert f"/workspaces/{user}/workspace/made" in result["files"]
+    assert (result["running"], result["stopped"], result["left"]) == (3, 3, [])
+    assert len(result["refused"]) == 6
+    assert all(error.startswith(("BadName: ", "BadPath: ")) for error in result["refused"].values())
+    assert result["created"] == []
 
 
 def _free_port() -> int:
