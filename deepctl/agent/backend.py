@@ -507,7 +507,7 @@ class LocalBackend(ConfinedWorkspace):
     async def check(self, path: str) -> None:
         """Refuse a path outside the workspace; the error does not contain the workspace's path on this machine."""
         if not await self.contains(path):
-            raise WorkspacePathError(f"{path!r} is outside the workspace")
+            raise WorkspacePathError(f"{path!r} is outside the {self._trees.first.kind}")
 
 
 class CommandsLocalBackend(LocalBackend):
@@ -551,7 +551,8 @@ def failure_in_words(failure: str | Exception, workspace: object) -> str:
 
 def _project_tree(root: str, *, follow: bool) -> DirectoryTree:
     """A project, which keeps its own path, because stack traces, virtual environments and worktrees contain it."""
-    return DirectoryTree(root, follow=follow, aliases=(MOUNT,) if has_alias(os.path.realpath(root)) else ())
+    aliases = (MOUNT,) if has_alias(os.path.realpath(root)) else ()
+    return DirectoryTree(root, follow=follow, aliases=aliases, kind="project")
 
 
 def _trees(root: str, profile_dir: str | None) -> MountTable:

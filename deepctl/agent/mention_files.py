@@ -136,7 +136,10 @@ def _lines_of(piece: bytes) -> list[bytes]:
 
 
 class Files(Protocol):
-    """The files that there are."""
+    """The files that there are. `kind` is the name of their place in notices: the workspace, or the project."""
+
+    @property
+    def kind(self) -> str: ...
 
     def find(self, path: str) -> MentionTarget | None:
         """The entry at `path`; `None` if it does not exist, or leads out."""
@@ -159,9 +162,13 @@ class DirectoryFiles:
             self._trees = MountTable(DirectoryTree(workspace, follow=True, mount=MOUNT))
         else:
             self._trees = MountTable(
-                DirectoryTree(project, follow=True, aliases=(MOUNT,)),
+                DirectoryTree(project, follow=True, aliases=(MOUNT,), kind="project"),
                 DirectoryTree(workspace, follow=True, mount=PROFILE_MOUNT),
             )
+
+    @property
+    def kind(self) -> str:
+        return self._trees.first.kind
 
     def find(self, path: str) -> MentionTarget | None:
         tree = self._trees.tree_of(path)
@@ -171,7 +178,7 @@ class DirectoryFiles:
             # An existing link causes a notice; a word that is not in the workspace is only a word.
             if self.leads_out(path):
                 return None
-            return refused(path, "a symbolic link leads out of the workspace")
+            return refused(path, f"a symbolic link leads out of the {tree.kind}")
         except (OSError, ValueError):
             return None
         name = self._name(real_path)
@@ -234,6 +241,8 @@ def _list(tree: DirectoryTree, path: str, most: int) -> DirectoryListing:
 
 class StateFiles:
     """The files of a workspace in memory."""
+
+    kind = "workspace"
 
     def __init__(self, state: StateBackend) -> None:
         self._state = state

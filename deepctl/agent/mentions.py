@@ -67,7 +67,7 @@ MAX_LISTED = 200
 _MAX_MISSING, _MAX_WORD = 5, 60
 """Words that a notice lists, and characters of each."""
 _NOT_THERE = "No such file, so sent unchanged"
-_NOT_TYPED = "Outside the workspace, so sent unchanged"
+_NOT_TYPED = "Outside the {kind}, so sent unchanged"
 _COPY = "`deepctl chat --file PATH` attaches a file"
 _COPY_IT = "`deepctl chat --file PATH` attaches it."
 
@@ -101,7 +101,7 @@ class AttachmentReader:
 
         A word that names no file is sent unchanged; a notice says so if the word looks like a path.
         """
-        collector = _PromptFiles(self._model, self._environment)
+        collector = _PromptFiles(self._model, self._environment, files.kind)
         sent_parts: set[tuple[str, LineRange | None]] = set()
         missing: list[Mention] = []
         for mention in mentions(prompt):
@@ -169,7 +169,7 @@ def _about_missing(missing: Sequence[Mention], files: Files) -> list[str]:
         if words:
             words = list(dict.fromkeys(words))
             ellipsis = ", …" if len(words) > _MAX_MISSING else ""
-            notices.append(f"{reason}: {', '.join(words[:_MAX_MISSING])}{ellipsis} ({_COPY})")
+            notices.append(f"{reason.format(kind=files.kind)}: {', '.join(words[:_MAX_MISSING])}{ellipsis} ({_COPY})")
     return notices
 
 
@@ -186,9 +186,10 @@ def _shortened(word: str) -> str:
 
 
 class _PromptFiles:
-    """The files of one prompt, within its size limits."""
+    """The files of one prompt, within its size limits. `kind` is that of `Files`."""
 
-    def __init__(self, model: Model, environment: Mapping[str, str]) -> None:
+    def __init__(self, model: Model, environment: Mapping[str, str], kind: str) -> None:
+        self._kind = kind
         self._model = model
         self._environment = environment
         self._text = MAX_TEXT
@@ -323,7 +324,7 @@ class _PromptFiles:
     def _add(self, target: MentionTarget, text: str, kind: str = "text") -> None:
         if target.real_path is not None:
             amount = "" if target.is_directory else f" ({size(target.size)})"
-            self.notices.append(f"{target.path}{amount} is sent. It is outside the workspace.")
+            self.notices.append(f"{target.path}{amount} is sent. It is outside the {self._kind}.")
         path = escape(redact(_escaped_name(target.path), self._environment))
         content = log_file.escaped_tags(text) or "(empty)"
         metadata = {"deepctl": METADATA, "path": _escaped_name(target.path), "bytes": target.size, "kind": kind}

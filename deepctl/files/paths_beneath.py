@@ -98,15 +98,23 @@ class DirectoryTree:
     """The directory `root` and everything below it. Paths are relative to it, or absolute and below it.
 
     `mount` is another absolute path of it, and the prefix of `real_path`; `aliases` are further ones. `reserved` is a
-    path in it that does not exist for users of the tree.
+    path in it that does not exist for users of the tree. `kind` is its name in errors.
 
     The directory is opened again for every operation, so that a deleted tree is noticed. Operations raise the usual
     `OSError`s, and `OutsideTree` for a path that leads out.
     """
 
     def __init__(
-        self, root: str, *, follow: bool, mount: str | None = None, aliases: Sequence[str] = (), reserved: str = ""
+        self,
+        root: str,
+        *,
+        follow: bool,
+        mount: str | None = None,
+        aliases: Sequence[str] = (),
+        reserved: str = "",
+        kind: str = "workspace",
     ) -> None:
+        self.kind = kind
         self.root = os.path.realpath(root)
         self.mount = mount or self.root
         self._spellings = (self.root, os.path.abspath(root), self.mount, *aliases)
@@ -125,7 +133,7 @@ class DirectoryTree:
             normal = os.path.normpath(path)
             root = self.prefix_of(normal)
             if root is None:
-                raise OutsideTree(path, "outside the workspace")
+                raise OutsideTree(path, f"outside the {self.kind}")
             path = normal[len(root) :]
         parts = [part for part in path.split("/") if part not in ("", ".")]
         if len(parts) > _MAX_PARTS:
@@ -149,7 +157,7 @@ class DirectoryTree:
                 part = pending.pop()
                 if part == "..":
                     if len(descriptors) == 1:
-                        raise OutsideTree(path, "outside the workspace")
+                        raise OutsideTree(path, f"outside the {self.kind}")
                     os.close(descriptors.pop())
                     names.pop()
                     continue

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple, Protocol
 
@@ -133,8 +133,13 @@ def check_readable(objects: ObjectReader, changes: Iterable[TreeChange]) -> None
                 pass
 
 
-def check_saved(objects: ObjectReader, changes: Iterable[TreeChange]) -> None:
-    """Read the stored contents that the changes replace. Raises `Damaged` if one cannot be read."""
+def check_saved(
+    objects: ObjectReader, changes: Iterable[TreeChange], shown: Callable[[bytes], bytes] = lambda path: path
+) -> None:
+    """Read the stored contents that the changes replace. Raises `Damaged` if one cannot be read.
+
+    `shown` returns a path in the form for the user.
+    """
     for change in changes:
         before = change.before
         if before is None or before.kind == DIRECTORY or not objects.has(before.digest):
@@ -143,9 +148,7 @@ def check_saved(objects: ObjectReader, changes: Iterable[TreeChange]) -> None:
             for _ in objects.chunks(before.digest):
                 pass
         except Damaged as error:
-            error.hint = (
-                f"Move {os.fsdecode(change.path)!r} out of the workspace; deepctl cannot save its present state."
-            )
+            error.hint = f"Move {os.fsdecode(shown(change.path))!r} elsewhere; deepctl cannot save its present state."
             raise
 
 

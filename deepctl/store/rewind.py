@@ -96,10 +96,8 @@ class FilesNotKept(Refused):
 
     def __init__(self, paths: Sequence[bytes], reason: str) -> None:
         super().__init__(
-            f"These files of the workspace cannot be saved before the rewind ({reason}), so nothing was changed: "
-            f"{_shown(paths)}.",
-            "Give yourself read and write permission (chmod u+rwX), or move the files out of the workspace, and try "
-            "again.",
+            f"These files cannot be saved before the rewind ({reason}), so nothing was changed: {_shown(paths)}.",
+            "Give yourself read and write permission (chmod u+rwX), or move the files elsewhere, and try again.",
         )
         self.paths = list(paths)
 
@@ -640,7 +638,7 @@ def _refusal(
             raise FilesNotKept(list(shown_paths(plan.unsaved_paths)), reason)
         if plan.conflict_paths and not request.force:
             raise RewindConflicts(list(shown_paths(plan.conflict_paths)), list(shown_paths(plan.unknown_paths)))
-        restore.check_saved(objects, effective)
+        restore.check_saved(objects, effective, workspace.shown)
         workspaces.working_tree(workspace, objects).check_writable(effective)
     except DeepctlError as error:
         return error

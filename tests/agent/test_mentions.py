@@ -437,10 +437,10 @@ def test_in_a_project_paths_are_in_it_and_those_of_the_profile_below_profile(pla
         '<attached-file path="/profile/notes.md" kind="text">',
     ]
     assert [notice.partition(" (`deepctl")[0] for notice in found.notices] == [
-        "link is not sent: a symbolic link leads out of the workspace.",
+        "link is not sent: a symbolic link leads out of the project.",
         "/profile/secret.md is not sent: the rules of this profile do not allow reading it.",
         "No such file, so sent unchanged: @/profile/none.md, @notes.md",
-        "Outside the workspace, so sent unchanged: @/etc/passwd",
+        "Outside the project, so sent unchanged: @/etc/passwd",
     ]
 
 

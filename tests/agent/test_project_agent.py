@@ -340,7 +340,7 @@ def test_the_place_of_projects_in_trees_is_reserved(project: Path, profile: Path
     (profile / ".deep/projects/x").mkdir(parents=True)
     for path in (".deep/projects/x/y", ".deep/Projects", ".deep/x/../projects/y"):
         (result,) = _run([_write(f"/profile/{path}", "x")], _backend(project, profile))
-        assert "outside the workspace" in result.model_response_str()
+        assert "outside the project" in result.model_response_str()
     assert os.listdir(profile / ".deep/projects/x") == []
     (result,) = _run([_write(".deep/projects/y", "x")], _backend(project, profile))
     assert (project / ".deep/projects/y").exists(), result

@@ -238,3 +238,5 @@ def test_errors_name_no_other_path_of_this_machine(deepctl: InProcess, home: Pat
         (event,) = _of(_say(deepctl, shop, f"read {path}"), "tool_result")
         assert not event["ok"]
         assert str(shop.parent) not in event["content"].replace(path, "").replace(str(shop), ""), event
+        assert "outside the workspace" not in event["content"]
+        assert ("outside the project" in event["content"]) == ("gone" not in path), event

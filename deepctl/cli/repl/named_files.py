@@ -145,20 +145,21 @@ def agreed_files(state: ReplState, prompt: str) -> Mapping[str, OutsideFile]:
     for path, file in files.items():
         if file.problem is None and file.directory not in state.agreed_directories:
             by_directory.setdefault(file.directory, []).append(path)
+    kind = "project" if isinstance(state.chat, ProfileChat) and state.project() else "workspace"
     for directory, paths in by_directory.items():
-        if ask_line(_question(paths)).lower() in YES:
+        if ask_line(_question(paths, kind)).lower() in YES:
             state.agreed_directories.add(directory)
         else:
             files.update((path, files[path]._replace(problem=_DECLINED)) for path in paths)
     return files
 
 
-def _question(paths: Sequence[str]) -> str:
+def _question(paths: Sequence[str], kind: str) -> str:
     rest = len(paths) - _MAX_NAMED
     names = ", ".join(paths[:_MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
     place = "It is" if len(paths) == 1 else "They are"
     validity = "A yes is valid for this directory until the chat ends."
-    return f"Send {names} to the model? {place} outside the workspace. {validity} [y/N]"
+    return f"Send {names} to the model? {place} outside the {kind}. {validity} [y/N]"
 
 
 def _outside_files(state: ReplState, prompt: str) -> dict[str, OutsideFile]:
