@@ -17,6 +17,7 @@ from typing import NamedTuple
 from deepctl import layout
 from deepctl.domain import project_trust
 from deepctl.errors import DeepctlError, NotFound, Refused, UsageError
+from deepctl.files import git_directories
 from deepctl.files.atomic import OPEN_DIRECTORY
 from deepctl.files.paths_beneath import is_within_on_disk
 from deepctl.layout import ProfilePaths, Root
@@ -102,6 +103,9 @@ def check(root: Root, path: str, environment: Mapping[str, str], profile: Profil
         if os.statvfs(path).f_flag & os.ST_RDONLY:
             reason = "its file system is read-only"
         raise _refused(path, reason, None, "project_not_writable")
+    if git_directories.looks_like_git({name.lower() for name in os.listdir(path)}):
+        reason = "it is a git directory, which a rewind must not change"
+        raise _refused(path, reason, "`git clone` makes a directory with the files.")
 
 
 def _of_place(root: Root, path: str, environment: Mapping[str, str]) -> Refused | None:

@@ -90,7 +90,10 @@ def remove_left(placeholders: Iterable[Placeholder]) -> None:
 
 def sweep(root: str) -> None:
     """Remove those that a killed process left in a project, and in its git directory. The caller has locked it."""
-    for directory in (root, os.path.join(root, ".git"), os.path.join(root, ".git", "info")):
+    directories = [root, *(os.path.join(root, name) for name in (".git", ".git/info"))]
+    with suppress(OSError), os.scandir(os.path.join(root, ".git", "worktrees")) as entries:
+        directories += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    for directory in directories:
         with suppress(OSError), os.scandir(directory) as entries:
             names = [entry.name for entry in entries if is_placeholder(entry.stat(follow_symlinks=False))]
             remove_left(Placeholder(os.path.join(directory, name)) for name in names)

@@ -400,14 +400,18 @@ def test_every_command_that_locks_a_project_removes_what_a_killed_command_left(
     alice("checkpoints", "rewind", "-C", str(shop)).ok()
     (shop / "mine").mkdir(mode=0o755)
     # The process that made them was killed, so none of this process holds them.
-    git_file = Placeholder(str(shop / ".git" / "info" / "attributes"), is_directory=False)
-    held = placeholders.held([Placeholder(str(shop / ".envrc")), Placeholder(str(shop / ".idea")), git_file])
+    worktree = shop / ".git" / "worktrees" / "tree"
+    worktree.mkdir(parents=True)
+    git_files = [
+        Placeholder(str(path), is_directory=False) for path in (shop / ".git/info/attributes", worktree / "locked")
+    ]
+    held = placeholders.held([Placeholder(str(shop / ".envrc")), Placeholder(str(shop / ".idea")), *git_files])
     held.__enter__()
     placeholders._holders.clear()
     assert (shop / ".envrc").is_dir()
     alice(*(word.format(shop) for word in command)).ok()
     assert set(os.listdir(shop)) - {"a.txt"} == {".git", "README", "mine"}
-    assert not os.path.lexists(git_file.path)
+    assert not any(os.path.lexists(git_file.path) for git_file in git_files)
 
 
 @pytest.mark.parametrize("place", ["shop", "shop/inner", "."])

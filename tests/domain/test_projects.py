@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,13 @@ def test_what_contains_the_root_is_refused(tmp_path: Path) -> None:
     # A root that does not exist yet is one all the same.
     (place / "state").rmdir()
     assert _problem(Root(str(place / "state")), place).code == "project_refused"
+
+
+def test_a_bare_repository_is_refused(root: Root, directory: Path) -> None:
+    subprocess.run(["git", "init", "-q", "--bare", str(directory)], check=True)
+    problem = _problem(root, directory)
+    assert (problem.code, problem.exit_code) == ("project_refused", 6)
+    assert problem.message.endswith("it is a git directory, which a rewind must not change.")
 
 
 def test_the_directory_of_the_settings_is_refused(root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

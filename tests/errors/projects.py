@@ -114,6 +114,15 @@ def _(s: Situation) -> list[str]:
     return _chat(_directory(s, ".git"))
 
 
+@case(CHAT, "the directory of `-C` is a bare repository")
+def _(s: Situation) -> list[str]:
+    bare = _directory(s)
+    for name in ("objects", "refs"):
+        Path(bare, name).mkdir()
+    Path(bare, "HEAD").write_text("ref: refs/heads/main\n")
+    return _chat(bare)
+
+
 @case(CHAT, "the directory of `-C` contains the root of deepctl's state")
 def _(s: Situation) -> list[str]:
     s.patch.setenv("DEEPCTL_HOME", f"{_directory(s)}/state")
