@@ -28,7 +28,7 @@ from deepctl.locks import Lease, Lock
 from deepctl.store import log_file, lookup, message_chains, prune, pydantic_deep, session_reader
 from deepctl.store import rewind as rewinding
 from deepctl.store.checkpoint_store import PACKS, Checkpoints
-from deepctl.store.ledger import LEDGER, MESSAGES, run_of
+from deepctl.store.ledger import LEDGER, MESSAGES, newest_record, run_of
 from deepctl.store.lookup import CheckpointNotFound, CheckpointProblem
 from deepctl.store.message_chains import ChainEnd, MessageChains
 from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record
@@ -120,6 +120,10 @@ class FileCheckpointStore:
 
         return await self._run(find)
 
+    async def newest(self) -> Checkpoint | None:
+        """The checkpoint that was saved last, or `None`. The time does not depend on the number of checkpoints."""
+        return await self._run_locked(self._newest_by_end) or await self._run(self._newest)
+
     async def list_all(self) -> list[Checkpoint]:
         """All checkpoints, oldest first. Damaged ones are left out; `damaged` lists them."""
         return await self._run(lambda store: self._list(store)[0])
@@ -208,7 +212,16 @@ class FileCheckpointStore:
         return await self._run(rewind)
 
     async def _run(self, action: Callable[[Checkpoints], T]) -> T:
-        """Run a function with the store in a worker thread. Locks are awaited outside of it."""
+        """Run a function with the store in a worker thread."""
+
+        def with_store() -> T:
+            with self._opened() as store:
+                return action(store)
+
+        return await self._run_locked(with_store)
+
+    async def _run_locked(self, action: Callable[[], T]) -> T:
+        """Run a function with the lock in a worker thread. Locks are awaited outside of it."""
         async with _queue(self._place):
             deadline = time.monotonic() + _WAIT_SECONDS
             while True:
@@ -219,13 +232,13 @@ class FileCheckpointStore:
                         raise
                 await asyncio.sleep(_POLL_SECONDS)
 
-    def _at_once(self, action: Callable[[Checkpoints], T]) -> T:
-        """Run a function with the store, in this thread. Raises `Locked` if another process holds the lock."""
+    def _at_once(self, action: Callable[[], T]) -> T:
+        """Run a function with the lock, in this thread. Raises `Locked` if another process holds the lock."""
         if not self._mutex.acquire(blocking=False):
             raise Locked(f"Another thread is working on {self._directory}.")
         try:
-            with self._lock(), self._opened() as store:
-                return action(store)
+            with self._lock():
+                return action()
         finally:
             self._mutex.release()
 
@@ -356,7 +369,7 @@ class FileCheckpointStore:
         ]
         for record in ledger.records.values():
             try:
-                checkpoints.append(self._checkpoint(store, record))
+                checkpoints.append(self._checkpoint(record, ledger.labels.get(record.id, "")))
             except Damaged as error:
                 problems.append(CheckpointProblem(record.id, record.log + log_file.SUFFIX, error.message))
         for name, path in pydantic_deep.find(self._directory).items():
@@ -367,21 +380,37 @@ class FileCheckpointStore:
                     problems.append(CheckpointProblem(name, path, error.message))
         return sorted(checkpoints, key=lambda checkpoint: checkpoint.created_at), problems
 
+    def _newest_by_end(self) -> Checkpoint | None:
+        """The newest checkpoint if the end of the ledger names it."""
+        newest = newest_record(self._directory)
+        if newest is None:
+            return None
+        if self._store is None or not self._store.is_current():
+            self._close()  # its parsed conversations may have changed
+        return self._checkpoint(*newest)
+
+    def _newest(self, store: Checkpoints) -> Checkpoint | None:
+        record = next(reversed(store.ledger.records.values()), None)
+        if record is not None:
+            return self._checkpoint(record, store.ledger.labels.get(record.id, ""))
+        oldest_first = sorted(self._all(store))
+        return self._get(store, oldest_first[-1][1]) if oldest_first else None
+
     def _get(self, store: Checkpoints, identity: str) -> Checkpoint | None:
         record = store.ledger.records.get(identity)
         if record is not None:
-            return self._checkpoint(store, record)
+            return self._checkpoint(record, store.ledger.labels.get(record.id, ""))
         if any(damage.id == identity for damage in store.ledger.damage):
             raise Damaged(f"Checkpoint {identity} is damaged.")
         path = pydantic_deep.find(self._directory).get(identity)
         return message_codec.import_checkpoint(path) if path is not None else None
 
-    def _checkpoint(self, store: Checkpoints, record: Record) -> Checkpoint:
+    def _checkpoint(self, record: Record, label: str) -> Checkpoint:
         conversation = self._conversation(record)
         reason = "" if record.tree else (record.unkept[0][1] if record.unkept else _NO_DIRECTORY)
         return Checkpoint(
             record.id,
-            store.ledger.labels.get(record.id, ""),
+            label,
             record.turn,
             conversation,
             len(conversation),

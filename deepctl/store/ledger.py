@@ -302,6 +302,7 @@ class Ledger:
             self.packs.add(pack)
 
     def _add(self, record: Record) -> None:
+        self.records.pop(record.id, None)  # an application may save an id again: it is the newest then
         self.records[record.id] = record
         self.removed.pop(record.id, None)
         self.heads[record.session] = record.id
@@ -453,6 +454,64 @@ def parse(raw: bytes, path: str, fold: Fold | None = None) -> Ledger:
             ledger.lose(RecordDamage(identity, line.number, line.problem or "unreadable"))
         start = line.end
     return ledger
+
+
+_END = 16 << 10
+"""Bytes of the end of a ledger that are read first for the newest checkpoint."""
+
+
+def newest_record(directory: str) -> tuple[Record, str] | None:
+    """The record of the checkpoint that was saved last, and its label, from the end of the ledger.
+
+    `None` if that is not enough: the ledger is empty or damaged, or its last lines are of an unfinished rewind or of a
+    repair. Raises `NewerFormat`.
+    """
+    path = os.path.join(directory, LEDGER)
+    last_size = log_file.read_ledger_size(directory)
+    count = _END
+    while True:
+        try:
+            raw, length = log_file.read_end(path, count)
+        except FileNotFoundError:
+            return None
+        if last_size.is_short or length < last_size.size:
+            return None
+        is_whole = len(raw) == length
+        try:
+            is_found, record = _newest_in(raw if is_whole else raw[raw.find(b"\n") + 1 :], path)
+        except (KeyError, TypeError, ValueError):
+            return None
+        if is_found or is_whole:
+            return record
+        count *= 8
+
+
+def _newest_in(raw: bytes, path: str) -> tuple[bool, tuple[Record, str] | None]:
+    """Whether these last lines of a ledger are enough for `newest_record`, and its result."""
+    removed_ids: set[str] = set()
+    labels: dict[str, str] = {}
+    is_finished = False
+    for line in reversed(list(sealed_lines.parse(raw))):
+        if line.value is None or line.problem is not None:
+            return True, None
+        layout.bring_up(layout.LEDGER_FORMAT, line.value, path)
+        match line.value:
+            case {"removed": list(identities)}:
+                removed_ids.update(identities)
+            case {"label": {"id": str(identity), "label": label}}:
+                labels.setdefault(identity, label or "")
+            case {"rewound": str()}:
+                is_finished = True
+            case {"record": dict(fields)}:
+                if "rewind" in line.value and not is_finished:
+                    return True, None
+                is_finished = False
+                record = check_fields(Record(**fields))
+                if record.id not in removed_ids:
+                    return True, (record, labels.get(record.id, record.label))
+            case _:
+                return True, None
+    return False, None
 
 
 class LedgerWriter:

@@ -111,6 +111,16 @@ def read_lines(path: str) -> bytes:
     return atomic.read_file(path)
 
 
+def read_end(path: str, count: int) -> tuple[bytes, int]:
+    """At most the last `count` bytes of a log or ledger, and its whole length. Raises as `read_lines`."""
+    descriptor = atomic.open_regular(path, os.O_RDONLY)
+    try:
+        length = os.fstat(descriptor).st_size
+        return os.pread(descriptor, count, max(0, length - count)), length
+    finally:
+        os.close(descriptor)
+
+
 def read_behind(path: str, end: int, crc: int, first: int, last: int) -> tuple[bytes, bytes] | None:
     """The bytes of a log between two offsets and those after `end`; `None` if those before `end` have another CRC-32.
 

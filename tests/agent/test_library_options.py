@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -30,9 +31,13 @@ from deepctl import (
     StateBackend,
     create_deep_agent,
     fork_from_checkpoint,
+    layout,
 )
 from deepctl.agent.checkpoint_stores import new_checkpoint
 from deepctl.errors import BadPath, BadSetting, NotFound, UsageError
+from deepctl.files import sealed_lines
+from deepctl.store import log_file
+from deepctl.store.ledger import newest_record
 
 Make = Callable[[], Any]
 
@@ -387,3 +392,92 @@ def test_every_exported_name_can_be_imported() -> None:
     import deepctl
 
     assert sorted(deepctl._MODULES) == sorted(deepctl.__all__)
+
+
+def _read_bytes() -> int:
+    """Bytes that this process has read so far."""
+    text = Path("/proc/self/io").read_text()
+    return int(text.split("rchar: ")[1].split()[0])
+
+
+def _many(directory: Path, count: int) -> None:
+    """A store of so many checkpoints of one short conversation."""
+    messages: list[ModelMessage] = [ModelResponse(parts=[TextPart("hello")])]
+    _run(FileCheckpointStore(directory).save(replace(_saved(0), id="first", messages=messages, message_count=1)))
+    path = directory / "ledger.jsonl"
+    entry = sealed_lines.unseal(path.read_bytes().splitlines()[-1])
+    lines = [sealed_lines.seal({**entry, "record": {**entry["record"], "id": f"c{n}"}}) for n in range(count - 1)]
+    path.write_bytes(path.read_bytes() + b"".join(lines))
+    path.chmod(0o600)
+
+
+def test_the_newest_checkpoint_costs_the_same_however_many_there_are(tmp_path: Path) -> None:
+    costs = []
+    for count in (10, 10_000):
+        directory = tmp_path / str(count)
+        _many(directory, count)
+        _run(FileCheckpointStore(directory).newest())  # imports
+        store, before = FileCheckpointStore(directory), _read_bytes()
+        newest = _run(store.newest())
+        costs.append(_read_bytes() - before)
+        assert (newest.id, len(newest.messages)) == (f"c{count - 2}", 1)
+        assert _run(store.count()) == count
+    assert 0 < costs[1] < costs[0] + (16 << 10), costs
+
+
+def test_the_newest_checkpoint_is_the_one_saved_last(make: Make) -> None:
+    async def story() -> None:
+        assert await make().newest() is None
+        for number in (1, 3, 2):
+            await make().save(_saved(number))
+            assert (await make().newest()).id == f"c{number}"
+        assert (await make().list_all())[-1].id == "c3"
+        await make().save(_saved(1, "again"))
+        newest = await make().newest()
+        assert (newest.id, newest.label) == ("c1", "again")
+        for left in ("c2", "c3", None):
+            await make().remove(newest.id)
+            newest = await make().newest()
+            assert (newest.id if newest is not None else None) == left
+
+    _run(story())
+
+
+@pytest.mark.parametrize("tail", ["torn", "damaged", "repair", "short", "foreign"])
+def test_the_newest_checkpoint_is_found_if_the_end_of_the_ledger_is_not_enough(tmp_path: Path, tail: str) -> None:
+    directory = tmp_path / "store"
+    path = directory / "ledger.jsonl"
+    if tail == "foreign":
+        directory.mkdir()
+        for number in (1, 2):
+            document = {"id": f"c{number}", "label": "", "turn": 1, "messages": [], "message_count": 0}
+            document |= {"created_at": f"2026-01-0{number}T00:00:00+00:00", "metadata": {}}
+            (directory / f"c{number}.json").write_text(json.dumps(document))
+        assert _run(FileCheckpointStore(directory).newest()).id == "c2"
+        return
+    _many(directory, 3)
+    raw = path.read_bytes()
+    line = sealed_lines.seal({"v": layout.LEDGER_FORMAT.current, "gap": None})
+    path.write_bytes({"torn": raw + b'{"v":', "damaged": raw + b'{"v":1}\n', "repair": raw + line, "short": raw}[tail])
+    if tail == "short":
+        log_file.write_ledger_size(str(directory), len(raw) + 10, is_short=False)
+    assert newest_record(str(directory)) is None
+    assert _run(FileCheckpointStore(directory).newest()).id == "c1"
+
+
+def test_after_a_rewind_the_newest_checkpoint_has_its_conversation(tmp_path: Path) -> None:
+    agent, store = create_deep_agent("offline"), FileCheckpointStore(tmp_path / "store")
+    deps = DeepAgentDeps(backend=LocalBackend(tmp_path / "work"), checkpoint_store=store)
+
+    async def story() -> None:
+        first = await agent.run("write a.txt: 1", deps=deps)
+        target = await store.newest()
+        assert target is not None
+        await agent.run("write a.txt: 2", deps=deps, message_history=first.all_messages())
+        await store.rewind(target.id, tmp_path / "work")
+        newest = await FileCheckpointStore(tmp_path / "store").newest()
+        assert newest is not None
+        assert newest.messages == target.messages
+        assert newest_record(str(tmp_path / "store")) is not None
+
+    _run(story())
