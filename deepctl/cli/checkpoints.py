@@ -278,7 +278,8 @@ def rewind_preview(repository: ReadOnlyRepository, session: SessionRecord, reque
     from deepctl.store import rewind
 
     plan = rewind.preview(repository, session, request)
-    changes = [change for change in plan.changes if change.before != change.after]
+    occupied_paths = set(plan.occupied_paths) if plan.refusal is None else set()
+    changes = [change for change in plan.changes if change.before != change.after and change.path not in occupied_paths]
     return RewindView(
         repository.paths.name,
         True,
@@ -287,8 +288,8 @@ def rewind_preview(repository: ReadOnlyRepository, session: SessionRecord, reque
         None,
         [change.path for change in changes if change.after is not None],
         [change.path for change in changes if change.after is None],
-        plan.kept_paths,
-        [],
+        sorted({*plan.kept_paths, *occupied_paths}),
+        {},
         rewind.differences(repository, plan),
     )
 
@@ -309,7 +310,7 @@ def rewound(repository: Repository, session: SessionRecord, request: RewindReque
         result.restored_paths,
         result.deleted_paths,
         sorted({*result.plan.kept_paths, *(path for path, _ in result.in_the_way)}),
-        result.remarks,
+        dict(result.in_the_way),
         [],
         _undo_command(repository.paths, session.name),
     )

@@ -28,7 +28,8 @@ _SHORT_COMMIT = 10
 class RewindView(NamedTuple):
     """A rewind, done or as a preview. `preview` has the files before and after, `undo` is a command.
 
-    `is_undo` is true for the rewind that `checkpoints undo` does.
+    `is_undo` is true for the rewind that `checkpoints undo` does. `in_the_way` are the reasons why paths of the plan
+    were not restored exactly.
     """
 
     profile: str
@@ -39,7 +40,7 @@ class RewindView(NamedTuple):
     restored: list[bytes]
     deleted: list[bytes]
     kept: list[bytes]
-    remarks: list[str]
+    in_the_way: dict[bytes, str]
     preview: list[FileDifference]
     undo: str = ""
     is_undo: bool = False
@@ -99,7 +100,10 @@ class RewindView(NamedTuple):
             merged_names = set(self._names(self.plan.merged_paths))
             by_command = set(self._names(self.plan.command_paths))
             rows = []
+            kept = set(self._names(self.kept))
             for file in self.preview:
+                if file.path in kept:
+                    continue
                 remark = "  (conflict)" if file.path in conflicts else "  (merged)" if file.path in merged_names else ""
                 rows.append((f"{preview_line(file)}{remark}", file.path in by_command))
         else:
@@ -109,7 +113,7 @@ class RewindView(NamedTuple):
         self._print_rows(rows)
         self._print_paths()
         self._print_commits()
-        for remark in [*self._notes, *self.remarks]:
+        for remark in self._notes:
             notice(remark)
         # A chat puts it into the next input line.
         if self.plan.undone is not None and (self.dry_run or not is_conversation()):
@@ -189,7 +193,13 @@ class RewindView(NamedTuple):
                 if name not in previewed_paths:
                     print_sentence(f"  conflict  {visible(name)}")
         for path in self.kept:
-            reason = "cannot be read" if self.plan.is_unread(path) else "not changed by this session"
+            reason = "not changed by this session"
+            if path in self.plan.occupied_paths:
+                reason = "a directory with files of another author is in its place"
+            elif path in self.in_the_way:
+                reason = self.in_the_way[path]
+            elif self.plan.is_unread(path):
+                reason = "cannot be read"
             print_sentence(f"  kept      {visible(self._name(path))} (differs from the checkpoint, {reason})")
         for path in self.plan.ignored_paths[:_MOST_IGNORED]:
             print_sentence(

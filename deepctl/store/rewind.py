@@ -71,13 +71,20 @@ class RewindConflicts(Refused):
     """A rewind would lose an edit of another author; nothing has been changed."""
 
     code = "conflicts"
-    force = "--force also undoes these changes. The safety checkpoint keeps them."
 
-    def __init__(self, paths: Sequence[bytes], unknown: Sequence[bytes] = ()) -> None:
+    def __init__(self, paths: Sequence[bytes], unknown: Sequence[bytes] = (), occupied: Sequence[bytes] = ()) -> None:
         names = _shown(paths)
+        exception = ""
+        if occupied:
+            exception = f", but leaves {_shown(occupied)}: a directory is there. Move it elsewhere to restore the file"
+        self.force = f"--force also undoes these changes{exception}. The safety checkpoint keeps them."
+        """The sentences about `--force`, without which this error is raised."""
         reason = f"Another author changed {names} after the agent"
         if len(unknown) == len(paths):
             reason = f"The author of the changes in {names} is unknown (a turn was killed, or made no checkpoints)"
+        elif len(occupied) == len(paths):
+            reason = f"A directory with files of another author is in the place of {names}"
+            self.force = "--force leaves this directory, and undoes the rest. Move it elsewhere to restore the file."
         super().__init__(
             f"{reason}. Nothing was rewound.",
             f"{'--dry-run lists all of them; ' if len(paths) > _SHOWN else ''}{self.force}",
@@ -138,8 +145,8 @@ class RewindPlan(NamedTuple):
     and turns are removed from the conversation (`…_removed`), or added to it again (`…_restored`). `unread_paths` are
     paths of the changes whose present content cannot be read. `ignored_paths` stay, because the coverage rules of the
     target or of now ignore them. `merged_paths` keep the lines of other authors. `command_paths` are changed paths that
-    a command changed. `commits` are those of the session's turns that stay in git. `refusal` is the reason why the
-    rewind is not done.
+    a command changed. `occupied_paths` stay although the rewind is forced. `commits` are those of the session's turns
+    that stay in git. `refusal` is the reason why the rewind is not done.
     """
 
     session: str
@@ -155,6 +162,7 @@ class RewindPlan(NamedTuple):
     ignored_paths: list[bytes]
     merged_paths: list[bytes]
     command_paths: list[bytes]
+    occupied_paths: list[bytes]
     refusal: DeepctlError | None
     messages_removed: int = 0
     turns_removed: int = 0
@@ -463,6 +471,7 @@ def _plan(
         ignored_paths=files.plan.ignored_paths,
         merged_paths=files.plan.merged_paths,
         command_paths=files.plan.command_paths,
+        occupied_paths=files.plan.occupied_paths,
         refusal=files.refusal,
         commits=_commits(ledger, workspace, request, position.session, last_author) if files.plan.changes else [],
     )
@@ -637,7 +646,8 @@ def _refusal(
             reason = _reason(present, plan.unsaved_paths[0])
             raise FilesNotKept(list(shown_paths(plan.unsaved_paths)), reason)
         if plan.conflict_paths and not request.force:
-            raise RewindConflicts(list(shown_paths(plan.conflict_paths)), list(shown_paths(plan.unknown_paths)))
+            paths = plan.conflict_paths, plan.unknown_paths, plan.occupied_paths
+            raise RewindConflicts(*(list(shown_paths(each)) for each in paths))
         restore.check_saved(objects, effective, workspace.shown)
         workspaces.working_tree(workspace, objects).check_writable(effective)
     except DeepctlError as error:

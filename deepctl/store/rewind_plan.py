@@ -196,7 +196,8 @@ class RewindChanges(NamedTuple):
     whose present content could not be stored, so that a change would lose it permanently. `ignored_paths` stay, because
     coverage rules ignore them. `merged_paths` are paths of the changes that keep the lines of other authors.
     `command_paths` are paths of the changes that a command of the session changed: an edit that another author saved
-    meanwhile counts as the command's.
+    meanwhile counts as the command's. `occupied_paths` are conflicts that --force cannot override: a directory with
+    files of another author is in the place of a file.
     """
 
     changes: list[TreeChange]
@@ -207,6 +208,7 @@ class RewindChanges(NamedTuple):
     ignored_paths: list[bytes] = []
     merged_paths: list[bytes] = []
     command_paths: list[bytes] = []
+    occupied_paths: list[bytes] = []
 
 
 def exact(
@@ -364,9 +366,11 @@ class _SessionWork:
         for path in list(planned_changes):
             for directory in _above_in_place(path):
                 self._place(path, directory, planned_changes, present, is_selected)
-        in_the_way = [path for path, change in planned_changes.items() if self._is_occupied(change, planned_changes)]
-        self._conflicts.update(in_the_way)
-        self._certain.update(in_the_way)
+        occupied_paths = [
+            path for path, change in planned_changes.items() if self._is_occupied(change, planned_changes)
+        ]
+        self._conflicts.update(occupied_paths)
+        self._certain.update(occupied_paths)
         unsaved_paths = [path for path in sorted(planned_changes) if is_unseen(path)]
         self._conflicts.update(unsaved_paths)
         return RewindChanges(
@@ -378,6 +382,7 @@ class _SessionWork:
             sorted(path for path in self._ignored if self._ignored.isdisjoint(above(path))),
             sorted(merged_paths),
             sorted(path for path in self._by_command if _is_effective(planned_changes.get(path))),
+            sorted(occupied_paths),
         )
 
     def _is_occupied(self, change: TreeChange, planned_changes: dict[bytes, TreeChange]) -> bool:

@@ -130,6 +130,30 @@ def test_what_deepctl_makes_in_the_profile_is_no_change_of_a_turn_whatever_the_u
     assert (done["files"]["restored"], done["files"]["deleted"]) == ([], ["x"])
 
 
+def test_a_directory_in_the_place_of_a_file_stays_and_that_is_said(alice: Alice, shop: Path) -> None:
+    here = ("-C", str(shop))
+    alice("chat", *here, "write f: one\nwrite g: one").ok()
+    alice("chat", *here, "--sandbox", "bubblewrap", "run rm f; echo two > g").ok()
+    (shop / "f").mkdir()
+    (shop / "f" / "mine").write_text("mine")
+    refused = alice("checkpoints", "rewind", *here, "--json")
+    assert (refused.error["code"], refused.error["paths"]) == ("conflicts", ["f"])
+    reason = "(differs from the checkpoint, a directory with files of another author is in its place)"
+    previewed = alice("checkpoints", "rewind", *here, "--force", "--dry-run", "--json").ok().json
+    assert (previewed["files"]["restored"], previewed["files"]["kept"]) == (["g"], ["f", "f/mine"])
+    assert f"  kept      f {reason}" in alice("checkpoints", "rewind", *here, "--force", "--dry-run").ok().stdout
+    done = alice("checkpoints", "rewind", *here, "--force").ok()
+    assert f"  kept      f {reason}\n" in done.stdout
+    assert "has changed" not in done.stderr
+    assert (shop / "f" / "mine").read_text() == "mine"
+    assert (shop / "g").read_text().strip() == "one"
+    # With another conflict, the hint names both.
+    alice("checkpoints", "undo", *here, "--force").ok()
+    (shop / "g").write_text("three")
+    hint = alice("checkpoints", "rewind", *here, "--json").error["hint"]
+    assert "--force also undoes these changes, but leaves f: a directory is there." in hint
+
+
 def test_a_session_belongs_to_the_directory_in_which_it_began(alice: Alice, shop: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()

@@ -142,6 +142,15 @@ def _(s: Situation) -> list[str]:
     return on("rewind", "~1")
 
 
+@case("checkpoints rewind", "another author made a directory with files in the place of a file")
+def _(s: Situation) -> list[str]:
+    s.story()
+    (s.workspace / "a.txt").unlink()
+    (s.workspace / "a.txt").mkdir()
+    (s.workspace / "a.txt" / "mine").write_text("mine")
+    return on("rewind", "~1")
+
+
 @case("checkpoints rewind", "the author of a change is unknown")
 def _(s: Situation) -> list[str]:
     scene = s.story()
