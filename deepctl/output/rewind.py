@@ -200,6 +200,8 @@ class RewindView(NamedTuple):
                 reason = self.in_the_way[path]
             elif self.plan.is_unread(path):
                 reason = "cannot be read"
+            elif path in self.plan.blocked_paths:
+                reason = "its earlier content was not stored"
             print_sentence(f"  kept      {visible(self._name(path))} (differs from the checkpoint, {reason})")
         for path in self.plan.ignored_paths[:_MOST_IGNORED]:
             print_sentence(

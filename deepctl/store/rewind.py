@@ -141,12 +141,13 @@ class RewindPlan(NamedTuple):
     """The plan of a rewind of `workspace`. Paths are relative to it; `changes` are the changes to its files.
 
     `session` is the name of the session, empty for an application. `goal` is the new tree of the workspace.
-    `kept_paths` differ from the checkpoint and stay unchanged. `undone` is the first prompt that is removed. Messages
+    `kept_paths` differ from the checkpoint afterwards. `undone` is the first prompt that is removed. Messages
     and turns are removed from the conversation (`…_removed`), or added to it again (`…_restored`). `unread_paths` are
     paths of the changes whose present content cannot be read. `ignored_paths` stay, because the coverage rules of the
     target or of now ignore them. `merged_paths` keep the lines of other authors. `command_paths` are changed paths that
-    a command changed. `occupied_paths` stay although the rewind is forced. `commits` are those of the session's turns
-    that stay in git. `refusal` is the reason why the rewind is not done.
+    a command changed. `occupied_paths` stay although the rewind is forced. `blocked_paths` are paths whose content
+    before the session's first change was not stored: only its later changes are undone. `commits` are those of the
+    session's turns that stay in git. `refusal` is the reason why the rewind is not done.
     """
 
     session: str
@@ -163,6 +164,7 @@ class RewindPlan(NamedTuple):
     merged_paths: list[bytes]
     command_paths: list[bytes]
     occupied_paths: list[bytes]
+    blocked_paths: list[bytes]
     refusal: DeepctlError | None
     messages_removed: int = 0
     turns_removed: int = 0
@@ -472,6 +474,7 @@ def _plan(
         merged_paths=files.plan.merged_paths,
         command_paths=files.plan.command_paths,
         occupied_paths=files.plan.occupied_paths,
+        blocked_paths=files.plan.blocked_paths,
         refusal=files.refusal,
         commits=_commits(ledger, workspace, request, position.session, last_author) if files.plan.changes else [],
     )
@@ -616,11 +619,12 @@ def _plan_files(
     tree = trees.patch(objects, sink, now, file_plan.changes)
     all_changes = trees.changes(objects, tree, bytes.fromhex(target.tree))
     changed_paths = {change.path for change in file_plan.changes}
+    blocked_paths = set(file_plan.blocked_paths)
     kept_paths = [
         entry.path
         for entry in all_changes
         if scope.selects(entry.path)
-        and entry.path not in changed_paths
+        and (entry.path not in changed_paths or entry.path in blocked_paths)
         and not _is_directory(entry)
         and not scope.ignores(entry.path, False)
     ]

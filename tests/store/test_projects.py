@@ -619,6 +619,23 @@ class TestGit:
         commits = [commit.subject for commit in scene.rewind("~2").plan.commits]
         assert commits == ["by the agent"]
 
+    def test_a_change_whose_earlier_state_no_checkpoint_has_stays_and_is_named(
+        self, scene: Scene, directory: Path
+    ) -> None:
+        with scene.turn("base"):
+            pass
+        (directory / ".gitignore").write_text("build/\n")
+        with scene.turn("one"):
+            (directory / ".gitignore").write_text("")
+            (directory / "build").mkdir()
+            (directory / "build" / "out").write_text("one")
+        with scene.turn("two"):
+            (directory / "build" / "out").write_text("two")
+        plan = scene.rewind("~3").plan
+        assert (directory / "build" / "out").read_text() == "one"
+        assert [plan.workspace.shown(path) for path in plan.kept_paths] == [b"build/out"]
+        assert [plan.workspace.shown(path) for path in plan.blocked_paths][-1:] == [b"build/out"]
+
     def test_older_commits_that_the_agent_merged_are_not_named(
         self, scene: Scene, directory: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
