@@ -616,6 +616,10 @@ def _plan_files(
                 exactly()
                 error.hint = "`--exact` still works: it needs the checkpoint, but no later history."
             raise
+    if workspace.project is not None and target.kind == "rewind":
+        paths = _paths_of_commands(objects, ledger, target, session)
+        effective = {change.path for change in file_plan.changes if not trees.is_same(change.before, change.after)}
+        file_plan = file_plan._replace(command_paths=sorted({*file_plan.command_paths, *(paths & effective)}))
     tree = trees.patch(objects, sink, now, file_plan.changes)
     all_changes = trees.changes(objects, tree, bytes.fromhex(target.tree))
     changed_paths = {change.path for change in file_plan.changes}
@@ -691,6 +695,25 @@ def _intervals(
         rewind_plan.interval(before, after, rules)._replace(is_command=_is_command(ledger.records.get(after.id)))
         for before, after in pairwise(states)
     ]
+
+
+def _paths_of_commands(objects: ObjectReader, ledger: Ledger, safety: Record, session: str) -> set[bytes]:
+    """The paths that commands of a session changed in the turns that a rewind undid, for the undo of that rewind.
+
+    `safety` is the safety checkpoint of that rewind, or of an undo of it. Empty if their history is removed or damaged.
+    """
+    undone_rewinds = {rewind.safety: rewind for rewind in ledger.rewinds.values()}
+    first = safety
+    while (rewind := undone_rewinds.get(first.id)) is not None and rewind.to in ledger.records:
+        first = ledger.records[rewind.to]
+    ids = [state.id for state in ledger.states]
+    paths: set[bytes] = set()
+    with suppress(Damaged, ValueError):
+        for before, after in pairwise(ledger.states[ids.index(first.id) : ids.index(safety.id) + 1]):
+            if after.by == session and _is_command(ledger.records.get(after.id)):
+                changes = trees.changes(objects, bytes.fromhex(before.tree), bytes.fromhex(after.tree))
+                paths.update(change.path for change in changes)
+    return paths
 
 
 def _is_command(record: Record | None) -> bool:

@@ -86,6 +86,21 @@ def test_directories_above_a_changed_file_are_not_listed(alice: Alice, shop: Pat
     assert sorted(path.name for path in shop.rglob("*")) == ["README", "file", "old"]
 
 
+def test_an_undo_lists_the_paths_of_commands_apart_too(alice: Alice, shop: Path) -> None:
+    here = ("-C", str(shop))
+    alice("chat", *here, "write a.txt: one").ok()
+    alice("chat", *here, "--sandbox", "bubblewrap", "write b.txt: two\nrun rm a.txt; echo x > c.txt").ok()
+    alice("checkpoints", "rewind", *here, "~1").ok()
+    apart = "Changed by commands, with anything that was saved while they ran:"
+    for _ in ("undo", "redo"):
+        previewed = alice("checkpoints", "undo", *here, "--dry-run", "--json").ok().json
+        assert sorted(previewed["files"]["commands"]) == ["a.txt", "c.txt"]
+        shown = alice("checkpoints", "undo", *here).ok().stdout.splitlines()
+        place = shown.index(apart)
+        assert [line.split()[-1] for line in shown[place - 1 : place]] == ["b.txt"]
+        assert {line.split()[-1] for line in shown[place + 1 : place + 3]} == {"a.txt", "c.txt"}
+
+
 def test_a_mode_that_the_user_gave_stays_and_its_directory_is_not_listed(alice: Alice, shop: Path) -> None:
     here = ("-C", str(shop))
     (shop / "sub").mkdir()
