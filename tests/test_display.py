@@ -30,7 +30,7 @@ from deepctl.output.stream.display import LiveDisplay, TextDisplay
 from deepctl.output.stream.lines import TerminalCaps
 from deepctl.output.stream.live_region import LiveRegion
 from deepctl.output.stream.markdown import Markdown
-from deepctl.output.stream.tool_lines import ToolCall
+from deepctl.output.stream.tool_lines import ShownCall
 from deepctl.output.stream.turn_view import TurnView
 from deepctl.output.text import printable, printable_lines
 from tests.support.clusters import HistoryScreen
@@ -646,9 +646,9 @@ def test_importing_the_display_loads_neither_rich_nor_the_agent_stack() -> None:
 
 @pytest.mark.parametrize("padding", [" " * 420, "\n" * 5000, "\t " * 9000, "x" * 500])
 def test_nothing_pushes_the_end_of_a_command_out_of_sight_without_a_sign(padding: str) -> None:
-    shown = ToolCall("execute", {"command": f"ls{padding}; evil"}, 0.0).about()
+    shown = ShownCall("execute", {"command": f"ls{padding}; evil"}, 0.0).about()
     assert shown == ("ls" + "x" * 198 + "…" + "x" * 194 + "; evil" if "x" in padding else "ls ; evil")
-    assert ToolCall("execute", {"command": "ls" + " " * 30_000 + "; evil"}, 0.0).about() == "ls … ; evil"
+    assert ShownCall("execute", {"command": "ls" + " " * 30_000 + "; evil"}, 0.0).about() == "ls … ; evil"
 
 
 @pytest.mark.parametrize("unseen", [*"\u200e\u200f\u061c\u2060\ufeff\xad\u202e\u2066", "\U000e0001", "\U000e007f"])

@@ -23,7 +23,7 @@ from pydantic_ai.workspaces import WorkspaceError
 from pydantic_ai_backends import StateBackend
 
 from deepctl import layout
-from deepctl.agent import answer_ends, compaction, interruption, model_check, provider_errors, windows
+from deepctl.agent import answer_ends, compaction, interruption, models, provider_errors, windows
 from deepctl.agent.answer_ends import AnswerCut
 from deepctl.agent.approvals import Approve, Ask
 from deepctl.agent.backend import LocalBackend, open_backend
@@ -46,9 +46,8 @@ from deepctl.agent.media_filter import MediaFilterModel
 from deepctl.agent.mention_files import DirectoryFiles, Files, StateFiles
 from deepctl.agent.mentions import NO_FILES, AttachmentReader
 from deepctl.agent.message_filters import SentHistory, history_of
-from deepctl.agent.model_check import ModelCheck
 from deepctl.agent.model_wrappers import Retries, RetryingModel
-from deepctl.agent.models import resolve, warnings_told
+from deepctl.agent.models import ModelCheck, resolve, warnings_told
 from deepctl.agent.provider_errors import ModelEndpoint
 from deepctl.agent.sandboxes import Sandbox
 from deepctl.agent.turn import Outcome, TokenUsage, TurnRecord, run_turn, to_json
@@ -273,7 +272,7 @@ class TurnRunner:
         """Send a test request to the model, without retries. Raises like `run`."""
         model = RetryingModel(self._model, self._retries(lambda event: None)._replace(most=0))
         with warnings_told(lambda message: None):
-            return self._guarded(model_check.check(model, self._policy, self.options.tools))
+            return self._guarded(models.check_model(model, self._policy, self.options.tools))
 
     @property
     def _policy(self) -> CompactionPolicy:

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from deepctl.cli import session_choice
 from deepctl.cli.confirm import confirm
-from deepctl.cli.options import UNNAMED, coverage_settings
+from deepctl.cli.options import UNNAMED, coverage_settings, project_of_settings
 from deepctl.domain import projects
 from deepctl.domain.settings import Settings
 from deepctl.errors import Refused
@@ -61,7 +61,7 @@ class ChatDirectory:
     def begin(self, in_force: Settings) -> None:
         """Use the setting `project` if no directory was named. Raises `BadSetting`."""
         if not self._is_settled:
-            self.path, self._is_settled = session_choice.of_settings(in_force), True
+            self.path, self._is_settled = project_of_settings(in_force), True
         self._coverage = coverage_settings(in_force)
 
     def enter(

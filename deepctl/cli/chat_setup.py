@@ -21,7 +21,7 @@ from deepctl.sandbox.container import container_name
 if TYPE_CHECKING:
     from deepctl.agent.approvals import Ask
     from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnRunner
-    from deepctl.agent.model_check import ModelCheck
+    from deepctl.agent.models import ModelCheck
     from deepctl.agent.sandboxes import Sandbox, SandboxChoice
 
 _T = TypeVar("_T")

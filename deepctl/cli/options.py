@@ -147,6 +147,16 @@ def working(
             notice(warning)
 
 
+def project_of_settings(in_force: Settings) -> str | None:
+    """The real path of the setting `project`; `None` if it is not set. Raises `BadSetting`."""
+    value = in_force.get("project")
+    if value is None:
+        return None
+    from deepctl.domain import projects
+
+    return projects.locate(value)
+
+
 def over_budget(profile: ProfilePaths, limit: int) -> str | None:
     """A warning if the checkpoints of a profile take more than `limit` bytes, else `None`. The caller holds its
     lock.

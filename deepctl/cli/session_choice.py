@@ -61,7 +61,7 @@ def chosen(
     if path is None:
         if not is_needed:
             return None
-        path = of_settings(in_force)
+        path = options.project_of_settings(in_force)
     if path is None:
         # `None` means the private workspace; by its name, a session of a project is not compared with another one.
         return session_catalogue.latest_session(profile) if stored.read(profile) else None
@@ -70,12 +70,6 @@ def chosen(
     if name is None:
         raise without_session(profile, path)
     return name
-
-
-def of_settings(in_force: Settings) -> str | None:
-    """The real path of the setting `project`; `None` if it is not set. Raises `BadSetting`."""
-    value = in_force.get("project")
-    return projects.locate(value) if value is not None else None
 
 
 def project_of(profile: ProfilePaths, directory: str | None) -> Project | None:

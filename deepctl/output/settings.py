@@ -24,7 +24,7 @@ from deepctl.output.text import Cell, has_colour, is_terminal, printable, table,
 from deepctl.quantities import counted, size
 
 if TYPE_CHECKING:
-    from deepctl.agent.model_check import ModelCheck
+    from deepctl.agent.models import ModelCheck
     from deepctl.domain.doctor import Check
     from deepctl.domain.sandbox_settings import SandboxDescription
     from deepctl.domain.trust import TrustItem

@@ -24,7 +24,7 @@ from deepctl.output.text import is_terminal, printable_lines, terminal_size
 
 if TYPE_CHECKING:
     from deepctl.output.stream.live_region import LiveRegion
-    from deepctl.output.stream.tool_lines import ToolCall
+    from deepctl.output.stream.tool_lines import ShownCall
     from deepctl.output.stream.turn_view import TurnView
 
 _MAX_ARGUMENT = 100
@@ -126,7 +126,7 @@ class LiveDisplay:
         self._end = threading.Event()
         self._paused = False
         self._failure: BaseException | None = None
-        self._calls: list[ToolCall] = []
+        self._calls: list[ShownCall] = []
         self._usage = ""
         self._is_between_turns = False
 

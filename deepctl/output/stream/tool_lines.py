@@ -46,7 +46,7 @@ _MORE = re.compile(r"\s+\.\.\. and (\d+) more")
 _PLURALS = {"entry": "entries", "match": "matches"}
 
 
-class ToolCall:
+class ShownCall:
     """A tool call of a turn. Times are seconds of the monotonic clock."""
 
     def __init__(self, name: str, arguments: Mapping[str, Any], began: float) -> None:

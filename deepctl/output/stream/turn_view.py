@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepctl.output.stream.lines import TAB, TerminalCaps, cut_line, fold, wrap
 from deepctl.output.stream.markdown import Markdown
-from deepctl.output.stream.tool_lines import ToolCall
+from deepctl.output.stream.tool_lines import ShownCall
 from deepctl.output.text import printable
 
 if TYPE_CHECKING:
@@ -72,11 +72,11 @@ class TurnView:
     """The lines of a turn. `calls` are its tool calls so far; `usage` is its usage in words after its end."""
 
     def __init__(self, caps: TerminalCaps, now: float) -> None:
-        self.calls: list[ToolCall] = []
+        self.calls: list[ShownCall] = []
         self.usage = ""
         self._caps = caps
         self._began = self._heard = now
-        self._pending: dict[str, ToolCall] = {}
+        self._pending: dict[str, ShownCall] = {}
         self._stream: Markdown | PlainText | None = None
         self._streaming = ""
         self._retry: tuple[Mapping[str, Any], float] | None = None
@@ -102,7 +102,7 @@ class TurnView:
                     self._streaming = kind
                 self._stream.feed(event["delta"])
             case "tool_call":
-                call = ToolCall(event["name"], event["args"], at)
+                call = ShownCall(event["name"], event["args"], at)
                 self.calls.append(call)
                 self._pending[event["id"]] = call
             case "tool_result":
@@ -120,7 +120,7 @@ class TurnView:
     def _result(self, event: Mapping[str, Any], at: float, width: int) -> None:
         call = self._pending.pop(event["id"], None)
         if call is None:
-            call = ToolCall(event["name"], {}, at)
+            call = ShownCall(event["name"], {}, at)
             self.calls.append(call)
         call.ended(event["ok"], event["content"], at)
         self._add("tool", [call.line(self._caps, width, "")])
