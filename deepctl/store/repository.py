@@ -153,6 +153,7 @@ class Repository(ProfileStore):
             release_reserve=self._release_reserve,
         )
         super().__init__(paths, store)
+        self._directories: dict[str, tuple[int, int]] = {}
         checkpoint_store.refresh_index(paths, self.ledger)
 
     @classmethod
@@ -349,11 +350,14 @@ class Repository(ProfileStore):
         if call is not None:
             call.before = _tied(session, call.before)
         ownership.regain(self.paths.workspace, layout.OWN_DIRECTORIES)
+        workspace = self.workspace_of(session)
+        if self._is_replaced(workspace) and author == AGENT:
+            author = UNKNOWN
         records = self.store.save(
             position,
             kind,
             author=author,
-            workspace=self.workspace_of(session),
+            workspace=workspace,
             parent=self.ledger.head(session),
             label=label,
             id=id,
@@ -365,6 +369,22 @@ class Repository(ProfileStore):
         for record in records:
             checkpoint_store.add_to_index(self.paths, self.ledger, record, session.name)
         return records
+
+    def _is_replaced(self, workspace: WorkspaceOptions) -> bool:
+        """Whether another directory is at the path of the project since the last checkpoint of this process.
+
+        A command cannot do that in a sandbox, and everything there would count as its change.
+        """
+        if workspace.project is None:
+            return False
+        root = workspace.project.root
+        try:
+            status = os.stat(root)
+        except OSError:
+            return False  # nothing of it is stored then
+        before = self._directories.get(root)
+        self._directories[root] = (status.st_dev, status.st_ino)
+        return before not in (None, self._directories[root])
 
     def save_now(self, session: SessionRecord, label: str | None = None) -> Record:
         """A checkpoint by hand, between turns. Raises `BadName` or `Refused` for the label, before anything is made."""

@@ -33,7 +33,7 @@ from deepctl.store import (
     workspaces,
 )
 from deepctl.store.coverage import CoverageSettings
-from deepctl.store.records import SessionProject
+from deepctl.store.records import OTHER, UNKNOWN, SessionProject
 from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindConflicts, RewindRequest
 from tests.samples import make
@@ -568,6 +568,21 @@ def test_files_that_the_rules_ignore_stay_and_are_listed(scene: Scene, directory
         assert result.plan.ignored_paths == [workspaces.mount_prefix(project.id) + b"/build.log"]
     assert (directory / "build.log").exists()
     assert not (directory / "one").exists()
+
+
+def test_another_directory_that_the_user_puts_in_place_during_a_command_is_not_the_agents(
+    scene: Scene, directory: Path
+) -> None:
+    with scene.turn("one"):
+        (directory / "one").write_text("agent")
+        directory.rename(directory.with_name("moved"))
+        directory.mkdir()
+        (directory / "mine").write_text("mine")
+    with pytest.raises(RewindConflicts):
+        scene.rewind("~1")
+    assert os.listdir(directory) == ["mine"]
+    assert scene.last().author == OTHER
+    assert scene.last("tool").author == UNKNOWN
 
 
 def _git(directory: Path, *arguments: str) -> str:
