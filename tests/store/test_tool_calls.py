@@ -421,7 +421,9 @@ def test_a_kill_at_any_moment_of_a_call_loses_no_edit_of_the_user(tmp_path: Path
     every = [point for point in points(lambda: place.write(scene, edited)) if point[2] == "SIGKILL"]
     for at, call, _ in every if _SOAK else sample(every, edited, 20):
         scene = place.anew()
-        assert in_child(lambda: place.write(scene, edited), at, FAULTS["SIGKILL"]) == "killed"  # noqa: B023
+        # Files that changed just now are read again, so the number of calls depends on the clock.
+        outcome = in_child(lambda: place.write(scene, edited), at, FAULTS["SIGKILL"])  # noqa: B023
+        assert outcome in ("killed", "done")
         where = f"killed at call {at}, {call}"
         text = (place.directory / edited).read_text()
         target = next(record.id for record in scene.records() if record.turn == 1)
