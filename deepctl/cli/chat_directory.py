@@ -80,8 +80,16 @@ class ChatDirectory:
         if path:
             projects.check(self._root, path, os.environ, profile)
             if path not in self._admitted:
-                if profile is None or stored.by_path(profile, path) is None:
+                known = stored.by_path(profile, path) if profile is not None else None
+                if known is None:
                     self._measure(profile, path, tell)
+                elif profile is not None and (difference := stored.difference(known)):
+                    command = f"deepctl projects forget {shlex.quote(path)} --user {profile.name} --dry-run"
+                    tell(
+                        f"{home(path)} seems to be another directory than at the last turn: {difference}. Its sessions "
+                        f"and checkpoints are those of the earlier one. `{command}` lists them; --new starts another "
+                        "session."
+                    )
                 self._admitted.add(path)
         self.path, self._has_entered = path, True
 

@@ -9,12 +9,15 @@ names.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import stat
 import subprocess
 from functools import cache
 from typing import NamedTuple
+
+from deepctl.files import git_settings
 
 _DIRECTORIES = ("/usr/bin", "/usr/local/bin", "/bin")
 _VARIABLES = ("HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM")
@@ -234,6 +237,18 @@ def _asked(directory: str) -> GitHead | None:
         return None
     name = os.fsdecode(branch.strip())
     return GitHead(commit.decode().strip(), "" if name == "HEAD" else name.removeprefix("refs/heads/"))
+
+
+def origin(directory: str) -> str:
+    """A digest of the address of the remote `origin`, which may have a password; empty without one."""
+    place = worktree(directory)
+    config = read_file(os.path.join(place.common, "config"), _LARGEST, follow=True) if place is not None else None
+    settings = git_settings.parse_settings((config or b"").decode("utf-8", "surrogateescape"))
+    addresses = [setting.value for setting in settings if setting.name == "remote.origin.url" and setting.value]
+    if not addresses:
+        return ""
+    address = addresses[0].rstrip("/").removesuffix(".git")
+    return hashlib.sha256(address.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def identity(directory: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from deepctl import layout
 from deepctl.errors import DeepctlError, Locked, NotFound, Refused
-from deepctl.files import placeholders, sealed_lines
+from deepctl.files import git, placeholders, sealed_lines
 from deepctl.layout import ProfilePaths
 from deepctl.locks import DirectoryLock
 from deepctl.store import log_file, session_catalogue, workspaces
@@ -24,10 +24,10 @@ from deepctl.store.records import Record, SessionProject, SessionRecord, is_proj
 
 
 class Project(NamedTuple):
-    """A directory of the user: its id, its real path, and its device and inode when it was last used.
+    """A directory of the user: its id, its real path, and its device, inode and git remote when it was last used.
 
-    The path is empty if it is unknown. `trusted` is the digest of the content that the user trusts (`projects trust`),
-    empty if nothing is trusted. Device and inode are 0 if they are unknown.
+    `origin` is that of `git.origin`. The path is empty if it is unknown. `trusted` is the digest of the content that the
+    user trusts (`projects trust`), empty if nothing is trusted. Device and inode are 0 if they are unknown.
     """
 
     id: str
@@ -35,6 +35,7 @@ class Project(NamedTuple):
     device: int = 0
     inode: int = 0
     trusted: str = ""
+    origin: str = ""
 
 
 def read(paths: ProfilePaths) -> list[Project]:
@@ -80,7 +81,8 @@ def _project(entry: object) -> Project:
             "inode": int(inode),
             "trusted": str(trusted),
         } if is_project_id(identity) and (os.path.isabs(path) or not path):
-            return Project(identity, path, device, inode, trusted)
+            origin = entry.get("origin", "") if isinstance(entry, dict) else ""
+            return Project(identity, path, device, inode, trusted, origin if isinstance(origin, str) else "")
         case _:
             raise ValueError("not a project")
 
@@ -117,18 +119,33 @@ def ensure(paths: ProfilePaths, real_path: str) -> Project:
 
     Raises `OSError` if there is no such directory.
     """
-    status = os.stat(real_path)
+    status, origin = os.stat(real_path), git.origin(real_path)
     projects = read(paths)
     for number, project in enumerate(projects):
         if project.path == real_path:
-            current = project._replace(device=status.st_dev, inode=status.st_ino)
+            current = project._replace(device=status.st_dev, inode=status.st_ino, origin=origin)
             if current != project:
                 projects[number] = current
                 _write(paths, projects)
             return current
-    new_project = Project(os.urandom(4).hex(), real_path, status.st_dev, status.st_ino)
+    new_project = Project(os.urandom(4).hex(), real_path, status.st_dev, status.st_ino, origin=origin)
     _write(paths, [*projects, new_project])
     return new_project
+
+
+def difference(project: Project) -> str:
+    """The clause why the directory of a project seems to be another one than at its last use; empty if it does not.
+
+    The device does not count: it changes when a disk is mounted again.
+    """
+    try:
+        inode = os.stat(project.path).st_ino
+    except OSError:
+        return ""
+    if project.inode and inode != project.inode:
+        return "it was made anew"
+    origin = git.origin(project.path)
+    return "its git remote origin is another one" if project.origin and origin and origin != project.origin else ""
 
 
 def move(paths: ProfilePaths, old: str, new_path: str) -> Project:

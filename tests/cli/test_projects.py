@@ -352,6 +352,28 @@ def test_a_link_in_the_place_of_a_project_is_not_the_project(alice: Alice, shop:
     assert os.listdir(new) == ["README"]
 
 
+def test_another_directory_in_the_place_of_a_project_is_said_once(alice: Alice, shop: Path, tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", str(shop)], check=True)
+    subprocess.run(["git", "-C", str(shop), "remote", "add", "origin", "https://me:pw@example.org/shop"], check=True)
+    chat = ("chat", "-C", str(shop), "hello")
+    alice(*chat).ok()
+    # The same address in another form.
+    subprocess.run(
+        ["git", "-C", str(shop), "remote", "set-url", "origin", "https://me:pw@example.org/shop.git"], check=True
+    )
+    sentence = "seems to be another directory than at the last turn"
+    assert sentence not in alice(*chat).ok().stderr
+    subprocess.run(["git", "-C", str(shop), "remote", "set-url", "origin", "https://example.org/other"], check=True)
+    assert f"{sentence}: its git remote origin is another one." in " ".join(alice(*chat).ok().stderr.split())
+    assert sentence not in alice(*chat).ok().stderr
+    shop.rename(tmp_path / "old")
+    shop.mkdir()
+    (event, *_) = alice(*chat, "--json").ok().events
+    assert (event["type"], f"{sentence}: it was made anew." in event["message"]) == ("notice", True)
+    assert sentence not in alice(*chat).ok().stderr
+    assert "pw" not in (tmp_path / "root/profiles/alice/projects.json").read_text().replace("cwd", "")
+
+
 def test_the_conversation_of_a_project_that_is_gone_can_be_rewound(alice: Alice, shop: Path) -> None:
     alice("chat", "-C", str(shop), "write a.txt: one").ok()
     shutil.rmtree(shop)
