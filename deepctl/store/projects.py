@@ -26,8 +26,8 @@ from deepctl.store.records import Record, SessionProject, SessionRecord, is_proj
 class Project(NamedTuple):
     """A directory of the user: its id, its real path, and its device, inode and git remote when it was last used.
 
-    `origin` is that of `git.origin`. The path is empty if it is unknown. `trusted` is the digest of the content that the
-    user trusts (`projects trust`), empty if nothing is trusted. Device and inode are 0 if they are unknown.
+    `origin` is that of `git.origin`. The path is empty if it is unknown. `trusted` is the digest of the content that
+    the user trusts (`projects trust`), empty if nothing is trusted. Device and inode are 0 if they are unknown.
     """
 
     id: str
