@@ -163,8 +163,7 @@ def test_each_settings_file_is_read_at_most_once(
         arguments = _without(arguments, "--yes", 1)
         for module in (memory, profiles, projects, sessions, wipe):
             monkeypatch.setattr(module, "confirm", lambda *_, **__: None)
-        for module in (profiles, projects):
-            monkeypatch.setattr(module, "check_can_ask", lambda *_, **__: None)
+        monkeypatch.setattr(profiles, "check_can_ask", lambda *_, **__: None)
     with _OPENED.counted() as counts:
         result = deepctl(*arguments)
     assert result.code == 0 or arguments[:1] == ("doctor",) or arguments[:2] == ("sandbox", "remove"), result
