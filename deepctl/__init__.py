@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
     from deepctl.agent.file_checkpoint_store import FileCheckpointStore
     from deepctl.agent.offline import offline_model
+    from deepctl.agent.runs import run, stream
     from deepctl.agent.sandboxes import Bubblewrap, Docker, NoSandbox
     from deepctl.distribution import __version__
     from deepctl.sandbox.policy import Limits
@@ -48,6 +49,8 @@ _MODULES = {
     "create_deep_agent": "deepctl.agent.factory",
     "fork_from_checkpoint": "deepctl.agent.checkpoint_stores",
     "offline_model": "deepctl.agent.offline",
+    "run": "deepctl.agent.runs",
+    "stream": "deepctl.agent.runs",
 }
 
 __all__ = [
@@ -70,6 +73,8 @@ __all__ = [
     "create_deep_agent",
     "fork_from_checkpoint",
     "offline_model",
+    "run",
+    "stream",
 ]
 
 

@@ -19,9 +19,8 @@ from pydantic_ai.messages import (
     UserPromptPart,
 )
 from pydantic_ai.models import Model
-from pydantic_ai.models.function import FunctionModel
 
-from deepctl.agent.limits import ContextUsage
+from deepctl.agent.limits import ContextUsage, is_scripted
 from deepctl.agent.mentions import METADATA
 from deepctl.errors import ModelFailed
 
@@ -65,7 +64,7 @@ def finish_of(response: ModelResponse, model: Model) -> Finish:
             return _filter_of(response)
         case "error":
             raise ModelAPIError(model.model_name, f"the answer ended with {details.get('finish_reason', 'an error')}")
-        case _ if isinstance(model, FunctionModel):
+        case _ if is_scripted(model):
             return "stop"
         case _:
             raise ModelAPIError(model.model_name, "the answer ended without a reason to stop")

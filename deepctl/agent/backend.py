@@ -16,7 +16,7 @@ import fnmatch
 import os
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -56,7 +56,7 @@ STATE_PROVIDER = "state"
 
 T = TypeVar("T")
 
-BeforeChange = Callable[[str, str], None]
+BeforeChange = Callable[[str, str], Awaitable[None]]
 """Receives a directory and the path in it of a file that is about to change, both without links."""
 
 _SEARCH = 'ulimit -t 130; ulimit -v "$1"; cd -P "$2" || exit 2; shift 2; exec "$@"'
@@ -78,7 +78,7 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
         self._trees = trees
         self._root = trees.first.root
 
-    def _announce(self, path: str, *, follow: bool = True) -> None:
+    async def _announce(self, path: str, *, follow: bool = True) -> None:
         """Tell that the file `path` is about to change. Without `follow`, it may itself be a link."""
         if self.before_change is None:
             return
@@ -87,7 +87,7 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
             directory, name = os.path.split(path)
             real = tree.real_path(path) if follow else os.path.join(tree.real_path(directory), name)
         if tree.prefix_of(real) is not None:  # otherwise the operation itself refuses the path
-            self.before_change(tree.root, os.path.relpath(real, tree.mount))
+            await self.before_change(tree.root, os.path.relpath(real, tree.mount))
 
     @property
     def ref(self) -> WorkspaceRef:
@@ -120,7 +120,7 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
         return await self._call(partial(self._trees.tree_of(path).read, path))
 
     async def write_bytes(self, path: str, data: bytes) -> None:
-        self._announce(path)
+        await self._announce(path)
         await self._call(partial(self._trees.tree_of(path).write, path, data))
 
     async def stat(self, path: str) -> FileEntry:
@@ -140,11 +140,11 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
         ]
 
     async def make_dir(self, path: str) -> None:
-        self._announce(path)
+        await self._announce(path)
         await self._call(partial(self._trees.tree_of(path).make_directory, path))
 
     async def remove(self, path: str) -> None:
-        self._announce(path, follow=False)
+        await self._announce(path, follow=False)
         await self._call(partial(self._trees.tree_of(path).remove, path))
 
     async def exists(self, path: str) -> bool:

@@ -8,10 +8,12 @@ are those of an application, in any `CheckpointStore`; `TurnCheckpoints` are tho
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn, Protocol, runtime_checkable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, runtime_checkable
 
 import anyio
 from pydantic_ai import FunctionToolset, RunContext
@@ -45,7 +47,7 @@ from deepctl.agent.checkpoint_stores import (
     prune,
 )
 from deepctl.agent.file_checkpoint_store import FileCheckpointStore
-from deepctl.agent.interruption import STOPPED, Emit, storing
+from deepctl.agent.interruption import STOPPED, Blocking, Emit, directly, storing
 from deepctl.agent.message_filters import has_typed_text
 from deepctl.errors import DeepctlError, Refused
 from deepctl.quantities import counted
@@ -57,6 +59,9 @@ from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindRequest
 from deepctl.store.tool_calls import ToolCall
 from deepctl.unicode import one_line
+
+if TYPE_CHECKING:
+    from pydantic_ai.models import ModelRequestContext
 
 READ_ONLY_TOOLS = frozenset(
     {
@@ -77,6 +82,19 @@ FILE_TOOLS = frozenset({"delete_memory", "edit_file", "save_plan", "write_file",
 _SHOWN = 50
 _UNKEPT_SHOWN = 3
 _NAMES_SHOWN = 5
+
+
+_LISTENER: ContextVar[Emit | None] = ContextVar("deepctl_checkpoint_listener", default=None)
+
+
+@contextmanager
+def reported_to(emit: Emit) -> Iterator[None]:
+    """Inside this context, `emit` receives an event for each checkpoint that `StoreCheckpoints` make."""
+    token = _LISTENER.set(emit)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
 
 
 class RewindRequested(Exception):
@@ -100,12 +118,13 @@ class RewindRequested(Exception):
         self.messages = messages
         self.reason = reason
 
-    def prompt(self, prompt: str) -> list[UserContent]:
+    def prompt(self, prompt: str | Sequence[UserContent]) -> list[UserContent]:
         """The prompt for the new start: the user's prompt, and a note about the undone work."""
         note = f"You rewound to checkpoint {self.label or self.checkpoint_id}; your later work is undone."
         if self.reason:
             note += f" You noted: {self.reason}"
-        return [prompt, TextContent(content=note, metadata={"deepctl": "rewound"})]
+        items = [prompt] if isinstance(prompt, str) else prompt
+        return [*items, TextContent(content=note, metadata={"deepctl": "rewound"})]
 
 
 @runtime_checkable
@@ -227,6 +246,7 @@ class StoreCheckpoints:
         self._rewound: set[tuple[str, str]] = set()
         self._results: dict[str | None, list[ToolReturnPart]] = {}
         self._at_work: set[str | None] = set()
+        self._requests: dict[str | None, RunContext[Any]] = {}
         self.frequency: CheckpointFrequency = "manual_only"
         """The policy for automatic checkpoints."""
         self.max_checkpoints: int | None = None
@@ -265,9 +285,14 @@ class StoreCheckpoints:
         prompt = _asked(ctx)
         self._rewound = {rewind for rewind in self._rewound if rewind[0] != prompt}
 
+    def request_starts(self, ctx: RunContext[Any]) -> None:
+        """A request is about to be sent. Its context has the messages that follow; that of the whole run has not."""
+        self._requests[ctx.run_id] = ctx
+
     def run_done(self, ctx: RunContext[Any]) -> None:
         """A run has ended."""
         self._results.pop(ctx.run_id, None)
+        self._requests.pop(ctx.run_id, None)
         self._at_work.discard(ctx.run_id)
 
     async def run_starts(self, ctx: RunContext[Any], conversation: list[ModelMessage]) -> None:
@@ -286,7 +311,7 @@ class StoreCheckpoints:
     async def run_broke_off(self, ctx: RunContext[Any]) -> None:
         """Store the state after a failed or cancelled run; its error is reported, not an error of this method."""
         with anyio.CancelScope(shield=True), suppress(DeepctlError, OSError):
-            await self.run_ends(ctx, self.conversation(ctx))
+            await self.run_ends(ctx, self.conversation(self._requests.get(ctx.run_id, ctx)))
 
     def conversation(self, ctx: RunContext[Any]) -> list[ModelMessage]:
         """The messages of a run with the results so far."""
@@ -305,6 +330,8 @@ class StoreCheckpoints:
             await self.store.save(checkpoint, workspace=self._directory, by_agent=by_agent, project=self._project)
         else:
             await self.store.save(checkpoint)
+        if (emit := _LISTENER.get()) is not None:
+            emit({"type": "checkpoint", "id": checkpoint.id, "kind": metadata["kind"]})
         return checkpoint.id
 
     async def save_labelled(self, ctx: RunContext[Any], label: str) -> str:
@@ -397,6 +424,15 @@ class Checkpointing(AbstractCapability[Any]):
             before = [message for message in ctx.messages if message.run_id != ctx.run_id]
             await store.run_starts(ctx, before)
 
+    async def before_model_request(
+        self, ctx: RunContext[Any], request_context: ModelRequestContext
+    ) -> ModelRequestContext:
+        """Note the messages of the run, for the case that it breaks off."""
+        store = self._store(ctx)
+        if store is not None:
+            store.request_starts(ctx)
+        return request_context
+
     def get_ordering(self) -> CapabilityOrdering:
         """Closest to the tool, because an approval request may take long."""
         return CapabilityOrdering(position="innermost")
@@ -449,12 +485,14 @@ def _names(paths: Iterable[str]) -> str:
 class TurnCheckpoints:
     """The checkpoints of one turn of a profile's session.
 
-    `attempt` starts the turn, and starts it again after the agent has rewound it.
+    `attempt` starts the turn, and starts it again after the agent has rewound it. `blocking` runs what the methods do
+    in the middle of the run. Other methods block.
     """
 
-    def __init__(self, work: Repository, prompt: str, emit: Emit) -> None:
+    def __init__(self, work: Repository, prompt: str, emit: Emit, blocking: Blocking = directly) -> None:
         self._work = work
         self._prompt = prompt
+        self._blocking = blocking
         self.emit = emit
         self.workspace = work.paths.workspace
         self._rewound: set[str] = set()
@@ -487,22 +525,30 @@ class TurnCheckpoints:
         if name in READ_ONLY_TOOLS | FILE_TOOLS and isinstance(workspace, LocalBackend):
             call.paths = set()
             workspace.announce_changes(self._before_change)
-        with storing(), self._stoppable():
-            self._tell_all(self._work.before_tool(self._session, call))
+        await self._stored(lambda: self._work.before_tool(self._session, call))
         self._call = call
 
-    def _before_change(self, root: str, path: str) -> None:
+    async def _before_change(self, root: str, path: str) -> None:
         """The workspace announces a change of a file."""
-        if self._call is not None:
-            with storing(), self._stoppable():
-                self._tell_all(self._work.before_change(self._session, self._call, self._position(), root, path))
+        call = self._call
+        if call is not None:
+            await self._stored(lambda: self._work.before_change(self._session, call, self._position(), root, path))
 
-    def tool_done(self, name: str) -> None:
+    async def tool_done(self, name: str) -> None:
         """Store the state after a tool call that changed something."""
         call, self._call = self._call, None
         if call is not None:
-            with storing(), self._stoppable():
-                self._tell_all(self._work.after_tool(self._session, call, self._position()))
+            await self._stored(lambda: self._work.after_tool(self._session, call, self._position()))
+
+    async def _stored(self, save: Callable[[], list[Record]]) -> None:
+        """Make checkpoints in the middle of the run, and report them."""
+
+        def stored() -> list[Record]:
+            with storing():
+                return save()
+
+        with self._stoppable():
+            self._tell_all(await self._blocking(stored))
 
     def ended(self) -> None:
         """Store the state after the turn, unless the turn was empty or has been rewound."""
@@ -593,15 +639,21 @@ class TurnCheckpoints:
 
     async def save_labelled(self, ctx: RunContext[Any], label: str) -> str:
         """Make a checkpoint in the middle of the turn."""
-        self._work.store.writer.check_free(label)
-        with storing():
-            author = self._work.in_turn(tool_at_work=False)
-            record = self._work.save(self._session, "manual", self._position(), author=author, label=label)
+        record = await self._blocking(partial(self._save_labelled, label))
         self._tell(record)
         return record.id
 
+    def _save_labelled(self, label: str) -> Record:
+        self._work.store.writer.check_free(label)
+        with storing():
+            author = self._work.in_turn(tool_at_work=False)
+            return self._work.save(self._session, "manual", self._position(), author=author, label=label)
+
     async def describe_all(self, ctx: RunContext[Any]) -> list[str]:
         """A line for each checkpoint in the history of the session's head, oldest first."""
+        return await self._blocking(self._describe_all)
+
+    def _describe_all(self) -> list[str]:
         ledger = self._work.ledger
         line = ledger.line_of(ledger.head(self._session))[:_SHOWN]
         return [
@@ -613,6 +665,12 @@ class TurnCheckpoints:
 
     async def rewind(self, ctx: RunContext[Any], reference: str, reason: str) -> NoReturn:
         """End the turn for a rewind; refused if that would lose an edit, or for the second time."""
+        target = await self._blocking(partial(self._check_rewind, reference))
+        self._rewound.add(target.id)
+        raise RewindRequested(target.id, self._work.ledger.labels.get(target.id, ""), [], reason)
+
+    def _check_rewind(self, reference: str) -> Record:
+        """The target of a rewind that would not be refused."""
         work = self._work
         target = lookup.find_checkpoint(work.paths, work.ledger, reference, self._session.name)
         rewind.check_session(work.ledger, self._session, target, {})
@@ -625,8 +683,7 @@ class TurnCheckpoints:
             position=self._position(),
             author=work.in_turn(tool_at_work=True),
         ).check()
-        self._rewound.add(target.id)
-        raise RewindRequested(target.id, work.ledger.labels.get(target.id, ""), [], reason)
+        return target
 
     def go_back(self, request: RewindRequested) -> None:
         """Do the rewind that the agent asked for."""

@@ -31,8 +31,6 @@ from pydantic_ai.messages import (
     UserPromptPart,
 )
 from pydantic_ai.models import Model
-from pydantic_ai.models.function import FunctionModel
-from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.usage import RunUsage
 from pydantic_ai_harness.compaction import (
     DEFAULT_CONTEXT_WINDOW,
@@ -49,7 +47,7 @@ from pydantic_ai_harness.compaction._summarizing_compaction import format_transc
 from pydantic_ai_harness.compaction._summary import WrittenSummary, is_summary_part, summary_request
 
 from deepctl.agent import windows
-from deepctl.agent.limits import MOST, CompactionPolicy, context_tokens, sent_tokens
+from deepctl.agent.limits import MOST, CompactionPolicy, context_tokens, is_scripted, sent_tokens
 from deepctl.agent.message_filters import Places, SentHistory, is_prompt, without_usage
 from deepctl.agent.model_wrappers import UnicodeFilter
 from deepctl.agent.offline import SUMMARISE
@@ -151,7 +149,7 @@ class Recorder(Protocol):
 
     places: Places
 
-    def compacting(
+    async def compacting(
         self, before: Sequence[ModelMessage], short_history: ShortenedHistory, event: dict[str, Any]
     ) -> None:
         """The model now receives `short_history`, of which only the last message has not been recorded yet."""
@@ -245,7 +243,7 @@ class Compactor:
             len(messages), len(short_history.messages), tokens, after, short_history.text, RunUsage()
         )
         # The recorder knows the old history, so it must be informed before the run uses the new one.
-        self.recorder.compacting(messages, short_history, result.event())
+        await self.recorder.compacting(messages, short_history, result.event())
         ctx.messages[:] = short_history.messages
         if ctx.usage_limits is not None:
             # The request was allowed before the summary was paid for.
@@ -459,10 +457,7 @@ class _WholeAnswer(AbstractCapability[None]):
     async def after_model_request(
         self, ctx: RunContext[None], *, request_context: ModelRequestContext, response: ModelResponse
     ) -> ModelResponse:
-        model = request_context.model
-        while isinstance(model, WrapperModel):
-            model = model.wrapped
-        if response.finish_reason != "stop" and not isinstance(model, FunctionModel):
+        if response.finish_reason != "stop" and not is_scripted(request_context.model):
             raise UnexpectedModelBehavior(f"The summary was cut off ({response.finish_reason or 'no reason given'})")
         return response
 

@@ -51,7 +51,7 @@ from deepctl.agent.checkpoints import (
 )
 from deepctl.agent.limits import window_of
 from deepctl.agent.media_filter import with_media_filter
-from deepctl.agent.model_wrappers import CollectingModel, UnicodeFilterModel
+from deepctl.agent.model_wrappers import UnicodeFilterModel, with_both_ways
 from deepctl.agent.offline import OFFLINE, offline_model
 from deepctl.agent.tools import (
     FAILURES,
@@ -164,11 +164,9 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
     def get_wrapper_model(self, model: Model) -> Model:
         """A model that neither receives nor returns invalid text, in the shape and with the files that it accepts.
 
-        `Agent.run` can also use a `FunctionModel` that has only a `stream_function`.
+        A `FunctionModel` can be used with and without a stream, even if it has only one of its two functions.
         """
-        is_streaming_only = isinstance(model, FunctionModel) and model.function is None
-        whole = CollectingModel(model) if is_streaming_only else with_chat_shape(model)
-        return UnicodeFilterModel(with_media_filter(whole))
+        return UnicodeFilterModel(with_media_filter(with_chat_shape(with_both_ways(model))))
 
     def get_model_settings(self) -> Callable[[RunContext[Any]], ModelSettings]:
         """Prompt caching, where pydantic-ai knows how a provider marks it, unless settings of the model say otherwise.

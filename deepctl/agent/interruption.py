@@ -11,10 +11,10 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from deepctl import cancellation
 from deepctl.errors import DeepctlError, Interrupted, Terminated, TimedOut, terminate
@@ -35,6 +35,17 @@ _CLOSING_SECONDS = 2.0
 _GRACE = 2.0
 """Seconds for the cleanup of a turn after its time limit."""
 _OTHERS = (signal.SIGTERM, signal.SIGHUP)
+
+
+class Blocking(Protocol):
+    """Runs blocking work of the store and returns its result."""
+
+    def __call__(self, action: Callable[[], T], /) -> Awaitable[T]: ...
+
+
+async def directly(action: Callable[[], T], /) -> T:
+    """Run blocking work in the thread of the event loop: in the command line, nothing else needs the loop."""
+    return action()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from pydantic_ai.exceptions import UsageLimitExceeded
 from pydantic_ai.messages import ModelMessage, ModelResponse, ThinkingPart
 from pydantic_ai.models import Model, ModelRequestParameters
-from pydantic_ai.models.function import FunctionModel
+from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.usage import RequestUsage, RunUsage, UsageLimits
 from pydantic_ai_harness.compaction import estimate_context_tokens, estimate_token_count, resolve_context_window
 
@@ -189,9 +189,20 @@ def limits_of(limits: ConfiguredLimits, model: Model, name: str) -> TurnLimits:
     return TurnLimits(turn=limits, free=free)
 
 
+def is_scripted(model: Model) -> bool:
+    """Whether a model is code of this process: a `FunctionModel`, such as the offline model, or a `TestModel`.
+
+    Such a model gives no reason to stop.
+    """
+    while isinstance(model, WrapperModel):
+        model = model.wrapped
+    # The module of `TestModel` is not imported for this.
+    return any(kind.__name__ in ("FunctionModel", "TestModel") for kind in type(model).__mro__)
+
+
 def is_free(model: Model) -> bool:
     """Whether tokens of a model are free: those of the offline model, and of Ollama."""
-    return isinstance(model, FunctionModel) or model.system in _FREE
+    return is_scripted(model) or model.system in _FREE
 
 
 def _has_price(model: Model) -> bool:

@@ -38,7 +38,8 @@ from pydantic_ai.messages import (
     ToolCallPart,
     ToolCallPartDelta,
 )
-from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models import CompletedStreamedResponse, Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
@@ -102,6 +103,30 @@ class CollectingModel(WrapperModel):
             async for _ in response:
                 pass
         return response.get()
+
+
+class ReplayingModel(WrapperModel):
+    """Streams the whole answer of a model that cannot stream."""
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: Any = None,
+    ) -> AsyncIterator[StreamedResponse]:
+        response = await self.wrapped.request(messages, model_settings, model_request_parameters)
+        yield CompletedStreamedResponse(response, model_request_parameters=model_request_parameters, replay_events=True)
+
+
+def with_both_ways(model: Model) -> Model:
+    """A model that can stream, and can return a whole answer. Some `FunctionModel`s can do only one of these."""
+    if isinstance(model, FunctionModel) and model.function is None:
+        return CollectingModel(model)
+    if isinstance(model, FunctionModel) and model.stream_function is None:
+        return ReplayingModel(model)
+    return model
 
 
 @dataclass

@@ -6,8 +6,10 @@ tool result before the next tool starts. So a kill loses at most the message tha
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pydantic_ai import Agent, ModelRequestNode, RunContext
@@ -31,18 +33,20 @@ from pydantic_ai.messages import (
     ToolReturnPart,
     UserContent,
 )
-from pydantic_ai.models import Model, ModelRequestParameters
+from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.run import AgentRun
+from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RunUsage, UsageLimits
 
 from deepctl.agent.answer_ends import AnswerCut, Finish, finish_of, not_run
 from deepctl.agent.compaction import Compactor, ShortenedHistory
 from deepctl.agent.factory import DeepAgentDeps
-from deepctl.agent.interruption import Emit, Event, storing
+from deepctl.agent.interruption import Blocking, Emit, Event, storing
 from deepctl.agent.limits import CompactionPolicy, ContextUsage, context_tokens, cost, window_of
 from deepctl.agent.media_filter import MediaFilterModel
 from deepctl.agent.message_filters import Places, SentHistory
-from deepctl.agent.model_wrappers import FilterModel, Retries, RetryingModel
+from deepctl.agent.model_wrappers import Retries, RetryingModel
 from deepctl.agent.tools import has_succeeded
 from deepctl.agent.turn_context import TurnContext, large_context_files
 from deepctl.agent.wire import tool_call_hint
@@ -74,13 +78,13 @@ class TokenUsage(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A finished turn. `cost` is in USD, `None` if no price is known.
+    """A finished turn. `output` is of the output type of the agent. `cost` is in USD, `None` if no price is known.
 
-    If the last answer is not whole, `finish` is the reason, and `failure` the error of the turn or `notice` a sentence
-    for the user.
+    If the last answer is not whole, `output` is its text, `finish` the reason, and `failure` the error of the turn or
+    `notice` a sentence for the user.
     """
 
-    output: str
+    output: Any
     usage: TokenUsage
     cost: float | None = None
     context: ContextUsage = ContextUsage(0, None)
@@ -116,7 +120,7 @@ def to_json(messages: Sequence[ModelMessage]) -> list[dict[str, Any]]:
 
 
 async def run_turn(
-    agent: Agent[DeepAgentDeps, str],
+    agent: Agent[DeepAgentDeps, Any],
     deps: DeepAgentDeps,
     prompt: str | Sequence[UserContent],
     *,
@@ -124,7 +128,8 @@ async def run_turn(
     history: SentHistory,
     record: TurnRecord,
     emit: Emit,
-    tool_done: Callable[[str], None],
+    tool_done: Callable[[str], Awaitable[None]] | None,
+    blocking: Blocking,
     retries: Retries,
     usage_limits: UsageLimits,
     run_usage: RunUsage,
@@ -134,17 +139,18 @@ async def run_turn(
 ) -> Outcome:
     """Run one turn. `emit` receives every event, and `record` every message as soon as it is complete.
 
-    `tool_done` receives the name of a tool after its result was recorded and before the next tool starts. `run_usage`
-    is the earlier usage of the turn; the new usage is added to it. `policy` says when the history is compacted, and
-    `explain` returns the error for an exception of the model, `None` for any other. `explain_cut` returns the error for
-    an answer that is not whole, or a notice if the user has chosen its length.
+    `tool_done` receives the name of a tool after its result was recorded and before the next tool starts. `blocking`
+    runs the calls of `record`. `run_usage` is the earlier usage of the turn; the new usage is added to it. `policy`
+    says when the history is compacted, and `explain` returns the error for an exception of the model, `None` for any
+    other. `explain_cut` returns the error for an answer that is not whole, or a notice if the user has chosen its
+    length.
     Raises the errors of pydantic-ai after complete messages were recorded, and `StorageError` if recording fails.
     """
 
     def notify(text: str) -> None:
         emit({"type": "notice", "message": text})
 
-    recorder = _TurnRecorder(record, history, emit)
+    recorder = _TurnRecorder(record, history, emit, blocking)
     # A request is recorded once, before it is first sent, and not again for a retry.
     media_filter = MediaFilterModel(RetryingModel(model, retries), notify, retries.reason)
     recorded_model = _RecordedModel(media_filter, recorder)
@@ -170,7 +176,7 @@ async def run_turn(
                         if finish != "stop":
                             raise AnswerCut(response, finish)
                     elif Agent.is_call_tools_node(node):
-                        recorder.catch_up()
+                        await recorder.catch_up()
                         async with node.stream(run.ctx) as events:
                             await _forward(events, emit, recorder, tool_done)
                     node = await run.next(node)
@@ -190,7 +196,7 @@ async def run_turn(
                 failure.hint = " ".join([*files, failure.hint or ""])
                 raise failure from error
             finally:
-                recorder.catch_up()
+                await recorder.catch_up()
     except AnswerCut as error:
         cut = error
     context = ContextUsage(context_tokens(run.all_messages(), fits.parameters), await policy.window_of(model))
@@ -201,18 +207,19 @@ async def run_turn(
         failure, notice = (None, explanation) if isinstance(explanation, str) else (explanation, None)
         return Outcome(cut.response.text or "", usage, turn_cost, context, cut.finish, failure, notice)
     assert run.result is not None
-    if (hint := tool_call_hint(run.result.output)) is not None:
+    output = run.result.output
+    if isinstance(output, str) and (hint := tool_call_hint(output)) is not None:
         emit({"type": "notice", "message": hint})
-    return Outcome(run.result.output, usage, turn_cost, context)
+    return Outcome(output, usage, turn_cost, context)
 
 
 async def _answer(
-    node: ModelRequestNode[DeepAgentDeps, str],
-    run: AgentRun[DeepAgentDeps, str],
+    node: ModelRequestNode[DeepAgentDeps, Any],
+    run: AgentRun[DeepAgentDeps, Any],
     emit: Emit,
     compactor: Compactor,
     model: Model,
-) -> tuple[ModelRequestNode[DeepAgentDeps, str], ModelResponse, Finish]:
+) -> tuple[ModelRequestNode[DeepAgentDeps, Any], ModelResponse, Finish]:
     """Receive one answer; returns the node that has received it, the answer, and how it has ended.
 
     A request that is too long is sent once more, by another node, with a compacted history.
@@ -260,25 +267,31 @@ class _FitsContext(AbstractCapability[Any]):
 
 
 class _TurnRecorder:
-    """Records the new messages of a run.
+    """Records the new messages of a run. `blocking` runs the calls of the record.
 
     New messages are added at the end of a run's list; only a compaction replaces the list. The messages of the old list
     are recorded first, then the summary, so the record has either both or no compaction yet.
     """
 
-    def __init__(self, record: TurnRecord, history: SentHistory, emit: Emit) -> None:
+    def __init__(self, record: TurnRecord, history: SentHistory, emit: Emit, blocking: Blocking) -> None:
         self._record = record
         self._emit = emit
+        self._blocking = blocking
         self._known = len(history.messages)
         self._compaction: tuple[ShortenedHistory, Event] | None = None
         self.places = Places(history)
-        self.run: AgentRun[DeepAgentDeps, str] | None = None
+        self.run: AgentRun[DeepAgentDeps, Any] | None = None
 
-    def catch_up(self) -> None:
+    async def catch_up(self) -> None:
         """Record the messages since the last call, and then a compaction of the messages before them."""
         if self.run is None:
             return
-        self._messages(self.run.all_messages())
+        messages = self.run.all_messages()
+        if self._compaction is not None or len(messages) > self._known:
+            await self._blocking(partial(self._catch_up, messages))
+
+    def _catch_up(self, messages: Sequence[ModelMessage]) -> None:
+        self._messages(messages)
         if self._compaction is not None:
             short_history, event = self._compaction
             with storing():
@@ -295,50 +308,73 @@ class _TurnRecorder:
             self._known += 1
             self.places.add(message)
 
-    def compacting(self, before: Sequence[ModelMessage], short_history: ShortenedHistory, event: Event) -> None:
+    async def compacting(self, before: Sequence[ModelMessage], short_history: ShortenedHistory, event: Event) -> None:
         """A compaction replaces the run's list. A last message that was not sent is not recorded yet: it may grow."""
         # A request that was refused as too long has been recorded already.
         is_recorded = self._known == len(before)
-        self._messages(before[:-1])
+        await self._blocking(partial(self._messages, before[:-1]))
         self._known = len(short_history.messages) - (not is_recorded)
         self.places.compacted(short_history.begins, before, short_history.tail)
         self._compaction = (short_history, event)
 
-    def result(self, part: ToolReturnPart) -> None:
+    async def result(self, part: ToolReturnPart) -> None:
         """Record a single tool result, before the request that will contain it is complete."""
+        await self._blocking(partial(self._result, part))
+
+    def _result(self, part: ToolReturnPart) -> None:
         value = to_json([ModelRequest(parts=[part])])[0]["parts"][0]
         with storing():
             self._record.result(value)
 
 
-class _RecordedModel(FilterModel):
+class _RecordedModel(WrapperModel):
     """A model whose requests are on disk before they are sent."""
 
     def __init__(self, model: Model, recorder: _TurnRecorder) -> None:
         super().__init__(model)
         self._recorder = recorder
 
-    def sent(self, messages: list[ModelMessage]) -> list[ModelMessage]:
-        self._recorder.catch_up()
-        return messages
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        await self._recorder.catch_up()
+        return await self.wrapped.request(messages, model_settings, model_request_parameters)
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: Any = None,
+    ) -> AsyncIterator[StreamedResponse]:
+        await self._recorder.catch_up()
+        async with self.wrapped.request_stream(
+            messages, model_settings, model_request_parameters, run_context
+        ) as response:
+            yield response
 
 
 async def _forward(
     events: AsyncIterable[AgentStreamEvent],
     emit: Emit,
     recorder: _TurnRecorder | None = None,
-    tool_done: Callable[[str], None] | None = None,
+    tool_done: Callable[[str], Awaitable[None]] | None = None,
 ) -> None:
     async for event in events:
         if recorder is not None and isinstance(event, FunctionToolResultEvent):
-            recorder.result(event.part)
-        for output_event in _events_of(event):
+            await recorder.result(event.part)
+        for output_event in events_of(event):
             emit(whole_value(output_event))
         if tool_done is not None and isinstance(event, FunctionToolResultEvent):
-            tool_done(event.part.tool_name)
+            await tool_done(event.part.tool_name)
 
 
-def _events_of(event: AgentStreamEvent) -> list[Event]:
+def events_of(event: AgentStreamEvent) -> list[Event]:
+    """What an event of pydantic-ai is for `emit`."""
     match event:
         case (
             PartStartEvent(part=TextPart(content=content)) | PartDeltaEvent(delta=TextPartDelta(content_delta=content))

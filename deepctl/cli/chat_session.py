@@ -196,13 +196,13 @@ class ChatSession(ABC):
 
     def settings_notice(self) -> str | None:
         """The notice about settings that are not sent to the model; waits until the model is known."""
-        return self._engine.get().running.settings_notice
+        return self._engine.get().running.engine.settings_notice
 
     @property
     def window(self) -> int | None:
         """The context window of the model in tokens; `None` as long as it is unknown."""
         engine = self._engine.made
-        return engine.running.window if engine is not None else None
+        return engine.running.engine.window if engine is not None else None
 
     def warm(self, callback: Callable[[BaseException | None], None]) -> None:
         """Get the engine ready in a thread, which calls `callback` in the end with what went wrong."""
@@ -220,7 +220,7 @@ class ChatSession(ABC):
             if self._introduced:
                 return
             self._introduced = True
-            offline = _OFFLINE if engine.running.options.model == "offline" else None
+            offline = _OFFLINE if engine.running.engine.options.model == "offline" else None
             for message in (offline, engine.commands.notice):
                 if message is not None and message not in self._messages:
                     self._messages.add(message)
@@ -242,7 +242,7 @@ class ChatSession(ABC):
             "profile": profile,
             "session": session,
             "project": project,
-            "model": engine.running.options.model,
+            "model": engine.running.engine.options.model,
             "sandbox": commands.sandbox,
             "network": commands.network,
             "questions": commands.questions,
@@ -336,7 +336,7 @@ class ProfileChat(ChatSession):
                     names = attachments.attach(profile, files, self._notice, self.directory.path)
                     text = mention_syntax.with_mentions(prompt, names)
                 stages.on_send()
-                with self.counts.turn(name, engine.running.spent):
+                with self.counts.turn(name, engine.running.engine.spent):
                     result = engine.chat.turn(work, name, text, self.display.event, outside_files)
             warning = options.over_budget(profile, limit)
         for message in result.notices:
@@ -348,7 +348,7 @@ class ProfileChat(ChatSession):
 
     def command(self, line: str, sink: Sink, session: str | None = None, new: str | None = None) -> CommandEnd:
         engine = self._engine.get()
-        sandbox = engine.running.options.sandbox
+        sandbox = engine.running.engine.options.sandbox
         if sandbox is None:
             raise Refused("Commands cannot run here, because there is no sandbox for them.", engine.commands.notice)
         self._enter(session, new)
@@ -361,7 +361,7 @@ class ProfileChat(ChatSession):
             with options.open_repository(profile, settings.load(os.environ, profile), self.display.notice) as work:
                 # The leftovers of a killed turn are recorded first, because they are not work of the user.
                 work.between()
-            protected = engine.running.options.protected
+            protected = engine.running.engine.options.protected
             return user_commands.run(
                 profile, sandbox, line, sink, project=self.directory.path or None, protected=protected
             )
@@ -494,7 +494,7 @@ class EphemeralChatSession(ChatSession):
         self._started(None, None, engine)
         text = mention_syntax.with_mentions(prompt, engine.chat.attach(files, self._notice)) if files else prompt
         stages.on_send()
-        with self.counts.turn(None, engine.running.spent):
+        with self.counts.turn(None, engine.running.engine.spent):
             outcome = engine.chat.turn(text, self.display.event, outside_files)
         self._finished(outcome, None, None, None)
 

@@ -20,9 +20,10 @@ from deepctl.sandbox.container import container_name
 
 if TYPE_CHECKING:
     from deepctl.agent.approvals import Ask
-    from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnRunner
+    from deepctl.agent.chat import Chat, EphemeralChat, TurnRunner
     from deepctl.agent.models import ModelCheck
     from deepctl.agent.sandboxes import Sandbox, SandboxChoice
+    from deepctl.agent.turn_engine import Options
 
 _T = TypeVar("_T")
 _Chat = TypeVar("_Chat")
@@ -91,7 +92,8 @@ class ChatSetup(NamedTuple):
         model, approve = self.model, self.approve
         _prepare(model, ())
         _load()
-        from deepctl.agent.chat import EphemeralChat, Options
+        from deepctl.agent.chat import EphemeralChat
+        from deepctl.agent.turn_engine import Options
 
         agent_options = self._bounded(Options(model, approve=approve, timeout=self.timeout), None)
         runner = self._running(agent_options, note=None)
@@ -112,7 +114,8 @@ class ChatSetup(NamedTuple):
         _prepare(model, servers)
         _load()
         from deepctl.agent import sandboxes
-        from deepctl.agent.chat import Chat, Options
+        from deepctl.agent.chat import Chat
+        from deepctl.agent.turn_engine import Options
 
         if any(server.enabled for server in servers):
             from deepctl.agent import mcp
@@ -160,7 +163,7 @@ class ChatSetup(NamedTuple):
         """What sends requests that run no commands, so it needs no sandbox."""
         _prepare(self.model, ())
         _load()
-        from deepctl.agent.chat import Options
+        from deepctl.agent.turn_engine import Options
 
         base_url = self.settings.get("base_url")
         agent_options = Options(self.model, base_url, timeout=self.timeout, window_cache=window_cache)

@@ -15,12 +15,14 @@ from jsonschema import Draft202012Validator
 from pydantic_ai.messages import ModelMessagesTypeAdapter, repair_messages
 
 from deepctl.agent import message_filters, model_wrappers
-from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnResult, TurnRunner
+from deepctl.agent.chat import Chat, EphemeralChat, TurnRunner
 from deepctl.agent.compaction import CompactionResult
 from deepctl.agent.limits import COMPACT_AT, MOST, ConfiguredLimits, LimitReached, window_of
 from deepctl.agent.models import resolve
 from deepctl.agent.offline import SUMMARISE
+from deepctl.agent.profile_turn import TurnResult
 from deepctl.agent.turn import to_json
+from deepctl.agent.turn_engine import Options
 from deepctl.domain import profiles, settings
 from deepctl.errors import DeepctlError, ModelFailed, NotFound
 from deepctl.layout import ProfilePaths, Root

@@ -23,7 +23,8 @@ import pytest
 
 from deepctl import layout
 from deepctl.agent import interruption
-from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnRunner
+from deepctl.agent.chat import Chat, EphemeralChat, TurnRunner
+from deepctl.agent.turn_engine import Options
 from deepctl.domain import profiles
 from deepctl.errors import DeepctlError, Interrupted, Terminated, TimedOut
 from deepctl.store import session_catalogue
@@ -63,7 +64,7 @@ class _Scene:
             profiles.lock(self._root, "alice", command="chat", wait=0),
             Repository.open(profiles.find(self._root, "alice"), report=report) as work,
         ):
-            return Chat(self.running).turn(work, self._name, _PROMPT, emit).outcome.output
+            return str(Chat(self.running).turn(work, self._name, _PROMPT, emit).outcome.output)
 
 
 @contextmanager

@@ -23,7 +23,8 @@ import pytest
 from deepctl import distribution, layout
 from deepctl.agent import approvals, interruption, mcp
 from deepctl.agent.approvals import ApprovalAnswer, ApprovalRequest
-from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnRunner
+from deepctl.agent.chat import Chat, EphemeralChat, TurnRunner
+from deepctl.agent.turn_engine import Options
 from deepctl.domain import mcp_servers, profiles
 from deepctl.domain.mcp_servers import McpServer
 from deepctl.errors import Interrupted
@@ -408,7 +409,8 @@ def test_everything_a_server_started_ends_with_the_chat(tmp_path: Path) -> None:
 _CHAT = """
 import os, sys, time
 from deepctl.agent.chat import EphemeralChat
-from deepctl.agent.chat import Options, TurnRunner
+from deepctl.agent.chat import TurnRunner
+from deepctl.agent.turn_engine import Options
 from deepctl.domain import mcp_servers
 tables = {"one": {"command": sys.executable, "args": sys.argv[1:]}}
 servers = tuple(mcp_servers.parse(tables, "x").values())
@@ -632,7 +634,8 @@ def test_without_the_extra_a_notice_says_what_to_install(monkeypatch: pytest.Mon
 _IMPORTS = """
 import sys, os
 from deepctl.agent.chat import EphemeralChat
-from deepctl.agent.chat import Options, TurnRunner
+from deepctl.agent.chat import TurnRunner
+from deepctl.agent.turn_engine import Options
 running = TurnRunner(Options("offline"), environment=os.environ)
 EphemeralChat(running).turn("hello", lambda event: None)
 running.close()

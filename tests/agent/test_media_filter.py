@@ -30,10 +30,11 @@ from pydantic_ai.models.test import TestModel
 from pydantic_ai_backends import StateBackend
 
 from deepctl.agent import media_filter, pictures, request_failures
-from deepctl.agent.chat import Options, TurnRunner
+from deepctl.agent.chat import TurnRunner
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
 from deepctl.agent.mentions import METADATA
 from deepctl.agent.pictures import PNG, PictureLimits
+from deepctl.agent.turn_engine import Options
 from deepctl.errors import ModelFailed
 from tests.agent.test_mentions import SENT, Alice, _anthropic, _openai
 from tests.support.loopback import Answer, Status, Text, provider

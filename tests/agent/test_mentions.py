@@ -26,11 +26,12 @@ from pydantic_ai.profiles import ModelProfile
 from pydantic_ai_backends import StateBackend
 
 from deepctl.agent import media_filter, mention_files, mentions, pictures
-from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnRunner
+from deepctl.agent.chat import Chat, EphemeralChat, TurnRunner
 from deepctl.agent.mention_files import DirectoryFiles, StateFiles
 from deepctl.agent.mentions import AttachmentReader, Attachments
 from deepctl.agent.offline import offline_model
 from deepctl.agent.turn import to_json
+from deepctl.agent.turn_engine import Options
 from deepctl.domain import permissions
 from deepctl.domain.outside_files import OutsideFile
 from deepctl.errors import ModelFailed

@@ -19,9 +19,10 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai_backends import StateBackend
 
 from deepctl.agent import turn_context
-from deepctl.agent.chat import Chat, Options, TurnRunner
+from deepctl.agent.chat import Chat, TurnRunner
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
 from deepctl.agent.offline import offline_model
+from deepctl.agent.turn_engine import Options
 from deepctl.domain import profiles
 from deepctl.layout import ProfilePaths, Root
 from deepctl.store import session_catalogue

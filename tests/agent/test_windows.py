@@ -17,13 +17,14 @@ import pytest
 from pydantic_ai import exceptions
 
 from deepctl.agent import windows
-from deepctl.agent.chat import EphemeralChat, Options, TurnRunner
+from deepctl.agent.chat import EphemeralChat, TurnRunner
 from deepctl.agent.limits import ConfiguredLimits, window_of
 from deepctl.agent.models import resolve
 from deepctl.agent.offline import SUMMARISE
 from deepctl.agent.provider_errors import ModelEndpoint, failure
 from deepctl.agent.request_failures import is_temporary
 from deepctl.agent.response_recorder import LastResponse
+from deepctl.agent.turn_engine import Options
 from deepctl.errors import ModelFailed
 from deepctl.layout import ProfilePaths
 from deepctl.store import log_file

@@ -151,7 +151,7 @@ async def _outcomes(engine: Engine[Chat], root: Path) -> dict[str, str]:
 
 async def _outcome(engine: Engine[Chat], root: Path, command: str) -> str:
     """What becomes of a command, up to where a shell would get it."""
-    options, asked = engine.running.options, list[ApprovalRequest]()
+    options, asked = engine.running.engine.options, list[ApprovalRequest]()
     if options.sandbox is None:
         return "refused"
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from deepctl.agent.chat import EphemeralChat, Options, TurnRunner
+from deepctl.agent.chat import EphemeralChat, TurnRunner
+from deepctl.agent.turn_engine import Options
 from tests.support import docker
 from tests.support.command import InProcess
 from tests.support.loopback import Provider, Status, Text, ToolCalls, provider

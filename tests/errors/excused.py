@@ -35,7 +35,7 @@ EXCUSED: dict[tuple[str, str], str] = {
         "needs an answer that its provider makes in several requests"
     ),
     ("agent/models.py", "Model … cannot be used: the address of its server is not a URL."): _DEFENCE,
-    ("agent/chat.py", "The workspace cannot be used: …."): _DEFENCE,
+    ("agent/turn_engine.py", "The workspace cannot be used: …."): _DEFENCE,
     ("cli/checkpoints.py", "… problem… could not be repaired in profile …; the first: …: …."): (
         "needs a fault of the repair itself, or of the disk during the repair"
     ),

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from deepctl.agent.chat import Chat, Options, TurnRunner
+from deepctl.agent.chat import Chat, TurnRunner
+from deepctl.agent.turn_engine import Options
 from deepctl.layout import Root
 from deepctl.store.repository import Repository
 from tests.models import templates

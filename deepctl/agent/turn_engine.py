@@ -1,0 +1,328 @@
+"""Turns of an agent, in the event loop of the caller.
+
+A `TurnEngine` has an agent and its model, ready for any number of turns: limits, retries, compaction, MCP servers, and
+the errors for failures. It starts no event loop and handles no signals. `deepctl.agent.chat` has the drivers of the
+command line, `deepctl.agent.open_profile` those of applications.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from pydantic_ai import Agent
+from pydantic_ai.messages import UserContent
+from pydantic_ai.models import Model
+from pydantic_ai.usage import RunUsage
+from pydantic_ai.workspaces import WorkspaceError
+
+from deepctl.agent import answer_ends, compaction, models, provider_errors, windows
+from deepctl.agent.answer_ends import AnswerCut
+from deepctl.agent.approvals import Approve, Ask
+from deepctl.agent.compaction import CompactionResult, ShortenedHistory
+from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
+from deepctl.agent.interruption import KEPT, Blocking, Emit, directly
+from deepctl.agent.limits import (
+    COMPACT_AT,
+    CompactionPolicy,
+    ConfiguredLimits,
+    ContextUsage,
+    cost,
+    limits_of,
+    window_of,
+)
+from deepctl.agent.mcp import McpServers
+from deepctl.agent.media_filter import MediaFilterModel
+from deepctl.agent.mention_files import Files
+from deepctl.agent.mentions import AttachmentReader
+from deepctl.agent.message_filters import SentHistory
+from deepctl.agent.model_wrappers import Retries, RetryingModel
+from deepctl.agent.models import ModelCheck, ResolvedModel, resolve
+from deepctl.agent.provider_errors import ModelEndpoint
+from deepctl.agent.sandboxes import Sandbox
+from deepctl.agent.turn import Outcome, TokenUsage, TurnRecord, run_turn
+from deepctl.domain.mcp_servers import McpServer
+from deepctl.domain.outside_files import OutsideFile
+from deepctl.domain.permissions import Permissions
+from deepctl.errors import DeepctlError, StorageError
+from deepctl.sandbox.policy import PROTECTED
+
+
+class Options(NamedTuple):
+    """The resolved settings of a chat. `timeout` is in seconds.
+
+    `compact_at` is the share of the context window, in percent, at which conversations are compacted, `None` for never;
+    `context_window` is that window in tokens, if the model's own value must not be used. `window_cache` is the file
+    with the windows that servers have reported, `None` if nothing may be stored. `model_settings` and
+    `model_profile` are the tables of these names in the settings, with values for pydantic-ai's types. `tools` is
+    `full` or `lean`; `disabled_tools` are names of tools. `first_answer_timeout` and `idle_timeout` are in seconds.
+    """
+
+    model: str
+    base_url: str | None = None
+    instructions: str | None = None
+    sandbox: Sandbox | None = None
+    approve: Approve = "ask"
+    permissions: Permissions = {}
+    timeout: float | None = None
+    compact_at: int | None = COMPACT_AT
+    context_window: int | None = None
+    retries: int = 3
+    limits: ConfiguredLimits = ConfiguredLimits()
+    mcp_servers: Sequence[McpServer] = ()
+    model_settings: Mapping[str, Any] = {}
+    model_profile: Mapping[str, Any] = {}
+    tools: Literal["full", "lean"] = "full"
+    disabled_tools: Sequence[str] = ()
+    first_answer_timeout: float = 600
+    idle_timeout: float = 120
+    profile: str | None = None
+    """The profile of the agent; an ephemeral chat has none."""
+    window_cache: str | None = None
+    protected: Sequence[str] = PROTECTED
+    """Files of a project that only the user changes, or the agent after an approval."""
+
+
+class TurnEngine:
+    """An agent that runs one turn after the other.
+
+    Without an `agent`, it is that of the options, and the constructor raises `UsageError` or `ModelFailed` if the model
+    cannot be used, and `BadSetting` if a rule cannot be used. An application's own `agent` has its tools, approvals and
+    instructions itself, and `model` is its model. The constructor also raises `UsageError` if the model has no price
+    and money is limited. `note` is the hint of errors that end a turn.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        *,
+        environment: Mapping[str, str],
+        ask: Ask | None = None,
+        note: str | None = KEPT,
+        agent: Agent[DeepAgentDeps, Any] | None = None,
+        model: Model | None = None,
+    ) -> None:
+        self.options = options
+        self._note = note
+        self._environment = environment
+        resolved = ResolvedModel(model, None) if model is not None else _resolve(options, environment)
+        self.model, self._last_response, self.settings_notice = resolved
+        self._shown_notices: set[str] = set()
+        self._has_history = self._has_results = self._has_begun = False
+        self._servers = McpServers(options.mcp_servers, environment) if options.mcp_servers else None
+        self._limits = limits_of(options.limits, self.model, options.model)
+        self._used = RunUsage()
+        self._spent = RunUsage()
+        self._agent = agent if agent is not None else self._own_agent(ask)
+        self._is_entered = False
+
+    def _own_agent(self, ask: Ask | None) -> Agent[DeepAgentDeps, str]:
+        options = self.options
+        return create_deep_agent(
+            instructions=[_place(options.profile), *([options.instructions] if options.instructions else [])],
+            include_execute=options.sandbox is not None,
+            approve=options.approve,
+            ask=ask,
+            permissions=options.permissions,
+            environment=self._environment,
+            tools=options.tools,
+            disabled_tools=options.disabled_tools,
+            context_window=options.context_window,
+            capabilities=[self._servers.capability()] if self._servers is not None else [],
+        )
+
+    async def ready(self, emit: Emit | None) -> None:
+        """Open the connections of the model, and start the MCP servers if there is an `emit` for notices about them."""
+        if not self._is_entered:
+            await self.model.__aenter__()
+            self._is_entered = True
+        if self._servers is not None and emit is not None:
+            await self._servers.ready(emit)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is anything to close."""
+        return self._is_entered or (self._servers is not None and self._servers.are_connected)
+
+    async def close(self) -> None:
+        """End the MCP servers, and close the connections of the model."""
+        if self._servers is not None and self._servers.are_connected:
+            await self._servers.close()
+        if (leaving := self.leave_model()) is not None:
+            await leaving
+
+    def leave_model(self) -> Coroutine[Any, Any, object] | None:
+        """Closes the connections of the model, if there are any. The next turn opens new ones."""
+        was_entered, self._is_entered = self._is_entered, False
+        return self.model.__aexit__(None, None, None) if was_entered else None
+
+    def kill_servers(self) -> None:
+        """Kill the MCP servers, because their event loop can no longer be used. The next turn starts them again."""
+        if self._servers is not None:
+            self._servers.kill()
+
+    async def run(
+        self,
+        deps: DeepAgentDeps,
+        user_content: str | Sequence[UserContent],
+        history: SentHistory,
+        record: TurnRecord,
+        emit: Emit,
+        tool_done: Callable[[str], Awaitable[None]] | None = None,
+        blocking: Blocking = directly,
+    ) -> Outcome:
+        """Run a turn; `ready` has been called. The parameters are those of `run_turn`.
+
+        Raises `RewindRequested` if the agent wants to start the turn again from an earlier checkpoint, and the
+        exceptions of providers and workspaces: see `error_of`.
+        """
+        run_usage, self._used = self._used, RunUsage()
+        self._spent = run_usage
+        self._has_history, self._has_results, self._has_begun = bool(history.messages), False, False
+
+        def observed(event: dict[str, Any]) -> None:
+            # An answer begins with these events, and a tool runs after the end of one.
+            if event["type"] in ("text", "thinking"):
+                self._has_begun = True
+            elif event["type"] in ("tool_call", "tool_result"):
+                self._has_begun = False
+                self._has_results = self._has_results or event["type"] == "tool_result"
+            emit(event)
+
+        if self.settings_notice is not None:
+            self.notify(self.settings_notice, emit)
+        return await run_turn(
+            self._agent,
+            deps,
+            user_content,
+            model=self.model,
+            history=history,
+            record=record,
+            emit=observed,
+            tool_done=tool_done,
+            blocking=blocking,
+            retries=self._retries(emit),
+            usage_limits=self._limits,
+            run_usage=run_usage,
+            policy=self._policy,
+            explain=self._explain,
+            explain_cut=self._explain_cut,
+        )
+
+    def notify(self, message: str, emit: Emit) -> None:
+        """Emit a notice, once for this object."""
+        if message not in self._shown_notices:
+            self._shown_notices.add(message)
+            emit({"type": "notice", "message": message})
+
+    def error_of(self, error: Exception) -> DeepctlError | None:
+        """The error for an exception of the model or the workspace; `None` for any other exception."""
+        if isinstance(error, WorkspaceError):
+            return StorageError(f"The workspace cannot be used: {error}.", self._note, code="workspace")
+        return self._explain(error)
+
+    def attachments(
+        self, prompt: str, files: Callable[[], Files], emit: Emit, outside_files: Mapping[str, OutsideFile]
+    ) -> list[UserContent]:
+        """The files that a prompt mentions, as parts of its message. Notices about them are emitted."""
+        if "@" not in prompt:
+            return []
+        reader = AttachmentReader(self.model, self.options.permissions, self._environment)
+        return reader.brought(prompt, files(), emit, outside_files)
+
+    def again(self) -> None:
+        """The following work is the same turn, started again, and counts against the same limits."""
+        self._used = self._spent
+
+    def spent(self) -> tuple[TokenUsage, float | None]:
+        """The usage since the last call of this method, and its cost in USD if known; failed turns count too.
+
+        The usage of an attempt that the agent rewound counts with the whole turn.
+        """
+        run_usage, self._spent = self._spent, RunUsage()
+        return TokenUsage.of(run_usage), cost(
+            run_usage, self.model
+        ) if run_usage.input_tokens or run_usage.output_tokens else 0.0
+
+    async def compact(
+        self, history: SentHistory, focus: str | None, emit: Emit
+    ) -> tuple[CompactionResult, ShortenedHistory]:
+        """Summarise a conversation between two turns. Raises like `run`, or `NotFound` if there is nothing to
+        summarise.
+        """
+        model = MediaFilterModel(RetryingModel(self.model, self._retries(emit)), reason=self._reason)
+        result, short_history = await compaction.by_hand(model, history, self._policy, focus)
+        return result._replace(cost=cost(result.usage, self.model)), short_history
+
+    async def check(self) -> ModelCheck:
+        """Send a test request to the model, without retries. Raises like `run`."""
+        model = RetryingModel(self.model, self._retries(lambda event: None)._replace(most=0))
+        return await models.check_model(model, self._policy, self.options.tools)
+
+    def _retries(self, emit: Emit) -> Retries:
+        options = self.options
+        return Retries(options.retries, emit, self._reason, options.first_answer_timeout, options.idle_timeout)
+
+    @property
+    def _policy(self) -> CompactionPolicy:
+        return CompactionPolicy(self.options.compact_at, self.options.context_window, self.options.window_cache)
+
+    @property
+    def window(self) -> int | None:
+        """The context window of the model in tokens, as far as it is known so far."""
+        return window_of(self.model, self.options.context_window)
+
+    @property
+    def _max_tokens(self) -> int | None:
+        """The maximum length of an answer in tokens that the user has set."""
+        return self.options.model_settings.get("max_tokens")
+
+    @property
+    def _endpoint(self) -> ModelEndpoint:
+        """The target of requests. It is needed only after a failure."""
+        return provider_errors.model_endpoint(
+            self.options.model,
+            self.options.base_url,
+            self.model.base_url or "",
+            self._environment,
+            self._last_response,
+        )._replace(
+            settings={**(self.model.settings or {})},
+            is_own=windows.is_own(self.model),
+            window=windows.known(self.model),
+            context_window=self.options.context_window,
+            tools=self.options.tools,
+            has_history=self._has_history,
+            has_results=self._has_results,
+            has_begun=self._has_begun,
+        )
+
+    def _explain(self, error: Exception) -> DeepctlError | None:
+        """The error for a failure of the model; `None` for any other failure."""
+        return provider_errors.failure(error, self._endpoint)
+
+    def _explain_cut(self, cut: AnswerCut, context: ContextUsage) -> DeepctlError | str:
+        """The error for an answer that is not whole; a notice if its length is the maximum that the user has set."""
+        failure = answer_ends.failure_of(cut, self.options.model, context, self._max_tokens)
+        if answer_ends.is_wanted(cut, self._max_tokens):
+            return f"{failure.message} model_settings.max_tokens is {self._max_tokens}."
+        return failure
+
+    def _reason(self, error: BaseException) -> str:
+        return provider_errors.reason(error, self._endpoint)
+
+
+def _resolve(options: Options, environment: Mapping[str, str]) -> ResolvedModel:
+    return resolve(
+        options.model,
+        base_url=options.base_url,
+        environment=environment,
+        settings=options.model_settings,
+        profile=options.model_profile,
+    )
+
+
+def _place(profile: str | None) -> str:
+    """The instructions about the program and its display."""
+    subject = f"the profile {profile} of deepctl" if profile is not None else "deepctl"
+    return f"You are the agent of {subject}, a command-line program. A terminal shows your answers as Markdown."
