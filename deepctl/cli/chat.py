@@ -17,8 +17,9 @@ from deepctl.cli.chat_directory import ChatDirectory
 from deepctl.cli.chat_session import ChatSession, EphemeralChatSession, ProfileChat
 from deepctl.cli.chat_setup import ChatSetup, known_profile
 from deepctl.cli.confirm import ask_at_terminal
-from deepctl.cli.options import HELP_OPTIONS, UNNAMED
+from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import attachments, settings
+from deepctl.domain.session_choice import UNNAMED
 from deepctl.errors import BadName, UsageError
 from deepctl.output.stream.display import Display, JsonDisplay, LiveDisplay, TextDisplay
 from deepctl.output.text import is_dumb, is_terminal

@@ -12,19 +12,17 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from deepctl.cli import session_choice
 from deepctl.cli.confirm import confirm
-from deepctl.cli.options import UNNAMED, coverage_settings, project_of_settings
-from deepctl.domain import projects
+from deepctl.domain import projects, session_choice
 from deepctl.domain.settings import Settings
 from deepctl.errors import Refused
 from deepctl.files import atomic
 from deepctl.layout import ProfilePaths, Root
 from deepctl.output.text import home, is_terminal
-from deepctl.store import lookup, session_catalogue
+from deepctl.store import lookup
 from deepctl.store import projects as stored
 from deepctl.store.coverage import CoverageSettings
-from deepctl.store.records import SessionProject, SessionRecord
+from deepctl.store.records import SessionRecord
 
 _HINTED = "hinted"
 _MOST_HINTED = 100
@@ -61,8 +59,8 @@ class ChatDirectory:
     def begin(self, in_force: Settings) -> None:
         """Use the setting `project` if no directory was named. Raises `BadSetting`."""
         if not self._is_settled:
-            self.path, self._is_settled = project_of_settings(in_force), True
-        self._coverage = coverage_settings(in_force)
+            self.path, self._is_settled = session_choice.of_settings(in_force), True
+        self._coverage = in_force.coverage()
 
     def enter(
         self, profile: ProfilePaths | None, session: str | None, new: str | None, tell: Callable[[str], None]
@@ -73,7 +71,7 @@ class ChatDirectory:
         `UsageError` if a named session works in another directory than `-C`, and `Refused`.
         """
         if profile is not None and self._is_given and not self._has_entered:
-            record = _stored(profile, session, new)
+            record = session_choice.named(profile, session, new)
             if record is not None:
                 session_choice.check_directory(profile, record, self.path)
         path = self.next_path(profile, session, new)
@@ -95,7 +93,7 @@ class ChatDirectory:
 
     def next_path(self, profile: ProfilePaths | None, session: str | None, new: str | None) -> str | None:
         """The directory of the next turn: that of the session, if it exists and is not the one that was used last."""
-        record = _stored(profile, session, new) if profile is not None else None
+        record = session_choice.named(profile, session, new) if profile is not None else None
         return session_choice.directory_of(profile, record) if profile is not None and record is not None else self.path
 
     def _measure(self, profile: ProfilePaths | None, path: str, tell: Callable[[str], None]) -> None:
@@ -118,40 +116,16 @@ class ChatDirectory:
         """Move to the directory of the next turn without a check, which is that of the turn."""
         self.path = self.next_path(profile, session, new)
 
-    def session(
-        self, profile: ProfilePaths, session: str | None, new: str | None, tell: Callable[[str], None]
-    ) -> SessionRecord:
-        """The session of the next turn, which is started if it does not exist. The caller holds the profile's lock."""
-        project = stored.ensure(profile, self.path) if self.path else None
-        belongs_to = SessionProject(project.id, project.path) if project is not None else None
-        if new is not None:
-            name = new if new != UNNAMED else session_catalogue.free_name(profile)
-            return session_catalogue.start(profile, name, belongs_to)
-        name = self.next_name(profile, session)
-        if session_catalogue.stored_name(profile, name) is not None:
-            return session_catalogue.find(profile, name)
-        if session is not None:
-            tell(f"Started session {session}.")
-        return session_catalogue.start(profile, name, belongs_to)
-
     def current(self, profile: ProfilePaths, session: str | None) -> SessionRecord:
         """The session that the next turn would continue. Raises `NotFound` if there is none yet."""
-        name = session if session is not None else self._latest(profile)
+        name = session if session is not None else session_choice.latest(profile, self.path)
         if name is None:
             raise session_choice.without_session(profile, self.path) if self.path else lookup.without_session(profile)
         return lookup.current_session(profile, name)
 
-    def _latest(self, profile: ProfilePaths) -> str | None:
-        """The session that was used last in the directory."""
-        if not self.path:
-            return session_catalogue.latest_session(profile)
-        project = stored.by_path(profile, self.path)
-        return session_catalogue.latest_session(profile, project.id) if project is not None else None
-
     def next_name(self, profile: ProfilePaths, session: str | None) -> str:
         """The name of the session that the next turn continues or starts."""
-        name = session if session is not None else self._latest(profile) or session_catalogue.first_name(profile)
-        return session_catalogue.stored_name(profile, name) or name
+        return session_choice.next_name(profile, self.path, session)
 
     def hint(self, profile: ProfilePaths, session: str | None) -> str | None:
         """How to work in the current directory, if it looks like another project; once for each directory."""
@@ -163,13 +137,6 @@ class ChatDirectory:
             return None
         command = f"deepctl chat -C . --user {shlex.quote(profile.name)}"
         return f"The agent does not work in the current directory. `{command}` lets it."
-
-
-def _stored(profile: ProfilePaths, session: str | None, new: str | None) -> SessionRecord | None:
-    """The session that was named; `None` if none was, or if it does not exist."""
-    if session is None or new is not None or session_catalogue.stored_name(profile, session) is None:
-        return None
-    return session_catalogue.find(profile, session)
 
 
 def _remember(profile: ProfilePaths, path: str) -> bool:

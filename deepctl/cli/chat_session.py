@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from deepctl.agent.profile_setup import CommandSetup
 from deepctl.cli import options
 from deepctl.cli.chat_directory import ChatDirectory
-from deepctl.cli.chat_setup import BackgroundValue, ChatSetup, CommandSetup, Engine
-from deepctl.domain import attachments, mention_syntax, profiles, settings
+from deepctl.cli.chat_setup import BackgroundValue, ChatSetup, Engine
+from deepctl.domain import attachments, mention_syntax, profiles, session_choice, settings
 from deepctl.domain.outside_files import OutsideFile
 from deepctl.errors import DeepctlError, ProfileGone, Refused
 from deepctl.layout import ProfilePaths, Root
@@ -318,7 +319,9 @@ class ProfileChat(ChatSession):
             # In a chat, the checkpoint settings are read again for every turn, but not the settings of the agent.
             in_force = self.setup.settings if is_first else settings.load(os.environ, profile)
             locks.enter_context(lock_directory(profile, self.directory.path, wait=self.wait))
-            record = self.directory.session(profile, self.renamed(profile, session), new, self.display.notice)
+            record = session_choice.begin(
+                profile, self.directory.path, self.renamed(profile, session), new, self.display.notice
+            )
             name = record.name
             self._at = name, record.id
             stages.on_begin(name)

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from deepctl import layout
-from deepctl.cli import options, session_choice
-from deepctl.cli.options import HELP_OPTIONS
-from deepctl.cli.session_choice import Target
-from deepctl.domain import profiles
+from deepctl.cli import options
+from deepctl.cli.options import HELP_OPTIONS, Target
+from deepctl.domain import profiles, session_choice
 from deepctl.errors import Damaged, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.output import checkpoints as views
@@ -103,7 +102,7 @@ def show_(
     """Show the record, the files and the conversation of a checkpoint."""
     from deepctl.store.repository import Repository
 
-    target = session_choice.target(user, session, project, (ref,))
+    target = options.target(user, session, project, (ref,))
     with Repository.read_only(target.profile) as repository:
         view = checkpoint_view(repository, ref, target.session)
     show(view, as_json)
@@ -141,7 +140,7 @@ def diff(
     from deepctl.store import diff
 
     references = [reference for reference in (before, after) if reference is not None]
-    target = session_choice.target(user, session, project, references if before is not None else None)
+    target = options.target(user, session, project, references if before is not None else None)
     with options.reading(target.profile, target.settings, "Comparing") as repository:
         comparison = diff.compare(repository, before, after, target.session)
         describe = _describer(repository)
@@ -165,7 +164,7 @@ def save(
     """
     if label is not None:
         check_label(label)
-    target = session_choice.target(user, session, project)
+    target = options.target(user, session, project)
     with options.working(user, "checkpoints save", wait, as_json, in_force=target.settings) as work:
         name = target.session
         if name is None and session_catalogue.latest_session(work.paths) is None:
@@ -188,7 +187,7 @@ def label_(
     """Give a checkpoint a label. Labelled checkpoints are never pruned."""
     if label:
         check_label(label)
-    target = session_choice.target(user, session, project, (ref,))
+    target = options.target(user, session, project, (ref,))
     with options.working(user, "checkpoints label", wait, as_json, in_force=target.settings) as work:
         record = lookup.find_checkpoint(work.paths, work.ledger, ref, target.session)
         work.label(record, label or None)
@@ -231,7 +230,7 @@ def rewind(
     text files of a project, are merged by line. If another author changed the same lines, or any other file, after the
     agent, the rewind is refused and names the file (exit 6). `undo` undoes a rewind.
     """
-    target = session_choice.target(user, session, project)
+    target = options.target(user, session, project)
     if ref is None and not as_json and not dry_run and is_terminal(sys.stdin) and is_terminal(sys.stderr):
         from deepctl.cli.rewind_picker import pick
 
@@ -350,7 +349,7 @@ def undo(
     as_json: options.Json = False,
 ) -> None:
     """Undo the last rewind of the session. A second undo redoes the rewind."""
-    target = session_choice.target(user, session, project)
+    target = options.target(user, session, project)
 
     def request(repository: Repository | ReadOnlyRepository) -> tuple[SessionRecord, RewindRequest]:
         from deepctl.store import rewind
@@ -372,7 +371,7 @@ def fork(
 ) -> None:
     """Start a new session from the conversation of a checkpoint. The workspace does not change."""
     layout.check_name(name, "session")
-    target = session_choice.target(user, session, project, (ref,))
+    target = options.target(user, session, project, (ref,))
     with options.working(user, "checkpoints fork", wait, as_json, in_force=target.settings) as work:
         record = lookup.find_checkpoint(work.paths, work.ledger, ref, target.session)
         new_session = work.fork(record, name)
@@ -401,7 +400,7 @@ def remove(
 
     The newest checkpoint and labelled checkpoints cannot be removed.
     """
-    target = session_choice.target(user, session, project, refs)
+    target = options.target(user, session, project, refs)
 
     def select(paths: ProfilePaths, ledger: Ledger) -> list[Record]:
         from deepctl.store import prune

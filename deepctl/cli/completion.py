@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from deepctl.cli.options import UNNAMED
+from deepctl.domain.session_choice import UNNAMED
 from deepctl.errors import Refused, StorageError, UsageError
 from deepctl.files import atomic
 from deepctl.output import render

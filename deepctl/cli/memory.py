@@ -16,7 +16,7 @@ from typer.core import TyperCommand
 
 from deepctl import layout
 from deepctl.cancellation import interruptible
-from deepctl.cli import options, session_choice
+from deepctl.cli import options
 from deepctl.cli.confirm import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain.memory.directory import MAX_BYTES, Memory, Notebook, check_new, file_name, forget_request, odd_lines
@@ -80,7 +80,7 @@ def show_(
     as_json: options.Json = False,
 ) -> None:
     """Print a notebook: rendered at a terminal, exact bytes when piped."""
-    profile, _, session = session_choice.target(user, None, project, (at,) if at is not None else ())
+    profile, _, session = options.target(user, None, project, (at,) if at is not None else ())
     memory = Memory(profile, agent)
     name = file_name(layout.NOTEBOOK if file is None else file)
     checkpoint = None
@@ -314,7 +314,7 @@ def diff(
     from deepctl.store.repository import Repository
 
     references = [reference for reference in (before, after) if reference is not None]
-    profile, _, session = session_choice.target(user, None, project, references)
+    profile, _, session = options.target(user, None, project, references)
     memory = Memory(profile, agent)
     with Repository.read_only(profile) as reader:
         comparison = history.compare(reader, memory, before, after, session)

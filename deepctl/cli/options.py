@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from deepctl import layout
-from deepctl.domain import profiles, settings
+from deepctl.domain import profiles, session_choice, settings
 from deepctl.domain.settings import Settings
 from deepctl.errors import BadName, DeepctlError, ProfileNotFound, UsageError
 from deepctl.files import atomic, ownership
@@ -20,14 +20,9 @@ from deepctl.output.render import notice
 from deepctl.quantities import size
 
 if TYPE_CHECKING:
-    from deepctl.store.coverage import CoverageSettings
     from deepctl.store.repository import ReadOnlyRepository, Repository
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
-
-
-UNNAMED = "\0"
-"""The value of `--new` without a NAME. No shell can pass this character."""
 
 
 def _finite(value: float | None) -> float | None:
@@ -84,14 +79,6 @@ Timeout = Annotated[
 ]
 
 
-def coverage_settings(in_force: Settings) -> CoverageSettings:
-    """The settings in force that decide which files of a project a checkpoint covers."""
-    from deepctl.store.coverage import CoverageSettings
-
-    include, exclude = in_force.patterns("snapshot.include"), in_force.patterns("snapshot.exclude")
-    return CoverageSettings(include, in_force.size("snapshot.max_file"), exclude)
-
-
 @contextmanager
 def open_repository(
     profile: ProfilePaths, in_force: Settings, tell: Callable[[str], None], *, frees: bool = False
@@ -104,7 +91,7 @@ def open_repository(
     from deepctl.output.render import Progress
     from deepctl.store.repository import Repository
 
-    coverage, policy = coverage_settings(in_force), in_force.get("checkpoints") or "every_tool"
+    coverage, policy = in_force.coverage(), in_force.get("checkpoints") or "every_tool"
     with Progress("Checkpoint") as progress:
         with Repository.open(profile, coverage=coverage, policy=policy, report=progress, frees=frees) as work:
             for note in work.notes:
@@ -118,7 +105,7 @@ def reading(profile: ProfilePaths, in_force: Settings, verb: str) -> Iterator[Re
     from deepctl.output.render import Progress
     from deepctl.store.repository import Repository
 
-    coverage = coverage_settings(in_force)
+    coverage = in_force.coverage()
     with Progress(verb) as progress:
         with Repository.read_only(profile, coverage=coverage, report=progress) as reader:
             yield reader
@@ -145,16 +132,6 @@ def working(
             yield work
         if not as_json and (warning := over_budget(profile, limit)) is not None:
             notice(warning)
-
-
-def project_of_settings(in_force: Settings) -> str | None:
-    """The real path of the setting `project`; `None` if it is not set. Raises `BadSetting`."""
-    value = in_force.get("project")
-    if value is None:
-        return None
-    from deepctl.domain import projects
-
-    return projects.locate(value)
 
 
 def over_budget(profile: ProfilePaths, limit: int) -> str | None:
@@ -319,3 +296,27 @@ def named_profile(argument: str | None, option: str | None) -> ProfilePaths:
     if argument is not None and option is not None and not layout.same_name(argument, option):
         raise UsageError(f"NAME is {argument!r} and --user is {option!r}.", "Give one of them.")
     return existing_profile(argument if argument is not None else option)
+
+
+class Target(NamedTuple):
+    """What a command works on: a profile with its settings, and a session of it.
+
+    `session` is `None` for the one that was used last in the private workspace, and if no session is needed.
+    """
+
+    profile: ProfilePaths
+    settings: Settings
+    session: str | None
+
+
+def target(
+    user: str | None, session: str | None, directory: str | None, references: Iterable[str] | None = None
+) -> Target:
+    """The profile of `--user`, and the session of `--session`, of `-C`, or of the setting `project`.
+
+    With `references`, no session is needed unless one of them is `~N`. Raises `UsageError` if `--session` and `-C`
+    contradict each other, and `NotFound` if the directory has no session.
+    """
+    profile, in_force = profile_and_settings(user)
+    is_needed = references is None or any(reference.startswith("~") for reference in references)
+    return Target(profile, in_force, session_choice.chosen(profile, in_force, session, directory, is_needed=is_needed))

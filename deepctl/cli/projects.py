@@ -10,7 +10,7 @@ import typer
 from deepctl.cli import options
 from deepctl.cli.confirm import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import profiles, sandbox_settings
+from deepctl.domain import profiles, sandbox_settings, session_choice
 from deepctl.domain import projects as domain
 from deepctl.errors import DeepctlError, Refused, UsageError
 from deepctl.layout import ProfilePaths
@@ -61,7 +61,7 @@ def move(
             sandbox_settings.remove_container_if_any(os.environ, in_force, profile, project.path)
             stored.move(profile, project.id, new_path)
         try:
-            in_settings = options.project_of_settings(in_force) == project.path
+            in_settings = session_choice.of_settings(in_force) == project.path
         except DeepctlError:
             in_settings = False
         sessions = domain.sessions_of(profile, project.id)

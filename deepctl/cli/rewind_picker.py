@@ -6,7 +6,6 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from deepctl.cli.options import coverage_settings
 from deepctl.cli.repl import screen
 from deepctl.cli.repl.clusters import with_stand_ins
 from deepctl.domain.settings import Settings
@@ -36,7 +35,7 @@ def pick(
 
     Raises `Interrupted` if the user leaves, `NotFound` without checkpoints.
     """
-    coverage = coverage_settings(in_force)
+    coverage = in_force.coverage()
     with Repository.read_only(profile, coverage=coverage) as reader:
         current = lookup.current_session(reader.paths, session)
         line = reader.ledger.line_of(reader.ledger.head(current))

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from deepctl import layout
-from deepctl.cli import options, session_choice
+from deepctl.cli import options
 from deepctl.cli.confirm import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import settings
+from deepctl.domain import session_choice, settings
 from deepctl.errors import UsageError
 from deepctl.output import sessions as views
 from deepctl.output.render import notice, show
@@ -66,7 +66,7 @@ def show_(
 
     Long calls and results are shortened.
     """
-    target = session_choice.target(user, name, project)
+    target = options.target(user, name, project)
     profile = target.profile
     session = lookup.current_session(profile, target.session)
     conversation = session_catalogue.read(session)
@@ -115,7 +115,7 @@ def compact(
 
     if focus is not None:
         options.utf8_argument(focus, "The text of --focus")
-    profile, in_force, name = session_choice.target(user, name, project)
+    profile, in_force, name = options.target(user, name, project)
     lookup.current_session(profile, name)  # a wrong name is reported before the agent libraries are loaded
     display = TextDisplay()
 
@@ -256,7 +256,7 @@ def export(
     from deepctl.redaction import Redaction
     from deepctl.store import export_target, session_export
 
-    profile, _, name = session_choice.target(user, name, project)
+    profile, _, name = options.target(user, name, project)
     document = session_export.export(profile, lookup.current_session(profile, name).name)
     if output is not None and output != "-":
         export_target.check(options.root(), output, force=force)

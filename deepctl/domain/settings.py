@@ -23,6 +23,7 @@ from deepctl.store.log_file import documents
 
 if TYPE_CHECKING:
     from deepctl.domain.mcp_servers import McpServer
+    from deepctl.store.coverage import CoverageSettings
 
 FORMAT = layout.SETTINGS_FORMAT.current
 """Version of settings files that this deepctl writes and the newest it reads."""
@@ -275,6 +276,13 @@ class Settings(NamedTuple):
             tmp=self.size("limits.tmp"),
             disk=self.size("limits.disk"),
         )
+
+    def coverage(self) -> CoverageSettings:
+        """Which files of a project a checkpoint covers."""
+        from deepctl.store.coverage import CoverageSettings
+
+        include, exclude = self.patterns("snapshot.include"), self.patterns("snapshot.exclude")
+        return CoverageSettings(include, self.size("snapshot.max_file"), exclude)
 
     def permissions(self) -> Permissions:
         """The rules: for each operation the profile's own, else those in config.toml. Raises `BadSetting`."""

@@ -14,10 +14,10 @@ import pytest
 from deepctl.cli import options
 from deepctl.cli.chat_session import ChatSession, EphemeralChatSession, ProfileChat
 from deepctl.cli.chat_setup import ChatSetup
-from deepctl.cli.options import UNNAMED
 from deepctl.cli.repl import command_names, run_cli_command, slash_commands
 from deepctl.cli.repl.completer import ConversationCandidates, matches
 from deepctl.cli.repl.state import ReplState
+from deepctl.domain.session_choice import UNNAMED
 from deepctl.domain.settings import load, without_files
 from deepctl.errors import NotFound, ProfileGone, Refused, UsageError
 from deepctl.output.stream.display import TextDisplay

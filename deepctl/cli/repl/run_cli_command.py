@@ -9,10 +9,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deepctl.cli.options import UNNAMED
 from deepctl.cli.repl import help
 from deepctl.cli.repl.command_names import SEARCHES_ALL_SESSIONS, TAKES_SESSION_NAME, parameters, resolve
 from deepctl.cli.repl.state import ReplState
+from deepctl.domain.session_choice import UNNAMED
 from deepctl.errors import DeepctlError, NoSession, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.store import session_catalogue

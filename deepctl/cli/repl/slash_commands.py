@@ -16,11 +16,11 @@ from deepctl import layout
 from deepctl.cli import editor, options, tty_modes, usage_errors
 from deepctl.cli.chat_session import ChatSession, EphemeralChatSession
 from deepctl.cli.confirm import confirm
-from deepctl.cli.options import UNNAMED
 from deepctl.cli.repl import command_names, file_command, help, run_cli_command, settings_commands, status
 from deepctl.cli.repl.command_names import CommandNames
 from deepctl.cli.repl.run_cli_command import has_help_option, split
 from deepctl.cli.repl.state import ReplState, SlashCommand
+from deepctl.domain.session_choice import UNNAMED
 from deepctl.errors import Interrupted, NotFound, Refused, UsageError
 from deepctl.output.text import is_dumb, printable
 from deepctl.quantities import counted

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from deepctl.cli.chat_session import ProfileChat, UsageTotals
-from deepctl.cli.options import UNNAMED
 from deepctl.cli.repl import settings_commands
 from deepctl.cli.repl.state import ReplState
 from deepctl.domain import profiles, provider_keys, providers, settings
 from deepctl.domain.addresses import without_passwords
+from deepctl.domain.session_choice import UNNAMED
 from deepctl.errors import DeepctlError
 from deepctl.output.render import show
 from deepctl.output.text import cells, clip, home, printable, terminal_width, tint

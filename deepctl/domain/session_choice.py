@@ -1,4 +1,4 @@
-"""The session that a command works on, from `--session`, `-C` and the setting `project`.
+"""The session that a command or a turn works on, from `--session`, `-C` and the setting `project`.
 
 A session belongs to the directory in which it began: a project, or the private workspace of the profile. Without
 `--session`, a command works on the session that was used last in the directory of `-C`, else in that of the setting
@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable
 
-from deepctl.cli import options
 from deepctl.domain import projects
 from deepctl.domain.settings import Settings
 from deepctl.errors import NotFound, UsageError
@@ -20,39 +18,23 @@ from deepctl.layout import ProfilePaths
 from deepctl.store import projects as stored
 from deepctl.store import session_catalogue
 from deepctl.store.projects import Project
-from deepctl.store.records import SessionRecord
+from deepctl.store.records import SessionProject, SessionRecord
 
 _PRIVATE = "the private workspace of its profile"
 
 
-class Target(NamedTuple):
-    """What a command works on: a profile with its settings, and a session of it.
-
-    `session` is `None` for the one that was used last in the private workspace, and if no session is needed.
-    """
-
-    profile: ProfilePaths
-    settings: Settings
-    session: str | None
-
-
-def target(
-    user: str | None, session: str | None, directory: str | None, references: Iterable[str] | None = None
-) -> Target:
-    """The profile of `--user`, and the session of `--session`, of `-C`, or of the setting `project`.
-
-    With `references`, no session is needed unless one of them is `~N`. Raises `UsageError` if `--session` and `-C`
-    contradict each other, and `NotFound` if the directory has no session.
-    """
-    profile, in_force = options.profile_and_settings(user)
-    is_needed = references is None or any(reference.startswith("~") for reference in references)
-    return Target(profile, in_force, chosen(profile, in_force, session, directory, is_needed=is_needed))
+UNNAMED = "\0"
+"""A name that was left out, such as that of a new session, which deepctl then chooses. No shell can pass it."""
 
 
 def chosen(
     profile: ProfilePaths, in_force: Settings, session: str | None, directory: str | None, *, is_needed: bool = True
 ) -> str | None:
-    """The name of the session, as in `target`."""
+    """The name of the session; `None` for the one that was used last in the private workspace, and if none is needed.
+
+    Raises `UsageError` if `session` and `directory` contradict each other, and `NotFound` if the directory has no
+    session.
+    """
     path = projects.locate(directory) if directory is not None else None
     if session is not None:
         if path is not None and session_catalogue.stored_name(profile, session) is not None:
@@ -61,7 +43,7 @@ def chosen(
     if path is None:
         if not is_needed:
             return None
-        path = options.project_of_settings(in_force)
+        path = of_settings(in_force)
     if path is None:
         # `None` means the private workspace; by its name, a session of a project is not compared with another one.
         return session_catalogue.latest_session(profile) if stored.read(profile) else None
@@ -70,6 +52,54 @@ def chosen(
     if name is None:
         raise without_session(profile, path)
     return name
+
+
+def begin(
+    profile: ProfilePaths, path: str | None, session: str | None, new: str | None, tell: Callable[[str], None]
+) -> SessionRecord:
+    """The session of the next turn, which is started if it does not exist. The caller holds the profile's lock.
+
+    `path` is the directory of the turn, `new` the name of a new session. `tell` receives a notice. Raises `Refused` if
+    the name `new` is taken.
+    """
+    project = stored.ensure(profile, path) if path else None
+    belongs_to = SessionProject(project.id, project.path) if project is not None else None
+    if new is not None:
+        name = new if new != UNNAMED else session_catalogue.free_name(profile)
+        return session_catalogue.start(profile, name, belongs_to)
+    name = next_name(profile, path, session)
+    if session_catalogue.stored_name(profile, name) is not None:
+        return session_catalogue.find(profile, name)
+    if session is not None:
+        tell(f"Started session {session}.")
+    return session_catalogue.start(profile, name, belongs_to)
+
+
+def next_name(profile: ProfilePaths, path: str | None, session: str | None) -> str:
+    """The name of the session that the next turn in a directory continues or starts."""
+    name = session if session is not None else latest(profile, path) or session_catalogue.first_name(profile)
+    return session_catalogue.stored_name(profile, name) or name
+
+
+def latest(profile: ProfilePaths, path: str | None) -> str | None:
+    """The session that was used last in a directory; `None` is the private workspace."""
+    if not path:
+        return session_catalogue.latest_session(profile)
+    project = stored.by_path(profile, path)
+    return session_catalogue.latest_session(profile, project.id) if project is not None else None
+
+
+def named(profile: ProfilePaths, session: str | None, new: str | None) -> SessionRecord | None:
+    """The session that was named; `None` if none was, or if it does not exist."""
+    if session is None or new is not None or session_catalogue.stored_name(profile, session) is None:
+        return None
+    return session_catalogue.find(profile, session)
+
+
+def of_settings(in_force: Settings) -> str | None:
+    """The real path of the setting `project`; `None` if it is not set. Raises `BadSetting`."""
+    value = in_force.get("project")
+    return projects.locate(value) if value is not None else None
 
 
 def project_of(profile: ProfilePaths, directory: str | None) -> Project | None:

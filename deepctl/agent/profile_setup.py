@@ -1,0 +1,162 @@
+"""From the settings of a profile to the options of its turns: model, limits, approvals and sandbox.
+
+The agent libraries are imported only after the settings have been read, because importing them takes a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+
+from deepctl.domain import env_variables, mcp_servers, provider_keys, read_only_paths
+from deepctl.domain.mcp_servers import McpServer
+from deepctl.domain.permissions import CommandPolicy, Permissions, without_sandbox
+from deepctl.domain.settings import Settings
+from deepctl.layout import ProfilePaths, Root
+from deepctl.sandbox.container import container_name
+
+if TYPE_CHECKING:
+    from deepctl.agent.sandboxes import Sandbox, SandboxChoice
+    from deepctl.agent.turn_engine import Options
+
+Approve = Literal["ask", "auto", "never"]
+
+
+class CommandSetup(NamedTuple):
+    """Where the agent's commands run, and the notice about it at the start."""
+
+    sandbox: str | None
+    network: bool
+    """Whether commands reach the network: unsandboxed commands do."""
+    questions: str
+    """The result of approval requests: `asked`, `allowed` or `denied`."""
+    notice: str | None
+    statement: str
+    """All of it as one sentence, for display."""
+
+
+class SetupReader(NamedTuple):
+    """Reads the options of turns from settings. `can_ask` says whether a person answers approval requests.
+
+    `load` imports the agent libraries. The variables in `environment` that a client would misread are corrected.
+    """
+
+    settings: Settings
+    environment: MutableMapping[str, str]
+    can_ask: bool
+    load: Callable[[], None] = lambda: None
+    timeout: float | None = None
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.settings.get("model") or provider_keys.OFFLINE
+
+    @property
+    def approve(self) -> Approve:
+        """The result of approval requests."""
+        return cast("Approve", self.settings.get("approve") or "ask")
+
+    @property
+    def network(self) -> bool:
+        """Whether sandboxed commands have the network."""
+        return self.settings.get("network") == "on"
+
+    def of_profile(self, root: Root, paths: ProfilePaths) -> tuple[Options, CommandSetup]:
+        """The options of a profile's turns, after a test of its sandbox. Raises `Refused` if it cannot be used."""
+        in_force = self.settings
+        permissions, limits = in_force.permissions(), in_force.limits()
+        image = in_force.get("docker.image") or ""
+        servers = in_force.mcp_servers()
+        approve, network = self.approve, self.network
+        read_only = read_only_paths.resolve(in_force, self.environment, root)
+        self._prepare(servers)
+        from deepctl.agent import sandboxes
+
+        choices: dict[str, Sandbox] = {
+            "none": sandboxes.NoSandbox(limits, paths.commands_home, read_only),
+            "bubblewrap": sandboxes.Bubblewrap(network, limits, dict(self.environment), (root.path,), read_only),
+        }
+        sandbox = in_force.get("sandbox") or "auto"
+        if sandbox == "docker":
+            name = container_name(paths.directory)
+            choices[sandbox] = sandboxes.Docker(name, image, network, limits, paths.name, read_only)
+        choice = sandboxes.choose(sandbox, choices, can_ask=self.can_ask)
+        commands = self._commands(choice, approve, permissions, image)
+        if choice.problem is not None:
+            # The user has not chosen to work unsandboxed, so unsandboxed commands are not allowed.
+            approve = "ask" if approve == "auto" else approve
+            permissions = without_sandbox(permissions)
+        options = self._options(paths.name)._replace(
+            instructions=in_force.get("instructions"),
+            sandbox=choice.sandbox,
+            approve=approve,
+            permissions=permissions,
+            mcp_servers=servers,
+            profile=paths.name,
+            window_cache=paths.windows,
+            protected=in_force.paths("protected"),
+        )
+        notices = [commands.notice, mcp_servers.notice(servers) if servers else None]
+        return options, commands._replace(notice=" ".join(filter(None, notices)) or None)
+
+    def without_profile(self) -> tuple[Options, CommandSetup]:
+        """The options of turns in memory."""
+        self._prepare(())
+        return self._options(None)._replace(base_url=None, approve=self.approve), self._commands(None, self.approve, {})
+
+    def without_commands(self, name: str, window_cache: str | None) -> Options:
+        """The options of requests for a profile that run no commands, so they need no sandbox."""
+        self._prepare(())
+        return self._options(name)._replace(window_cache=window_cache)
+
+    def _prepare(self, servers: Sequence[McpServer]) -> None:
+        """Check and set the environment variables for requests, and load. Raises `UsageError` for an invalid one."""
+        is_remote = any(server.enabled and server.url is not None for server in servers)
+        if self.model != provider_keys.OFFLINE or is_remote:
+            provider = provider_keys.provider(self.model) if self.model != provider_keys.OFFLINE else None
+            env_variables.prepare(self.environment, provider)
+        self.load()
+
+    def _options(self, profile: str | None) -> Options:
+        """The model, the limits of a turn and a conversation, and the settings of requests and tools."""
+        from deepctl.agent.limits import read_limits
+        from deepctl.agent.turn_engine import Options
+
+        in_force = self.settings
+        return Options(
+            self.model,
+            in_force.get("base_url"),
+            timeout=self.timeout,
+            compact_at=in_force.number("compact_at"),
+            context_window=in_force.number("context_window"),
+            retries=in_force.number("retries") or 0,
+            limits=read_limits(in_force.resolve, profile),
+            model_settings=in_force.of_table("model_settings"),
+            model_profile=in_force.of_table("model_profile"),
+            tools=cast("Literal['full', 'lean']", in_force.get("tools")),
+            disabled_tools=in_force.patterns("disabled_tools"),
+            first_answer_timeout=in_force.number("first_answer_timeout") or 0,
+            idle_timeout=in_force.number("idle_timeout") or 0,
+        )
+
+    def _commands(
+        self, choice: SandboxChoice | None, approve: Approve, permissions: Permissions, image: str | None = None
+    ) -> CommandSetup:
+        sandbox = choice.sandbox if choice is not None else None
+        network = sandbox is not None and (not sandbox.confined or self.network)
+        policy = CommandPolicy(
+            sandbox.name if sandbox is not None else None,
+            approve,
+            self.can_ask,
+            network,
+            permissions,
+            choice.problem if choice is not None else None,
+            image,
+        )
+        if choice is None:
+            # A chat in memory has no commands, and says so when a command is requested.
+            return CommandSetup(
+                None, network, policy.questions, None, "There is no shell here, so commands do not run."
+            )
+        return CommandSetup(policy.sandbox, network, policy.questions, policy.notice(), policy.sentence())
