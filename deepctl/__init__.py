@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
     from deepctl.agent.file_checkpoint_store import FileCheckpointStore
     from deepctl.agent.offline import offline_model
+    from deepctl.agent.open_profile import OpenProfile, open_profile
+    from deepctl.agent.profile_results import ProfileCheckpoint, ProfileResult, ProfileRewind, ProfileSession
     from deepctl.agent.runs import run, stream
     from deepctl.agent.sandboxes import Bubblewrap, Docker, NoSandbox
     from deepctl.distribution import __version__
@@ -41,6 +43,11 @@ _MODULES = {
     "Limits": "deepctl.sandbox.policy",
     "LocalBackend": "deepctl.agent.backend",
     "NoSandbox": "deepctl.agent.sandboxes",
+    "OpenProfile": "deepctl.agent.open_profile",
+    "ProfileCheckpoint": "deepctl.agent.profile_results",
+    "ProfileResult": "deepctl.agent.profile_results",
+    "ProfileRewind": "deepctl.agent.profile_results",
+    "ProfileSession": "deepctl.agent.profile_results",
     "ProjectOptions": "deepctl.agent.backend",
     "RewindRequested": "deepctl.agent.checkpoints",
     "SessionManager": "deepctl.agent.docker_sandbox",
@@ -49,6 +56,7 @@ _MODULES = {
     "create_deep_agent": "deepctl.agent.factory",
     "fork_from_checkpoint": "deepctl.agent.checkpoint_stores",
     "offline_model": "deepctl.agent.offline",
+    "open_profile": "deepctl.agent.open_profile",
     "run": "deepctl.agent.runs",
     "stream": "deepctl.agent.runs",
 }
@@ -65,6 +73,11 @@ __all__ = [
     "Limits",
     "LocalBackend",
     "NoSandbox",
+    "OpenProfile",
+    "ProfileCheckpoint",
+    "ProfileResult",
+    "ProfileRewind",
+    "ProfileSession",
     "ProjectOptions",
     "RewindRequested",
     "SessionManager",
@@ -73,6 +86,7 @@ __all__ = [
     "create_deep_agent",
     "fork_from_checkpoint",
     "offline_model",
+    "open_profile",
     "run",
     "stream",
 ]

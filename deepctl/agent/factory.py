@@ -152,7 +152,7 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
                 f"a run of this agent takes deps=DeepAgentDeps(backend=…), not deps={deps!r}; all state of a run "
                 "is in that backend, and StateBackend() is one in memory"
             )
-        if ctx.model is _NO_MODEL:
+        if ctx.model is NO_MODEL:
             raise UsageError(
                 "No model is set for this agent.",
                 "Use create_deep_agent(model), the variable DEEPCTL_MODEL before it, or agent.run(…, model=…). A model "
@@ -198,7 +198,7 @@ def _no_model(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
     raise AssertionError("a run refuses this model")
 
 
-_NO_MODEL = FunctionModel(_no_model, model_name="none")
+NO_MODEL = FunctionModel(_no_model, model_name="none")
 """The model of an agent without one."""
 
 
@@ -299,7 +299,7 @@ def create_deep_agent(
         )
     )
     boundary = _RunBoundary(secrets, fixed_toolsets, disabled, include_execute)
-    model = model or os.environ.get("DEEPCTL_MODEL") or _NO_MODEL
+    model = model or os.environ.get("DEEPCTL_MODEL") or NO_MODEL
     return Agent(
         offline_model() if model == OFFLINE else model,
         name=agent_name,

@@ -13,12 +13,11 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from operator import is_
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import anyio.to_thread
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
 
-from deepctl.agent import message_codec
+from deepctl.agent import message_codec, tasks
 from deepctl.agent.checkpoint_stores import Checkpoint, check_keep, is_labelled
 from deepctl.domain import profiles
 from deepctl.errors import BadPath, Damaged, Locked, Refused
@@ -222,7 +221,7 @@ class FileCheckpointStore:
 
     async def _run_locked(self, action: Callable[[], T]) -> T:
         """Run a function with the lock in a worker thread. Locks are awaited outside of it."""
-        async with _queue(self._place):
+        async with tasks.queue(self._place):
             deadline = time.monotonic() + _WAIT_SECONDS
             while True:
                 try:
@@ -565,18 +564,6 @@ def _workspace(
         # An application has no list of projects, so that the id depends on the path alone.
         mounted = MountedProject(hashlib.sha256(os.fsencode(root)).hexdigest()[:8], root)
     return WorkspaceOptions(os.path.abspath(directory), exclude, project=mounted)
-
-
-_QUEUES: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, asyncio.Lock]] = WeakKeyDictionary()
-
-
-def _queue(place: str) -> asyncio.Lock:
-    """A queue for one store, in the order of arrival.
-
-    Otherwise many requests of one user would make all worker threads wait for one lock, and all other users for these.
-    """
-    queues = _QUEUES.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
-    return queues.setdefault(place, asyncio.Lock())
 
 
 class _NoHead:

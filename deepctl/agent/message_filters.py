@@ -19,6 +19,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
@@ -260,6 +261,15 @@ def history_of(conversation: log_file.MessageList, model: Model | None = None) -
         if id(message) in identities and place >= context.begins and place != context.summary
     }
     return SentHistory(messages, places, context.begins, len(conversation.messages), unreadable, left_out, unanswered)
+
+
+def messages_of(conversation: log_file.MessageList) -> list[ModelMessage]:
+    """A whole conversation, for display or for another agent: without invalid messages and files by address."""
+    messages: list[ModelMessage] = []
+    for entry in conversation.messages:
+        with suppress(ValidationError):
+            messages += ModelMessagesTypeAdapter.validate_python([entry.message])
+    return [without_files(message, None)[0] for message in messages]
 
 
 def _without_failed_prompts(

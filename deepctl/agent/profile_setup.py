@@ -46,6 +46,8 @@ class SetupReader(NamedTuple):
     can_ask: bool
     load: Callable[[], None] = lambda: None
     timeout: float | None = None
+    trusts_probes: bool = False
+    """Whether a sandbox that has passed a test in this process is not tested again: for applications."""
 
     @property
     def model(self) -> str:
@@ -81,7 +83,8 @@ class SetupReader(NamedTuple):
         if sandbox == "docker":
             name = container_name(paths.directory)
             choices[sandbox] = sandboxes.Docker(name, image, network, limits, paths.name, read_only)
-        choice = sandboxes.choose(sandbox, choices, can_ask=self.can_ask)
+        key = (network, limits, image, read_only, self.environment.get("DEEPCTL_BWRAP"))
+        choice = sandboxes.choose(sandbox, choices, can_ask=self.can_ask, key=key if self.trusts_probes else None)
         commands = self._commands(choice, approve, permissions, image)
         if choice.problem is not None:
             # The user has not chosen to work unsandboxed, so unsandboxed commands are not allowed.

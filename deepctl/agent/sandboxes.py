@@ -564,20 +564,26 @@ def sandbox_missing(name: str, problem: Unavailable) -> Refused:
     return Refused(f"The {name} sandbox cannot be used: {problem.reason}.", problem.fix, code="sandbox_unavailable")
 
 
-def choose(name: str, sandboxes: Mapping[str, Sandbox], *, can_ask: bool) -> SandboxChoice:
+_WORKING: set[object] = set()
+"""The keys of sandboxes that have passed a test in this process."""
+
+
+def choose(name: str, sandboxes: Mapping[str, Sandbox], *, can_ask: bool, key: object | None = None) -> SandboxChoice:
     """The sandbox called `name` among `sandboxes`, after a test. Raises `Refused` if it is not available.
+
+    With a `key`, a sandbox of the same key that has passed a test in this process is not tested again.
 
     `auto` is bubblewrap. If bubblewrap does not work, only a person may allow commands without it: with `can_ask`,
     commands run unsandboxed, and each needs approval; otherwise there are no commands.
     """
-    if name != "auto":
+    sandbox = sandboxes["bubblewrap" if name == "auto" else name]
+    if key is None or (sandbox.name, key) not in _WORKING:
         try:
-            sandboxes[name].check()
+            sandbox.check()
         except Unavailable as problem:
-            raise sandbox_missing(name, problem) from None
-        return SandboxChoice(sandboxes[name])
-    try:
-        sandboxes["bubblewrap"].check()
-    except Unavailable as problem:
-        return SandboxChoice(sandboxes["none"] if can_ask else None, problem)
-    return SandboxChoice(sandboxes["bubblewrap"])
+            if name != "auto":
+                raise sandbox_missing(name, problem) from None
+            return SandboxChoice(sandboxes["none"] if can_ask else None, problem)
+        if key is not None:
+            _WORKING.add((sandbox.name, key))
+    return SandboxChoice(sandbox)

@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import anyio
 import anyio.to_thread
@@ -17,6 +18,18 @@ import anyio.to_thread
 from deepctl.agent.interruption import Emit, Event
 
 T = TypeVar("T")
+
+
+_QUEUES: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, asyncio.Lock]] = WeakKeyDictionary()
+
+
+def queue(path: str) -> asyncio.Lock:
+    """The queue of the event loop for the lock at `path`, in the order of arrival.
+
+    Otherwise many requests of one user would make all worker threads wait for one lock, and all other users for these.
+    """
+    queues = _QUEUES.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
+    return queues.setdefault(path, asyncio.Lock())
 
 
 async def in_thread(action: Callable[[], T], /) -> T:

@@ -91,6 +91,8 @@ class Outcome(NamedTuple):
     finish: Finish = "stop"
     failure: DeepctlError | None = None
     notice: str | None = None
+    messages: Sequence[ModelMessage] = ()
+    """The messages of the turn, without the history."""
 
     def document(self) -> dict[str, Any]:
         """The fields of the event `result` about a turn."""
@@ -158,10 +160,11 @@ async def run_turn(
     fits = _FitsContext(compactor)
     cut: AnswerCut | None = None
     try:
-        async with agent.iter(
+        async with _started(
+            agent,
+            recorded_model,
             prompt,
             deps=deps,
-            model=recorded_model,
             message_history=list(history.messages),
             capabilities=[fits],
             usage_limits=usage_limits,
@@ -205,12 +208,24 @@ async def run_turn(
     if cut is not None:
         explanation = explain_cut(cut, context)
         failure, notice = (None, explanation) if isinstance(explanation, str) else (explanation, None)
-        return Outcome(cut.response.text or "", usage, turn_cost, context, cut.finish, failure, notice)
+        return Outcome(
+            cut.response.text or "", usage, turn_cost, context, cut.finish, failure, notice, run.new_messages()
+        )
     assert run.result is not None
     output = run.result.output
     if isinstance(output, str) and (hint := tool_call_hint(output)) is not None:
         emit({"type": "notice", "message": hint})
-    return Outcome(output, usage, turn_cost, context)
+    return Outcome(output, usage, turn_cost, context, messages=run.new_messages())
+
+
+@asynccontextmanager
+async def _started(
+    agent: Agent[DeepAgentDeps, Any], model: Model, prompt: str | Sequence[UserContent], **options: Any
+) -> AsyncIterator[AgentRun[DeepAgentDeps, Any]]:
+    """A run with this model, also if an application has overridden the model of its agent, as tests do."""
+    with agent.override(model=model):
+        async with agent.iter(prompt, **options) as run:
+            yield run
 
 
 async def _answer(

@@ -78,6 +78,8 @@ class Options(NamedTuple):
     idle_timeout: float = 120
     profile: str | None = None
     """The profile of the agent; an ephemeral chat has none."""
+    is_at_terminal: bool = True
+    """Whether a terminal shows the answers, as the instructions of the agent say."""
     window_cache: str | None = None
     protected: Sequence[str] = PROTECTED
     """Files of a project that only the user changes, or the agent after an approval."""
@@ -113,13 +115,16 @@ class TurnEngine:
         self._limits = limits_of(options.limits, self.model, options.model)
         self._used = RunUsage()
         self._spent = RunUsage()
-        self._agent = agent if agent is not None else self._own_agent(ask)
+        self.agent: Agent[DeepAgentDeps, Any] = agent if agent is not None else self._own_agent(ask)
+        # An application opens and closes its own model.
+        self._owns_model = model is None
         self._is_entered = False
 
     def _own_agent(self, ask: Ask | None) -> Agent[DeepAgentDeps, str]:
         options = self.options
         return create_deep_agent(
-            instructions=[_place(options.profile), *([options.instructions] if options.instructions else [])],
+            self.model,
+            instructions=[_place(options), *([options.instructions] if options.instructions else [])],
             include_execute=options.sandbox is not None,
             approve=options.approve,
             ask=ask,
@@ -133,7 +138,7 @@ class TurnEngine:
 
     async def ready(self, emit: Emit | None) -> None:
         """Open the connections of the model, and start the MCP servers if there is an `emit` for notices about them."""
-        if not self._is_entered:
+        if self._owns_model and not self._is_entered:
             await self.model.__aenter__()
             self._is_entered = True
         if self._servers is not None and emit is not None:
@@ -192,7 +197,7 @@ class TurnEngine:
         if self.settings_notice is not None:
             self.notify(self.settings_notice, emit)
         return await run_turn(
-            self._agent,
+            self.agent,
             deps,
             user_content,
             model=self.model,
@@ -322,7 +327,9 @@ def _resolve(options: Options, environment: Mapping[str, str]) -> ResolvedModel:
     )
 
 
-def _place(profile: str | None) -> str:
+def _place(options: Options) -> str:
     """The instructions about the program and its display."""
-    subject = f"the profile {profile} of deepctl" if profile is not None else "deepctl"
+    subject = f"the profile {options.profile} of deepctl" if options.profile is not None else "deepctl"
+    if not options.is_at_terminal:
+        return f"You are the agent of {subject}."
     return f"You are the agent of {subject}, a command-line program. A terminal shows your answers as Markdown."

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from deepctl.agent.profile_setup import CommandSetup
 from deepctl.cli import options
 from deepctl.cli.chat_directory import ChatDirectory
-from deepctl.cli.chat_setup import BackgroundValue, ChatSetup, Engine
+from deepctl.cli.chat_setup import BackgroundValue, ChatParts, ChatSetup
 from deepctl.domain import attachments, mention_syntax, profiles, session_choice, settings
 from deepctl.domain.outside_files import OutsideFile
 from deepctl.errors import DeepctlError, ProfileGone, Refused
@@ -129,7 +129,7 @@ class ChatSession(ABC):
         self.setup = setup
         self.display = display
         self.counts = UsageCounter()
-        self._engine: BackgroundValue[Engine[Any]] = BackgroundValue(self._make_engine)
+        self._parts: BackgroundValue[ChatParts[Any]] = BackgroundValue(self._make_parts)
         self._names: tuple[str, str] | None = None
         self._introduced = False
         self._messages: set[str] = set()
@@ -181,69 +181,69 @@ class ChatSession(ABC):
         """The file with the prompts that the line editor remembers; `None` if it keeps them in memory."""
 
     @abstractmethod
-    def _make_engine(self) -> Engine[Any]: ...
+    def _make_parts(self) -> ChatParts[Any]: ...
 
     def facts(self, session: str | None) -> ChatStatus:
         """The state of the chat for display."""
         if self._names is None:
             # Cached, because a line editor asks after every key.
             self._names = self.setup.model, self.setup.approve
-        engine = self._engine.made
-        return ChatStatus(self.setup.name, session, *self._names, engine.commands if engine is not None else None)
+        parts = self._parts.made
+        return ChatStatus(self.setup.name, session, *self._names, parts.commands if parts is not None else None)
 
     def commands(self) -> CommandSetup:
         """Where the agent's commands run; waits until that is known."""
-        return self._engine.get().commands
+        return self._parts.get().commands
 
     def settings_notice(self) -> str | None:
         """The notice about settings that are not sent to the model; waits until the model is known."""
-        return self._engine.get().running.engine.settings_notice
+        return self._parts.get().runner.engine.settings_notice
 
     @property
     def window(self) -> int | None:
         """The context window of the model in tokens; `None` as long as it is unknown."""
-        engine = self._engine.made
-        return engine.running.engine.window if engine is not None else None
+        parts = self._parts.made
+        return parts.runner.engine.window if parts is not None else None
 
     def warm(self, callback: Callable[[BaseException | None], None]) -> None:
-        """Get the engine ready in a thread, which calls `callback` in the end with what went wrong."""
-        self._engine.begin(callback)
+        """Make the parts in a thread, which calls `callback` in the end with what went wrong."""
+        self._parts.begin(callback)
 
     def close(self) -> None:
-        """Release the resources of the engine."""
-        if self._engine.made is not None:
-            self._engine.made.running.close()
+        """Release the resources of the agent."""
+        if self._parts.made is not None:
+            self._parts.made.runner.close()
 
     def introduce(self, tell: Callable[[str], None]) -> None:
         """Print once that an offline model answers, and notices about commands."""
-        engine = self._engine.get()
+        parts = self._parts.get()
         with self._introducing:
             if self._introduced:
                 return
             self._introduced = True
-            offline = _OFFLINE if engine.running.engine.options.model == "offline" else None
-            for message in (offline, engine.commands.notice):
+            offline = _OFFLINE if parts.runner.engine.options.model == "offline" else None
+            for message in (offline, parts.commands.notice):
                 if message is not None and message not in self._messages:
                     self._messages.add(message)
                     # A second caller continues after the notice was printed.
                     tell(message)
 
-    def _replace_engine(self, engine: BackgroundValue[Engine[Any]]) -> None:
-        self._engine, self._introduced, self._names = engine, False, None
+    def _replace_parts(self, parts: BackgroundValue[ChatParts[Any]]) -> None:
+        self._parts, self._introduced, self._names = parts, False, None
 
     def _notice(self, message: str) -> None:
         self.display.event({"type": "notice", "message": message})
 
     def _started(
-        self, profile: str | None, session: str | None, engine: Engine[Any], project: str | None = None
+        self, profile: str | None, session: str | None, parts: ChatParts[Any], project: str | None = None
     ) -> None:
-        commands = engine.commands
+        commands = parts.commands
         event: dict[str, Any] = {
             "type": "start",
             "profile": profile,
             "session": session,
             "project": project,
-            "model": engine.running.engine.options.model,
+            "model": parts.runner.engine.options.model,
             "sandbox": commands.sandbox,
             "network": commands.network,
             "questions": commands.questions,
@@ -267,7 +267,7 @@ class ChatSession(ABC):
 class ProfileChat(ChatSession):
     """The chat of one profile: takes the lock for every turn, and shows every turn."""
 
-    _engine: BackgroundValue[Engine[Chat]]
+    _parts: BackgroundValue[ChatParts[Chat]]
 
     def __init__(
         self, setup: ChatSetup, root: Root, wait: float, display: Display, directory: ChatDirectory | None = None
@@ -282,7 +282,7 @@ class ProfileChat(ChatSession):
         self._at: tuple[str, str] | None = None
         """Name and id of the session of the last turn."""
 
-    def _make_engine(self) -> Engine[Chat]:
+    def _make_parts(self) -> ChatParts[Chat]:
         return self.setup.profile(self.root)
 
     @property
@@ -291,14 +291,14 @@ class ProfileChat(ChatSession):
 
     def change(self, **fields: str) -> None:
         before, self.setup = self.setup, self.setup.changed(self.root, **fields)
-        engine = BackgroundValue(self._make_engine)
+        parts = BackgroundValue(self._make_parts)
         try:
-            engine.get()
+            parts.get()
         except BaseException:
             self.setup = before
             raise
         self.close()
-        self._replace_engine(engine)
+        self._replace_parts(parts)
 
     def turn(
         self,
@@ -310,9 +310,9 @@ class ProfileChat(ChatSession):
         outside_files: Mapping[str, OutsideFile] = NO_FILES,
     ) -> None:
         """Take the lock, run one turn and show it."""
-        is_first = self._engine.made is None
+        is_first = self._parts.made is None
         self._enter(session, new)
-        engine = self._engine.get()
+        parts = self._parts.get()
         with ExitStack() as locks:
             locks.enter_context(profiles.lock(self.root, self._user, command="chat", wait=self.wait))
             profile = self._profile()
@@ -329,7 +329,7 @@ class ProfileChat(ChatSession):
             if (hint := self.directory.hint(profile, session)) is not None:
                 self.display.notice(hint)
             limit = in_force.size("limits.checkpoints")
-            self._started(profile.name, name, engine, self.directory.path)
+            self._started(profile.name, name, parts, self.directory.path)
             self._introduce_project(profile, self._notice)
             with options.open_repository(profile, in_force, self.display.notice) as work:
                 # An interrupted operation may have left files: it is finished first, then the user's changes are
@@ -339,8 +339,8 @@ class ProfileChat(ChatSession):
                     names = attachments.attach(profile, files, self._notice, self.directory.path)
                     text = mention_syntax.with_mentions(prompt, names)
                 stages.on_send()
-                with self.counts.turn(name, engine.running.engine.spent):
-                    result = engine.chat.turn(work, name, text, self.display.event, outside_files)
+                with self.counts.turn(name, parts.runner.engine.spent):
+                    result = parts.chat.turn(work, name, text, self.display.event, outside_files)
             warning = options.over_budget(profile, limit)
         for message in result.notices:
             self.display.notice(message)
@@ -350,10 +350,10 @@ class ProfileChat(ChatSession):
         return super().facts(session)._replace(project=self.directory.path or None)
 
     def command(self, line: str, sink: Sink, session: str | None = None, new: str | None = None) -> CommandEnd:
-        engine = self._engine.get()
-        sandbox = engine.running.engine.options.sandbox
+        parts = self._parts.get()
+        sandbox = parts.runner.engine.options.sandbox
         if sandbox is None:
-            raise Refused("Commands cannot run here, because there is no sandbox for them.", engine.commands.notice)
+            raise Refused("Commands cannot run here, because there is no sandbox for them.", parts.commands.notice)
         self._enter(session, new)
         from deepctl.agent import user_commands
 
@@ -364,7 +364,7 @@ class ProfileChat(ChatSession):
             with options.open_repository(profile, settings.load(os.environ, profile), self.display.notice) as work:
                 # The leftovers of a killed turn are recorded first, because they are not work of the user.
                 work.between()
-            protected = engine.running.engine.options.protected
+            protected = parts.runner.engine.options.protected
             return user_commands.run(
                 profile, sandbox, line, sink, project=self.directory.path or None, protected=protected
             )
@@ -399,12 +399,12 @@ class ProfileChat(ChatSession):
                 tell(message)
 
     def compact(self, session: str | None, focus: str | None) -> None:
-        engine = self._engine.get()
+        parts = self._parts.get()
         with profiles.lock(self.root, self._user, command="chat", wait=self.wait):
             profile = self.paths()
             current = self.directory.current(profile, self.renamed(profile, session))
             with options.open_repository(profile, settings.load(os.environ, profile), self.display.notice) as work:
-                result = engine.chat.compact(work, current.name, focus, self.display.event)
+                result = parts.chat.compact(work, current.name, focus, self.display.event)
             self._at = current.name, current.id
         self.counts.compacted(current.name, result)
         if result.checkpoint is not None:
@@ -456,32 +456,32 @@ class ProfileChat(ChatSession):
 class EphemeralChatSession(ChatSession):
     """A chat without a profile. It is in memory, and is lost when it ends."""
 
-    _engine: BackgroundValue[Engine[EphemeralChat]]
+    _parts: BackgroundValue[ChatParts[EphemeralChat]]
 
     @property
     def name(self) -> str:
         return self.setup.name
 
-    def _make_engine(self) -> Engine[EphemeralChat]:
+    def _make_parts(self) -> ChatParts[EphemeralChat]:
         return self.setup.ephemeral()
 
     def change(self, **fields: str) -> None:
         """Only the approval setting and the model can change; the conversation continues."""
         before, self.setup = self.setup, self.setup.changed(None, **fields)
         try:
-            engine = self._make_engine()
+            parts = self._make_parts()
         except BaseException:
             self.setup = before
             raise
         try:
-            old = self._engine.get()
+            old = self._parts.get()
         except DeepctlError:
             # No model could answer so far, so the conversation is empty.
-            self._replace_engine(BackgroundValue.of(engine))
+            self._replace_parts(BackgroundValue.of(parts))
             return
-        chat = old.chat.answered_by(engine.running)
-        self._replace_engine(BackgroundValue.of(engine._replace(chat=chat)))
-        old.running.close()
+        chat = old.chat.answered_by(parts.runner)
+        self._replace_parts(BackgroundValue.of(parts._replace(chat=chat)))
+        old.runner.close()
 
     def turn(
         self,
@@ -492,13 +492,13 @@ class EphemeralChatSession(ChatSession):
         stages: TurnCallbacks = STAGES,
         outside_files: Mapping[str, OutsideFile] = NO_FILES,
     ) -> None:
-        engine = self._engine.get()
+        parts = self._parts.get()
         self.introduce(self.display.notice)
-        self._started(None, None, engine)
-        text = mention_syntax.with_mentions(prompt, engine.chat.attach(files, self._notice)) if files else prompt
+        self._started(None, None, parts)
+        text = mention_syntax.with_mentions(prompt, parts.chat.attach(files, self._notice)) if files else prompt
         stages.on_send()
-        with self.counts.turn(None, engine.running.engine.spent):
-            outcome = engine.chat.turn(text, self.display.event, outside_files)
+        with self.counts.turn(None, parts.runner.engine.spent):
+            outcome = parts.chat.turn(text, self.display.event, outside_files)
         self._finished(outcome, None, None, None)
 
     def command(self, line: str, sink: Sink, session: str | None = None, new: str | None = None) -> CommandEnd:
@@ -508,7 +508,7 @@ class EphemeralChatSession(ChatSession):
         return f"Nothing in this chat is stored; model {self.setup.model}."
 
     def compact(self, session: str | None, focus: str | None) -> None:
-        self.counts.compacted(None, self._engine.get().chat.compact(focus, self.display.event))
+        self.counts.compacted(None, self._parts.get().chat.compact(focus, self.display.event))
 
     @property
     def prompt_history(self) -> None:

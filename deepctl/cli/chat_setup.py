@@ -1,4 +1,4 @@
-"""From settings to a running agent: the command line, the environment and the settings files become an `Engine`."""
+"""From settings to a running agent: the command line, the environment and the settings files become a `ChatParts`."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _Chat = TypeVar("_Chat")
 _PLACES = {"environment": "$DEEPCTL_MODEL", "profile": "profile.toml", "config": "config.toml"}
 
 
-class Engine(NamedTuple, Generic[_Chat]):
-    """The parts of a running chat: the agent (`running`), its conversation, and the sandbox choice."""
+class ChatParts(NamedTuple, Generic[_Chat]):
+    """The parts of a running chat: the agent (`runner`), its conversation, and the sandbox choice."""
 
-    running: TurnRunner
+    runner: TurnRunner
     chat: _Chat
     commands: CommandSetup
 
@@ -38,7 +38,7 @@ class Engine(NamedTuple, Generic[_Chat]):
 class ChatSetup(NamedTuple):
     """The options of a chat from the command line, and later changes by `/model`, `/approve` and `/sandbox`.
 
-    Making an engine imports the agent libraries and tests the sandbox, which takes a second.
+    Making the parts imports the agent libraries and tests the sandbox, which takes a second.
     """
 
     name: str
@@ -69,19 +69,19 @@ class ChatSetup(NamedTuple):
         """The result of approval requests."""
         return self._reader.approve
 
-    def ephemeral(self) -> Engine[EphemeralChat]:
+    def ephemeral(self) -> ChatParts[EphemeralChat]:
         """A chat in memory. The environment is read, settings files are not."""
         agent_options, commands = self._reader.without_profile()
         from deepctl.agent.chat import EphemeralChat
 
         runner = self._running(agent_options, note=None)
-        return Engine(runner, EphemeralChat(runner), commands)
+        return ChatParts(runner, EphemeralChat(runner), commands)
 
     def summarizer(self, profile: ProfilePaths) -> TurnRunner:
         """What writes summaries of the profile's conversations."""
         return self._without_commands(profile.windows, "The conversation has not changed.")
 
-    def profile(self, root: Root) -> Engine[Chat]:
+    def profile(self, root: Root) -> ChatParts[Chat]:
         """A chat of a profile. Raises `Refused` if its sandbox cannot be used."""
         paths = known_profile(root, self.name) or root.profile(self.name)
         agent_options, commands = self._reader.of_profile(root, paths)
@@ -93,7 +93,7 @@ class ChatSetup(NamedTuple):
             with suppress(ImportError):  # shown in the first turn
                 mcp.load()
         runner = self._running(agent_options)
-        return Engine(runner, Chat(runner), commands)
+        return ChatParts(runner, Chat(runner), commands)
 
     def check(self) -> ModelCheck:
         """Send a test request to the model."""

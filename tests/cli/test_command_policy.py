@@ -19,7 +19,7 @@ from deepctl import layout
 from deepctl.agent.approvals import ApprovalAnswer, ApprovalRequest, Approvals
 from deepctl.agent.backend import LocalBackend, workspace_of
 from deepctl.agent.chat import Chat
-from deepctl.cli.chat_setup import ChatSetup, Engine
+from deepctl.cli.chat_setup import ChatParts, ChatSetup
 from deepctl.domain.doctor.machine import Sandboxes
 from deepctl.domain.permissions import CommandPolicy, Rule, Rules
 from deepctl.domain.settings import Settings, load
@@ -94,13 +94,13 @@ def test_a_conversation_says_the_same_where_a_person_can_be_asked(
     for network in (False, True):
         in_force = _in_force()._replace(options={"network": "on" if network else "off"})
         start = ChatSetup("alice", in_force, ask=_refusing)
-        engine = start.profile(layout.root(os.environ))
-        with closing(engine.running):
+        parts = start.profile(layout.root(os.environ))
+        with closing(parts.runner):
             if network and place in ("bubblewrap", "auto"):
-                assert engine.commands.notice == "Commands run in bubblewrap, with the network."
+                assert parts.commands.notice == "Commands run in bubblewrap, with the network."
             else:
-                assert _begins(engine.commands.notice, _chat_says(approve, place, terminal=True))
-            assert engine.commands.network == (network or place in ("none", "auto, missing"))
+                assert _begins(parts.commands.notice, _chat_says(approve, place, terminal=True))
+            assert parts.commands.network == (network or place in ("none", "auto, missing"))
 
 
 async def _refusing(question: ApprovalRequest) -> ApprovalAnswer:
@@ -145,13 +145,13 @@ def _said(statement: str, kind: str) -> str:
     return "asked" if usual.endswith("each after an approval request") else "run"
 
 
-async def _outcomes(engine: Engine[Chat], root: Path) -> dict[str, str]:
-    return {kind: await _outcome(engine, root, command) for kind, command in COMMANDS.items()}
+async def _outcomes(parts: ChatParts[Chat], root: Path) -> dict[str, str]:
+    return {kind: await _outcome(parts, root, command) for kind, command in COMMANDS.items()}
 
 
-async def _outcome(engine: Engine[Chat], root: Path, command: str) -> str:
+async def _outcome(parts: ChatParts[Chat], root: Path, command: str) -> str:
     """What becomes of a command, up to where a shell would get it."""
-    options, asked = engine.running.engine.options, list[ApprovalRequest]()
+    options, asked = parts.runner.engine.options, list[ApprovalRequest]()
     if options.sandbox is None:
         return "refused"
 
@@ -159,7 +159,7 @@ async def _outcome(engine: Engine[Chat], root: Path, command: str) -> str:
         asked.append(question)
         return ApprovalAnswer(True)
 
-    terminal = ask if engine.commands.questions == "asked" else None
+    terminal = ask if parts.commands.questions == "asked" else None
     approvals = Approvals(options.approve, terminal, options.permissions)
     workspace = workspace_of(LocalBackend(root, sandbox=options.sandbox))
     call = ToolCallPart("execute", {"command": command})
@@ -180,7 +180,7 @@ def _in_force() -> Settings:
     return load(os.environ, layout.root(os.environ).profile("alice"))
 
 
-def _engines(home: Path) -> Iterator[tuple[Engine[Chat], str, bool]]:
+def _chat_parts(home: Path) -> Iterator[tuple[ChatParts[Chat], str, bool]]:
     """With every kind of rules, at a terminal and without one; what `doctor` says goes with it."""
     root = layout.root(os.environ)
     settings = home / "profiles" / "alice" / "profile.toml"
@@ -190,9 +190,9 @@ def _engines(home: Path) -> Iterator[tuple[Engine[Chat], str, bool]]:
         settings.write_text(f"{written}\n[permissions]\nexecute = {execute}\n")
         (check,) = tried.in_force(_in_force())
         for terminal in (True, False):
-            engine = ChatSetup("alice", _in_force(), ask=_refusing if terminal else None).profile(root)
-            with closing(engine.running):
-                yield engine, check.found.partition(": ")[2], terminal
+            parts = ChatSetup("alice", _in_force(), ask=_refusing if terminal else None).profile(root)
+            with closing(parts.runner):
+                yield parts, check.found.partition(": ")[2], terminal
 
 
 @pytest.mark.parametrize(("approve", "place"), list(product(APPROVE, PLACES[1:])))
@@ -203,17 +203,17 @@ def test_what_is_said_with_rules_is_what_happens(
     if place == "bubblewrap":
         monkeypatch.setattr(bubblewrap, "check", lambda policy: None)  # no command gets there
     at_terminal: dict[str, str] = {}
-    for engine, doctor, terminal in _engines(home):
-        statement = engine.commands.statement
+    for parts, doctor, terminal in _chat_parts(home):
+        statement = parts.commands.statement
         statement = statement[:1].lower() + statement[1:-1]
-        outcomes = asyncio.run(_outcomes(engine, home / "profiles" / "alice" / "workspace"))
+        outcomes = asyncio.run(_outcomes(parts, home / "profiles" / "alice" / "workspace"))
         assert {kind: _said(statement, kind) for kind in COMMANDS} == outcomes, statement
-        notice = engine.commands.notice
+        notice = parts.commands.notice
         if notice is None:
             assert outcomes[""] != "refused"
             assert "unsandboxed" not in statement
         else:
-            assert notice.startswith(engine.commands.statement)
+            assert notice.startswith(parts.commands.statement)
         if terminal:
             at_terminal = outcomes
             assert {kind: _said(doctor, kind) for kind in COMMANDS} == outcomes, doctor

@@ -1,0 +1,593 @@
+"""`open_profile`: an application and the command line, as separate processes, share a profile.
+
+The application is this process, or for kills a process of its own; `deepctl` is always another process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from pydantic_ai import Agent
+from pydantic_ai.exceptions import ModelAuthenticationError, ModelUnavailableError
+from pydantic_ai.messages import (
+    BinaryContent,
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    ToolCallPart,
+    UserPromptPart,
+)
+from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.models.test import TestModel
+
+from deepctl import DeepAgentDeps, OpenProfile, create_deep_agent, open_profile, run
+from deepctl.domain import profiles
+from deepctl.errors import BadName, DeepctlError, Locked, ModelFailed, ProfileNotFound, Refused, SessionNotFound
+from deepctl.layout import Root
+from tests.agent.test_runs import Trip, rewinding
+from tests.support.command import Command
+
+T = TypeVar("T")
+Say = Callable[[OpenProfile], Awaitable[T]]
+
+
+def with_alice(work: Say[T], **options: Any) -> T:
+    """What `work` returns for the open profile alice."""
+
+    async def main() -> T:
+        async with open_profile("alice", **options) as profile:
+            return await work(profile)
+
+    return asyncio.run(main())
+
+
+def of_texts(*texts: str) -> FunctionModel:
+    """A model that answers these, one after the other, and cannot stream."""
+    rest = list(texts)
+
+    def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        return ModelResponse(parts=[TextPart(rest.pop(0))])
+
+    return FunctionModel(answer)
+
+
+def workspace(home: Path) -> Path:
+    return home / "profiles/alice/workspace"
+
+
+def test_a_turn_of_an_application_is_one_of_the_command_line_and_the_other_way_round(
+    process: Command, home: Path
+) -> None:
+    result = with_alice(lambda alice: alice.run(None, "write a.txt: one\nremember tea"))
+    assert result.output == "Wrote 1 line to a.txt\nRemembered."
+    assert (result.session, result.cost) == ("main", 0.0)
+    assert (workspace(home) / "a.txt").read_text() == "one"
+    shown = process("sessions", "show", "--user", "alice", "--json").ok().json
+    assert len(shown["messages"]) == len(result.messages) == 4
+    listed = process("checkpoints", "list", "--user", "alice", "--json").ok().json["checkpoints"]
+    assert [one["id"] for one in listed] == [one.id for one in with_alice(lambda alice: alice.checkpoints())]
+    assert listed[0]["id"] == result.checkpoint
+    assert "tea" in process("memory", "show", "--user", "alice").ok().stdout
+
+    assert "1 earlier turn" in process("chat", "--user", "alice", "hello").ok().stdout
+    history = with_alice(lambda alice: alice.history())
+    prompts = [part.content for message in history for part in message.parts if isinstance(part, UserPromptPart)]
+    assert "hello" in str(prompts[-1])
+    assert "2 earlier turns" in with_alice(lambda alice: alice.run(None, "hello")).output
+    assert process("sessions", "list", "--user", "alice", "--json").ok().json["sessions"][0]["turns"] == 3
+    process("checkpoints", "verify", "--user", "alice").ok()
+
+
+def test_a_rewind_by_one_is_seen_by_the_other(process: Command, home: Path) -> None:
+    async def two_turns(alice: OpenProfile) -> None:
+        await alice.run(None, "write a.txt: one")
+        await alice.run(None, "write a.txt: two")
+
+    with_alice(two_turns)
+    process("checkpoints", "rewind", "~1", "--user", "alice").ok()
+    assert (workspace(home) / "a.txt").read_text() == "one"
+    assert len(with_alice(lambda alice: alice.history())) == 4
+    undone = with_alice(lambda alice: alice.undo())
+    assert (undone.restored, undone.session) == (["a.txt"], "main")
+    assert process("sessions", "list", "--user", "alice", "--json").ok().json["sessions"][0]["turns"] == 2
+
+    rewound = with_alice(lambda alice: alice.rewind("~2"))
+    assert (rewound.deleted, rewound.messages_removed) == (["a.txt"], 8)
+    assert rewound.safety is not None
+    listed = process("checkpoints", "list", "--user", "alice", "--json").ok().json["checkpoints"]
+    assert listed[0]["id"] == rewound.safety
+    assert not (workspace(home) / "a.txt").exists()
+    assert "0 earlier turns" in process("chat", "--user", "alice", "hello").ok().stdout
+
+
+def test_a_conflict_is_refused_with_a_code_and_a_hint_and_changes_nothing(home: Path) -> None:
+    with_alice(lambda alice: alice.run(None, "write a.txt: one"))
+    (workspace(home) / "a.txt").write_text("mine")
+    with pytest.raises(Refused) as caught:
+        with_alice(lambda alice: alice.rewind("~1"))
+    assert (caught.value.code, caught.value.exit_code) == ("conflicts", 6)
+    assert caught.value.hint
+    assert (workspace(home) / "a.txt").read_text() == "mine"
+    assert with_alice(lambda alice: alice.rewind("~1", force=True)).deleted == ["a.txt"]
+
+
+def test_sessions_are_chosen_as_in_a_chat(process: Command, home: Path) -> None:
+    async def story(alice: OpenProfile) -> list[str]:
+        first = await alice.run(None, "hello", session="work")
+        second = await alice.run(None, "hello", new=True)
+        third = await alice.run(None, "hello")
+        fourth = await alice.run(None, "hello", session="work")
+        with pytest.raises(Refused, match="already a session") as caught:
+            await alice.run(None, "hello", new="work")
+        assert caught.value.code == "session_exists"
+        with pytest.raises(SessionNotFound):
+            await alice.history("nowhere")
+        assert "1 earlier turn" in fourth.output
+        return [result.session for result in (first, second, third, fourth)]
+
+    assert with_alice(story) == ["work", "session-2", "session-2", "work"]
+    sessions = with_alice(lambda alice: alice.sessions())
+    assert [(one.name, one.turns) for one in sessions] == [("work", 2), ("session-2", 2)]
+
+
+def test_reading_creates_nothing(home: Path) -> None:
+    async def read(alice: OpenProfile) -> None:
+        assert (await alice.history(), await alice.checkpoints(), await alice.sessions()) == ([], [], [])
+        with pytest.raises(ProfileNotFound):
+            await alice.rewind()
+        with pytest.raises(ProfileNotFound):
+            await alice.wipe()
+
+    with_alice(read)
+    assert not (home / "profiles/alice").exists()
+    with pytest.raises(BadName):
+        asyncio.run(open_profile("../bob").__aenter__())
+    with pytest.raises(BadName):
+        with_alice(lambda alice: alice.run(None, "hello", new="../x"))
+    assert not (home / "profiles/alice").exists()
+
+
+def test_a_wipe_leaves_nothing_and_the_next_turn_begins_anew(home: Path) -> None:
+    async def story(alice: OpenProfile) -> str:
+        await alice.run(None, "remember tea")
+        await alice.wipe()
+        assert not [path for path in home.rglob("*") if path.is_file() and b"tea" in path.read_bytes()]
+        return (await alice.run(None, "hello")).output
+
+    assert "0 earlier turns" in with_alice(story)
+
+
+def test_the_profiles_of_another_root_are_its_own(home: Path, tmp_path: Path) -> None:
+    with_alice(lambda alice: alice.run(None, "remember tea"), root=tmp_path / "elsewhere")
+    assert (tmp_path / "elsewhere/profiles/alice").is_dir()
+    assert not home.exists() or not (home / "profiles").exists()
+
+
+def test_a_project_is_worked_in_as_with_chat_c(process: Command, home: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    result = with_alice(lambda alice: alice.run(None, "write a.txt: one"), project=project)
+    assert (project / "a.txt").read_text() == "one"
+    shown = process("sessions", "list", "--user", "alice", "-C", str(project), "--json").ok().json["sessions"]
+    assert [one["name"] for one in shown] == [result.session]
+    process("checkpoints", "rewind", "--user", "alice", "-C", str(project)).ok()
+    assert not (project / "a.txt").exists()
+
+
+@pytest.mark.parametrize("how", ["function", "test"])
+def test_an_agent_of_an_application_needs_no_model_that_streams(home: Path, how: str) -> None:
+    model = of_texts("first", "second") if how == "function" else TestModel(call_tools=["write_memory"])
+    agent = create_deep_agent(model)
+
+    async def story(alice: OpenProfile) -> list[str]:
+        return [(await alice.run(agent, "go")).output, (await alice.run(agent, "on")).output]
+
+    first, second = with_alice(story)
+    assert (first, second) == ("first", "second") if how == "function" else "write_memory" in first
+    assert len(with_alice(lambda alice: alice.history())) >= 4
+
+
+def test_the_model_of_an_agent_can_be_overridden_as_in_its_tests(home: Path) -> None:
+    agent = create_deep_agent(of_texts())
+    with agent.override(model=of_texts("overridden")):
+        result = with_alice(lambda alice: alice.run(agent, "go"))
+    assert result.output == "overridden"
+    assert len(with_alice(lambda alice: alice.history())) == 2
+
+
+def test_an_agent_without_a_model_has_that_of_the_profile(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = Agent[DeepAgentDeps, str](deps_type=DeepAgentDeps)
+    assert "offline model" in with_alice(lambda alice: alice.run(agent, "hello")).output
+
+
+def test_outputs_are_of_the_type_of_the_agent(process: Command, home: Path) -> None:
+    agent = create_deep_agent(
+        TestModel(call_tools=[], custom_output_args={"city": "Rome", "nights": 3}), output_type=Trip
+    )
+
+    async def story(alice: OpenProfile) -> tuple[Trip, list[dict[str, Any]]]:
+        result = await alice.run(agent, "where?")
+        return result.output, [event async for event in alice.stream(agent, "where?")]
+
+    output, events = with_alice(story)
+    assert output == Trip(city="Rome", nights=3)
+    assert events[-1]["output"] == {"city": "Rome", "nights": 3}
+    assert json.loads(json.dumps(events)) == events
+    assert "2 earlier turns" in process("chat", "--user", "alice", "hello").ok().stdout, "the conversation goes on"
+
+
+def test_a_rewind_by_the_agent_is_hidden_and_restores_files_and_conversation(process: Command, home: Path) -> None:
+    agent = create_deep_agent(FunctionModel(rewinding))
+    result = with_alice(lambda alice: alice.run(agent, "go"))
+    assert "a.txt is wrong" in result.output
+    assert not (workspace(home) / "a.txt").exists()
+    assert result.usage.requests == 4
+    kinds = [
+        one["kind"] for one in process("checkpoints", "list", "--user", "alice", "--json").ok().json["checkpoints"]
+    ]
+    assert "rewind" in kinds
+
+    async def streamed() -> list[dict[str, Any]]:
+        async with open_profile("bob") as bob:
+            return [event async for event in bob.stream(agent, "go")]
+
+    events = asyncio.run(streamed())
+    assert (events[0]["type"], events[-1]["type"]) == ("start", "result")
+    assert "a.txt is wrong" in events[-1]["output"]
+    assert "rewind" in [event["kind"] for event in events if event["type"] == "checkpoint"]
+
+
+def test_events_are_those_of_chat_with_json(process: Command, home: Path) -> None:
+    prompt = "write a.txt: one\nrun true"
+
+    async def streamed(alice: OpenProfile) -> list[dict[str, Any]]:
+        return [event async for event in alice.stream(None, prompt)]
+
+    ours = with_alice(streamed)
+    theirs = process("chat", "--user", "bob", "--json", prompt).ok().events
+
+    def shape(events: list[dict[str, Any]]) -> list[tuple[str, set[str]]]:
+        return [(event["type"], set(event)) for event in events if event["type"] not in ("notice", "start")]
+
+    assert shape(ours) == shape(theirs)
+    assert set(ours[0]) <= set(theirs[0])
+
+
+def test_a_prompt_may_contain_a_picture(process: Command, home: Path) -> None:
+    seen: list[ModelMessage] = []
+
+    def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        seen.extend(messages)
+        return ModelResponse(parts=[TextPart("nice")])
+
+    picture = BinaryContent(bytes.fromhex("89504e470d0a1a0a"), media_type="image/png")
+    agent = create_deep_agent(FunctionModel(answer))
+    with_alice(lambda alice: alice.run(agent, ["look at this", picture]))
+    assert "look at this" in process("sessions", "show", "--user", "alice").ok().stdout
+    assert any(
+        isinstance(item, BinaryContent) or "file of type image/png" in str(item)
+        for message in seen
+        if isinstance(message, ModelRequest)
+        for part in message.parts
+        if isinstance(part, UserPromptPart)
+        for item in part.content
+    )
+
+
+def test_failures_of_the_model_are_retried_and_then_errors_with_a_code(home: Path) -> None:
+    failures = [ModelUnavailableError("m", "busy"), ModelAuthenticationError("m", "who?")]
+
+    def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        if failures:
+            raise failures.pop(0)
+        return ModelResponse(parts=[TextPart("well")])
+
+    agent = create_deep_agent(FunctionModel(answer))
+    seen: list[str] = []
+
+    async def story(alice: OpenProfile) -> None:
+        async for event in alice.stream(agent, "go"):
+            seen.append(event["type"])
+
+    with pytest.raises(ModelFailed) as caught:
+        with_alice(story)
+    assert (caught.value.code, caught.value.exit_code) == ("model_key_refused", 7)
+    assert caught.value.hint
+    assert "retry" in seen
+    assert with_alice(lambda alice: alice.run(agent, "again")).output == "well"
+
+
+def test_a_long_conversation_is_compacted(process: Command, home: Path) -> None:
+    process("profiles", "create", "alice").ok()
+    process("config", "set", "context_window", "6000", "--user", "alice").ok()
+    events: list[dict[str, Any]] = []
+
+    async def story(alice: OpenProfile) -> None:
+        for number in range(5):
+            async for event in alice.stream(None, f"write f{number}.txt: {'word ' * 1500}"):
+                events.append(event)
+
+    with_alice(story)
+    assert "compaction" in [event["type"] for event in events]
+
+
+def test_runs_of_one_profile_wait_for_each_other_and_other_profiles_do_not(home: Path) -> None:
+    order: list[str] = []
+
+    def agent_of(name: str) -> Agent[DeepAgentDeps, str]:
+        async def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+            order.append(f"{name} begins")
+            await asyncio.sleep(0.3)
+            order.append(f"{name} ends")
+            return ModelResponse(parts=[TextPart(name)])
+
+        return create_deep_agent(FunctionModel(answer))
+
+    async def main() -> None:
+        async with open_profile("alice") as alice, open_profile("ALICE") as again, open_profile("bob") as bob:
+            await asyncio.gather(
+                alice.run(agent_of("first"), "go"),
+                again.run(agent_of("second"), "go"),
+                alice.run(agent_of("third"), "go"),
+                bob.run(agent_of("other"), "go"),
+            )
+            assert len(await alice.history()) == 6
+
+    asyncio.run(main())
+    assert [entry for entry in order if "other" not in entry] == [
+        f"{name} {step}" for name in ("first", "second", "third") for step in ("begins", "ends")
+    ]
+    assert order.index("other begins") < order.index("second begins")
+
+
+_HOLD = """
+import sys, time
+from deepctl.domain import profiles
+from deepctl.layout import Root
+with profiles.lock(Root(sys.argv[1]), "alice", command="chat"):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+class Holder:
+    """Another process that has the lock of alice."""
+
+    def __init__(self, home: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _HOLD, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "held\n"
+
+    def release(self) -> None:
+        assert self._process.stdin is not None
+        self._process.communicate("\n", timeout=20)
+
+
+def test_another_process_is_waited_for_in_the_event_loop(home: Path) -> None:
+    holder = Holder(home)
+
+    async def main() -> float:
+        async with open_profile("alice", wait=20) as alice, open_profile("bob") as bob:
+            waiting = [asyncio.create_task(alice.run(None, "hello")) for _ in range(60)]
+            await asyncio.sleep(0.5)
+            longest, last = 0.0, time.monotonic()
+            began = time.monotonic()
+            other = asyncio.create_task(bob.run(None, "hello"))
+            while not other.done():
+                await asyncio.sleep(0.005)
+                longest, last = max(longest, time.monotonic() - last), time.monotonic()
+            assert time.monotonic() - began < 10, "bob waits for no worker thread"
+            assert not any(task.done() for task in waiting)
+            for task in waiting[1:]:
+                task.cancel()
+            holder.release()
+            assert "offline model" in (await waiting[0]).output
+            return longest
+
+    assert asyncio.run(main()) < 2
+
+
+def test_after_the_time_to_wait_the_lock_is_an_error(home: Path) -> None:
+    holder = Holder(home)
+    try:
+        with pytest.raises(Locked) as caught:
+            with_alice(lambda alice: alice.run(None, "hello"), wait=0.2)
+    finally:
+        holder.release()
+    assert (caught.value.code, caught.value.exit_code, caught.value.retryable) == ("locked", 4, True)
+    assert "deepctl chat" in caught.value.message
+    assert not (home / "profiles/alice").exists()
+
+
+def test_an_open_profile_that_does_nothing_blocks_nobody(process: Command, home: Path) -> None:
+    async def story(alice: OpenProfile) -> list[ModelMessage]:
+        await alice.run(None, "hello")
+        said = await asyncio.to_thread(process, "chat", "--user", "alice", "hello")
+        assert "1 earlier turn" in said.ok().stdout
+        assert "2 earlier turns" in (await alice.run(None, "hello")).output, "it sees what the other process did"
+        return await alice.history()
+
+    assert len(with_alice(story)) == 6
+
+
+def test_a_chat_waits_for_a_run_of_the_application(process: Command, home: Path) -> None:
+    async def story(alice: OpenProfile) -> None:
+        async with aclosing(alice.stream(None, "hello")) as events:
+            await anext(events)
+            refused = await asyncio.to_thread(process, "chat", "--user", "alice", "--json", "hello")
+            assert refused.code == 4
+            assert refused.events[-1]["code"] == "locked"
+            async for _ in events:
+                pass
+        (await asyncio.to_thread(process, "chat", "--user", "alice", "hello")).ok()
+
+    with_alice(story)
+
+
+def _slow(in_tool: asyncio.Event) -> Agent[DeepAgentDeps, str]:
+    """An agent that writes a file, and then waits in a tool."""
+
+    def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        calls = [part for message in messages for part in message.parts if isinstance(part, ToolCallPart)]
+        if not calls:
+            return ModelResponse(parts=[ToolCallPart("write_file", {"path": "a.txt", "content": "agent"})])
+        return ModelResponse(parts=[ToolCallPart("wait", {})])
+
+    agent = create_deep_agent(FunctionModel(answer))
+
+    @agent.tool_plain
+    async def wait() -> str:
+        in_tool.set()
+        await asyncio.sleep(60)
+        return ""
+
+    return agent
+
+
+@pytest.mark.parametrize("how", ["cancel", "aclose", "timeout", "the whole loop"])
+def test_a_turn_that_is_cancelled_is_stored_to_its_end(process: Command, home: Path, how: str) -> None:
+    async def story(alice: OpenProfile) -> None:
+        in_tool = asyncio.Event()
+        agent = _slow(in_tool)
+        if how == "aclose":
+            events = alice.stream(agent, "go")
+            async for event in events:
+                if event["type"] == "tool_call" and event["name"] == "wait":
+                    break
+            await in_tool.wait()
+            await events.aclose()
+        elif how == "timeout":
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(2):
+                    await alice.run(agent, "go")
+        else:
+            task = asyncio.create_task(alice.run(agent, "go"))
+            await in_tool.wait()
+            for other in (asyncio.all_tasks() - {asyncio.current_task()}) if how == "the whole loop" else {task}:
+                other.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert len(asyncio.all_tasks()) == 1, "nothing of the run goes on"
+        assert (await alice.checkpoints())[0].kind == "turn", "when the call returns, the end is stored"
+
+    with_alice(story)
+    assert (workspace(home) / "a.txt").read_text() == "agent"
+    shown = process("sessions", "show", "--user", "alice", "--json").ok().json
+    assert "a.txt" in json.dumps(shown["messages"])
+    assert process("checkpoints", "list", "--user", "alice", "--json").ok().json["checkpoints"][0]["kind"] == "turn"
+    process("checkpoints", "rewind", "--user", "alice").ok()
+    assert not (workspace(home) / "a.txt").exists(), "the author of the changes is known"
+    process("chat", "--user", "alice", "hello").ok()
+
+
+def test_a_stream_that_is_closed_in_an_answer_keeps_what_has_arrived(process: Command, home: Path) -> None:
+    async def pieces(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str]:
+        for number in range(1000):
+            yield f"piece{number} "
+            await asyncio.sleep(0.01)
+
+    async def story(alice: OpenProfile) -> None:
+        events = alice.stream(create_deep_agent(FunctionModel(stream_function=pieces)), "go")
+        async for event in events:
+            if "piece9" in event.get("delta", ""):
+                break
+        await events.aclose()
+        assert "piece5" in str(await alice.history())
+
+    with_alice(story)
+    assert "piece5" in process("sessions", "show", "--user", "alice").ok().stdout
+
+
+_APPLICATION = """
+import asyncio
+from pydantic_ai.messages import ModelResponse, ToolCallPart
+from pydantic_ai.models.function import FunctionModel
+from deepctl import create_deep_agent, open_profile
+
+def answer(messages, info):
+    if len(messages) < 3:
+        return ModelResponse(parts=[ToolCallPart("write_file", {"path": "a.txt", "content": "agent"})])
+    return ModelResponse(parts=[ToolCallPart("wait", {})])
+
+agent = create_deep_agent(FunctionModel(answer))
+
+@agent.tool_plain
+async def wait() -> str:
+    print("in the tool", flush=True)
+    await asyncio.sleep(60)
+    return ""
+
+async def main():
+    async with open_profile("alice") as alice:
+        await alice.run(None, "write before.txt: one")
+        await alice.run(agent, "go")
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_an_application_that_is_killed_in_a_turn_leaves_a_profile_to_go_on_with(
+    process: Command, home: Path, number: signal.Signals
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _APPLICATION], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as application:
+        assert application.stdout is not None
+        assert application.stdout.readline() == "in the tool\n"
+        application.send_signal(number)
+        application.wait(30)
+    listed = process("checkpoints", "list", "--user", "alice", "--json").ok().json
+    assert listed["damaged"] == []
+    process("checkpoints", "rewind", "--user", "alice", *(["--force"] if number == signal.SIGKILL else [])).ok()
+    assert sorted(path.name for path in workspace(home).glob("*.txt")) == ["before.txt"]
+    process("checkpoints", "verify", "--user", "alice").ok()
+    assert "1 earlier turn" in with_alice(lambda alice: alice.run(None, "hello")).output
+
+
+def test_deps_share_files_and_memory_with_runs_outside_of_sessions(process: Command, home: Path) -> None:
+    async def story(alice: OpenProfile) -> str:
+        await alice.run(None, "remember tea")
+        deps = await alice.deps()
+        return (await run(await alice.agent(), "recall tea", deps=deps)).output
+
+    assert "tea" in with_alice(story)
+    assert len(with_alice(lambda alice: alice.history())) == 4
+    process("checkpoints", "verify", "--user", "alice").ok()
+
+
+def test_every_error_is_of_deepctl_where_the_disk_fails(home: Path) -> None:
+    with_alice(lambda alice: alice.run(None, "hello"))
+    sessions = home / "profiles/alice/sessions"
+    os.rename(sessions, home / "kept")
+    sessions.write_text("not a directory")
+    with pytest.raises(DeepctlError) as caught:
+        with_alice(lambda alice: alice.run(None, "hello"))
+    assert caught.value.code
+    sessions.unlink()
+    os.rename(home / "kept", sessions)
+    with_alice(lambda alice: alice.run(None, "hello"))
+
+
+def test_the_lock_is_released_after_an_error(home: Path) -> None:
+    def failing(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        raise ValueError("a bug of the application")
+
+    with pytest.raises(ValueError, match="a bug"):
+        with_alice(lambda alice: alice.run(create_deep_agent(FunctionModel(failing)), "go"))
+    with profiles.lock(Root(str(home)), "alice", command="test"):
+        pass
