@@ -94,6 +94,15 @@ _GIT_REFUSED = re.compile(
     r"|(?:^|[\s'\"\u2018])(?:config|hooks)['/:\u2019]"
 )
 """The settings and hooks in messages of git, shells and coreutils, which have typographic quotation marks."""
+_MISSING_PROGRAM = re.compile(
+    r"([^\s:'\"\u2018\u2019]+)['\u2019]?: "
+    r"(?:(?:command )?not found|No such file|bad interpreter|cannot execute: required file)"
+)
+"""A program that a shell, or make, did not find."""
+_VENVS = (".venv", "venv")
+_PROGRAM_PLACES = ("/bin", "/lib", "/lib32", "/lib64", "/libx32", "/sbin", "/usr")
+_MOST_PROGRAMS = 5
+"""Missing programs that are looked at after a command."""
 _MOST_TEXT = 256 << 10
 """Characters of the output that are searched for refusals."""
 
@@ -501,6 +510,7 @@ class CommandGuard:
         notices = [self._look(survey, read_only) for survey in before.surveys]
         if before.layout is not None and self._project is not None:
             notices.append(_refusals_in(self._project, before.layout, output[-_MOST_TEXT:]))
+            notices.append(_hidden_programs(before.layout, output[-_MOST_TEXT:]))
         return "".join(notices)
 
     def take_created(self) -> list[str]:
@@ -552,6 +562,52 @@ def _refusals_in(project: ProjectMounts, layout: ProjectLayout, output: str) -> 
     if protected_names:
         lines.append(f"{_PROTECTED}{', '.join(protected_names)}\n")
     return "".join(lines)
+
+
+def _hidden_programs(layout: ProjectLayout, output: str) -> str:
+    """A line about a program that a command did not find, because a link in the project leads to a hidden place.
+
+    Only links in places that commands see are read, so the line says nothing that a command could not find out.
+    """
+    names = dict.fromkeys(match[1] for match in _MISSING_PROGRAM.finditer(output))
+    for name in list(names)[-_MOST_PROGRAMS:]:
+        places = [name] if "/" in name else [f"{venv}/bin/{name}" for venv in _VENVS]
+        for place in places:
+            if place.startswith(f"{MOUNT}/") and has_alias(layout.root):
+                place = place.removeprefix(f"{MOUNT}/")
+            link = _hidden_link(layout, os.path.join(layout.root, place))
+            if link is not None:
+                path, target = link
+                return (
+                    f"deepctl: {os.path.relpath(path, layout.root)} leads to {target}, which commands do not see. The "
+                    f"user can add {os.path.dirname(os.path.dirname(target))} to the setting `read_only_paths` "
+                    "(docs/sandbox.md).\n"
+                )
+    return ""
+
+
+def _hidden_link(layout: ProjectLayout, program: str) -> tuple[str, str] | None:
+    """The link of the project on the way to a program that leads to a place hidden from commands, and that place."""
+    path = os.path.normpath(program)
+    for _ in range(_MOST_LINKS):
+        if not is_within(path, layout.root):
+            return None
+        status = _lstat(path)
+        if status is None:
+            return None
+        if stat.S_ISLNK(status.st_mode):
+            target = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
+        else:
+            # A script of a virtual environment names its interpreter in the first line.
+            first_line = (_text(path) or "").partition("\n")[0]
+            target = first_line.removeprefix("#!").strip().split(" ")[0] if first_line.startswith("#!/") else ""
+        if not target:
+            return None
+        shown_places = [*_PROGRAM_PLACES, *_OWN_PLACES, *(bind.target for bind in layout.binds)]
+        if not any(is_within(target, place) for place in shown_places):
+            return path, target
+        path = target
+    return None
 
 
 def _names(line: str, path: str) -> bool:

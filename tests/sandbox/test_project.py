@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from deepctl import Bubblewrap, Docker, NoSandbox
+from deepctl import Bubblewrap, Docker, LocalBackend, NoSandbox
 from deepctl.files import placeholders
 from deepctl.sandbox import container
 from deepctl.sandbox import project as projects
@@ -329,6 +329,41 @@ def test_placeholders_of_a_killed_process_are_removed_by_the_next_turn(work: Wor
     placeholders._holders.clear()
     assert asyncio.run(executor.run(["/bin/sh", "-c", "echo x > .envrc"])).exit_code != 0
     assert sorted(os.listdir(work.root)) == [".git", "a.txt"]
+
+
+@pytest.mark.parametrize(
+    "command", [".venv/bin/python -V", "/workspace/.venv/bin/tool", "PATH=$PWD/.venv/bin; cd sub && tool"]
+)
+def test_a_program_behind_a_link_out_of_the_sandbox_is_explained(work: Work, tmp_path: Path, command: str) -> None:
+    toolchain = tmp_path / "toolchain"
+    (toolchain / "bin").mkdir(parents=True)
+    (toolchain / "bin" / "python3").symlink_to("/usr/bin/python3")
+    programs = work.root / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    (work.root / "sub").mkdir()
+    (programs / "python").symlink_to(toolchain / "bin" / "python3")
+    (programs / "tool").write_text(f"#!{programs}/python\n")
+    (programs / "tool").chmod(0o755)
+    backend = LocalBackend(work.root, sandbox=Bubblewrap(limits=LIMITS), profile_dir=work.workspace)
+    done = asyncio.run(backend.run(["/bin/sh", "-c", command]))
+    expected = (
+        f"deepctl: .venv/bin/python leads to {toolchain}/bin/python3, which commands do not see. The user can add "
+        f"{toolchain} to the setting `read_only_paths`"
+    )
+    assert done.exit_code != 0
+    assert expected in done.stderr
+    sandbox = Bubblewrap(limits=LIMITS, read_only_paths=(str(toolchain),))
+    backend = LocalBackend(work.root, sandbox=sandbox, profile_dir=work.workspace)
+    done = asyncio.run(backend.run(["/bin/sh", "-c", ".venv/bin/python -V"]))
+    assert (done.exit_code, "deepctl" in done.stderr) == (0, False)
+
+
+def test_a_missing_program_is_no_reason_to_look_outside(work: Work, tmp_path: Path) -> None:
+    (work.root / "link").symlink_to("/usr/bin/nothing-here")
+    backend = LocalBackend(work.root, sandbox=Bubblewrap(limits=LIMITS), profile_dir=work.workspace)
+    for command in ("./link", "./gone", "gone", "/opt/gone", "echo ../../x: not found; echo ./a.txt: not found; false"):
+        done = asyncio.run(backend.run(["/bin/sh", "-c", command]))
+        assert "deepctl" not in done.stdout + done.stderr, command
 
 
 def test_a_directory_of_the_user_is_no_placeholder(work: Work) -> None:
