@@ -499,6 +499,7 @@ class TurnCheckpoints:
         self._first: Record | None = None
         self._call: ToolCall | None = None
         self._look: Look | None = None
+        self._had_repository = False
         self._not_covered = NotCovered([], [])
         self.created_repositories: list[str] = []
         """Nested repositories that commands of the turn created, relative to the project."""
@@ -516,6 +517,8 @@ class TurnCheckpoints:
         """Store the state before the turn."""
         self._first = self._work.head(session)
         self._tell_all(self._work.before_turn(session, before))
+        at_start = self.latest or self._first
+        self._had_repository = at_start is not None and bool(at_start.git)
         self._look = self._looked(session)
 
     async def tool_starts(self, ctx: RunContext[Any], name: str) -> None:
@@ -598,6 +601,8 @@ class TurnCheckpoints:
             notes.append(f"Changed, and not covered by checkpoints: {_names(paths)}.")
         if unseen := self._not_covered.unseen:
             notes.append(f"Not looked at: {_names(map(os.fsdecode, unseen))}.")
+        if self._had_repository and self.latest is not None and not self.latest.git:
+            notes.append("The project is no longer a git repository. A rewind does not bring its .git back.")
         if "." in self.created_repositories:
             notes.append("The project is a git repository now. Checkpoints do not cover what git ignores.")
         if nested:

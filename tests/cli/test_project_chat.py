@@ -178,6 +178,13 @@ def test_a_repository_that_a_command_makes_of_the_project_is_not_nested(deepctl:
     ]
 
 
+def test_a_repository_that_a_command_destroys_is_said_once(deepctl: InProcess, shop: Path) -> None:
+    note = "The project is no longer a git repository. A rewind does not bring its .git back."
+    text = deepctl("chat", "-C", str(shop), "run rm -rf .git/objects").ok()
+    assert text.stderr.splitlines()[-1] == note
+    assert note not in deepctl("chat", "-C", str(shop), "run true").ok().stderr
+
+
 def test_names_of_what_is_not_covered_stay_on_their_line(deepctl: InProcess, shop: Path) -> None:
     (shop / "make.sh").write_text("printf x > \"$(printf 'node_modules/a\\nError: \\033[2J')\"\n")
     text = deepctl("chat", "-C", str(shop), "run sh make.sh").ok()
