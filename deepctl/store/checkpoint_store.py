@@ -205,16 +205,16 @@ class Checkpoints:
             if others is None and not is_changed:
                 batch.drop()
                 return []
-        made: list[Record] = []
+        records: list[Record] = []
         with self.counting(batch):
             if others is not None and call is not None:
-                made.append(self.record(call.before, "tool", OTHER, others, batch, workspace, parent=parent))
-                self._writer.add(made[0])
+                records.append(self.record(call.before, "tool", OTHER, others, batch, workspace, parent=parent))
+                self._writer.add(records[0])
             if not is_changed:
-                return made
+                return records
             record = self.record(position, kind, author, present, batch, workspace, parent=parent)
-            if made:
-                record = record._replace(pack="", added_bytes=0, parent=made[0].id)
+            if records:
+                record = record._replace(pack="", added_bytes=0, parent=records[0].id)
             record = record._replace(
                 id=id or record.id,
                 created_at=created_at or record.created_at,
@@ -225,7 +225,7 @@ class Checkpoints:
                 not_covered_count=len(not_covered),
             )
             self._writer.add(record)
-        return [*made, record]
+        return [*records, record]
 
     def _others(
         self, workspace: WorkspaceOptions | None, present: Snapshot | None, sink: ObjectWriter, call: ToolCall | None

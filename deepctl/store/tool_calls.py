@@ -75,9 +75,9 @@ def changed_paths(
             if last.entry(prefix + directory) is not None and directory not in MADE_BY_DEEPCTL:
                 return None
             paths.add(prefix + directory)
-        stored, present = last.entry(prefix + name), _present(root, name)
-        is_stored = trees.is_same(stored, present)
-        if not is_stored and (stored is not None or not _is_left_out(workspace, root, name)):
+        entry = last.entry(prefix + name)
+        is_stored = trees.is_same(entry, _present(root, name))
+        if not is_stored and (entry is not None or not _is_left_out(workspace, root, name)):
             return None
     except (Damaged, OSError):
         return None

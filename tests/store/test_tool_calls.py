@@ -13,7 +13,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from deepctl.store import session_catalogue, session_reader, trees, verify, workspaces
@@ -266,6 +266,19 @@ def test_a_file_above_the_largest_size_is_not_taken_for_the_agents(scene: Scene,
     assert (directory / "a.txt").read_text() == "the agent's\n", "its earlier content is in no checkpoint"
 
 
+def test_a_file_that_the_call_makes_too_large_is_unkept_only_afterwards(scene: Scene, directory: Path) -> None:
+    def edit() -> None:
+        (directory / "b.txt").write_text("edited\n")
+
+    options: dict[str, Any] = {"coverage": CoverageSettings(max_file=100), "meanwhile": edit}
+    with scene.turn("write", tool="write_file", announces=True, **options) as announce:
+        announce(directory / "new.txt")
+        _write(directory / "new.txt", "x" * 101)
+    others, end = scene.records()[-2:]
+    assert (others.kind, others.author, others.unkept) == ("tool", OTHER, [])
+    assert [reason for _, reason in end.unkept] == [trees.TOO_LARGE]
+
+
 def test_a_second_file_of_a_call_that_the_user_has_changed_is_stored(scene: Scene, directory: Path) -> None:
     def edit() -> None:
         (directory / "b.txt").write_text("edited\n")
@@ -302,7 +315,7 @@ def _step(directory: Path, name: str, way: str) -> None:
         path.mkdir(parents=True)
     elif way in ("write", "link") and not path.is_dir() and not path.parent.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        if way == "link" and not path.exists():
+        if way == "link" and not os.path.lexists(path):
             path.symlink_to("a.txt")
         elif not path.is_symlink():
             path.write_text(f"{name} edited\n")
@@ -310,6 +323,7 @@ def _step(directory: Path, name: str, way: str) -> None:
 
 @pytest.mark.timeout(3600)
 @settings(max_examples=500 if _SOAK else 60, deadline=None, suppress_health_check=list(HealthCheck))
+@example(steps=[("src/c.txt", "ignore")], names=["src/c.txt"], has_git=True)
 @given(
     steps=st.lists(_STEP, max_size=5),
     names=st.lists(st.sampled_from([*_NAMES, "profile"]), min_size=1, max_size=3),
