@@ -241,9 +241,15 @@ class FileCheckpointStore:
         finally:
             self._mutex.release()
 
+    @property
+    def _profile(self) -> str | None:
+        """The directory of the profile whose checkpoints these are."""
+        directory = os.path.dirname(self._directory)
+        return directory if os.path.exists(os.path.join(directory, "profile.toml")) else None
+
     def _lock(self) -> Lease:
-        profile = os.path.dirname(self._directory)
-        if os.path.exists(os.path.join(profile, "profile.toml")):
+        profile = self._profile
+        if profile is not None:
             name = os.path.basename(profile)
             root = Root(os.path.dirname(os.path.dirname(profile)))
             return profiles.lock(root, name, command="library", wait=0.0)
@@ -451,6 +457,8 @@ class FileCheckpointStore:
             os.unlink(path)
         if records:
             prune.collect_messages(os.path.join(self._directory, MESSAGES), store.ledger)
+            if self._profile is None:
+                prune.compact(store)
             self._messages = None
             self._parsed = {}
         return bool(records or paths)

@@ -537,7 +537,7 @@ class LedgerWriter:
 
     def add(self, record: Record) -> None:
         """Add a checkpoint; everything that it refers to is on disk already."""
-        self._append({"record": _shortened(record)}, "The checkpoint is made")
+        self._append({"record": shortened(record)}, "The checkpoint is made")
 
     def label(self, identity: str, label: str | None) -> None:
         """Set or remove the label of a checkpoint. Raises `BadName`, or `Refused` if another has that label."""
@@ -565,7 +565,7 @@ class LedgerWriter:
 
     def begin(self, safety: Record, rewind: Rewind) -> None:
         """A rewind is about to change the workspace; all required data is on disk."""
-        entry = {"record": _shortened(safety), "rewind": rewind._asdict()}
+        entry = {"record": shortened(safety), "rewind": rewind._asdict()}
         self._append(entry, "The rewind has begun", atomic.FINISHED_NEXT)
 
     def finish(self, rewind: Rewind) -> None:
@@ -638,7 +638,7 @@ class LedgerWriter:
             ledger_fold.write(cache, raw, ledger.values())
 
 
-def _shortened(record: Record) -> dict[str, Any]:
+def shortened(record: Record) -> dict[str, Any]:
     """The fields of a record without those that have their usual value."""
     usual = Record._field_defaults
     return {key: value for key, value in record._asdict().items() if key not in usual or value != usual[key]}

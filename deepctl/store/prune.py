@@ -11,14 +11,14 @@ If remaining data cannot be read, only the records are removed, and no contents:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from deepctl import quantities
 from deepctl.errors import Damaged, DeepctlError, Refused
-from deepctl.files import atomic
+from deepctl.files import atomic, sealed_lines
 from deepctl.layout import ProfilePaths
 from deepctl.store import (
     checkpoint_store,
@@ -30,11 +30,12 @@ from deepctl.store import (
     trees,
     workspaces,
 )
+from deepctl.store import ledger as ledgers
 from deepctl.store.checkpoint_store import Checkpoints, ProfileStore
-from deepctl.store.ledger import Ledger
+from deepctl.store.ledger import LEDGER, Ledger
 from deepctl.store.object_store import ObjectReader
 from deepctl.store.pack_store import PackStore
-from deepctl.store.records import Record, Rewind, WorkspaceState
+from deepctl.store.records import AGENT, Record, Rewind, WorkspaceState, state_author
 from deepctl.store.repack import Repacking, Tell
 from deepctl.store.rewind_plan import StoredRules
 from deepctl.store.trees import Report
@@ -275,6 +276,79 @@ def _repacking(
     except Damaged:
         return Repacking({}, {}, is_blocked=True)
     return repack.plan(packs, tables, needed_digests)
+
+
+_SMALLEST_LEDGER = 64 << 10
+_LEAST_GAIN = 4
+"""A ledger is written again if that makes it so many times smaller."""
+
+
+def compact(store: Checkpoints) -> bool:
+    """Write the ledger of an application again without the lines of removed checkpoints, if these are most of it.
+
+    Otherwise it would grow with every checkpoint, although few of them stay. Returns whether it was written. Nothing is
+    written if the new ledger would not describe the same checkpoints, states, authors and packs.
+    """
+    ledger = store.ledger
+    path = os.path.join(store.directory, LEDGER)
+    size = os.path.getsize(path)
+    if size < _SMALLEST_LEDGER or ledger.damage or ledger.unfinished is not None:
+        return False
+    # Records name packs that were replaced since.
+    gone = ledger.gone & (store.packs.names() | {record.pack for record in ledger.records.values()})
+    packs = {"repaired": {}, "packs": sorted(ledger.packs), "gone": []}
+    entries = [{"v": ledgers.FORMAT, **entry} for entry in (packs, *_live_entries(ledger, sorted(gone)))]
+    raw = b"".join(map(sealed_lines.seal, entries))
+    after = ledgers.parse(raw, path)
+    if len(raw) * _LEAST_GAIN > size or not all(getattr(after, key) == getattr(ledger, key) for key in _SAME):
+        return False
+    store.writer.replace(raw)
+    return True
+
+
+_SAME = ("records", "labels", "heads", "damage", "packs", "unfinished", "torn", "open_runs", "states")
+
+
+def _live_entries(ledger: Ledger, gone: list[str]) -> Iterator[dict[str, Any]]:
+    """The entries of the existing checkpoints and of the states of the workspace, in their order."""
+    states = ledger.states
+    last_state = {state.id: number for number, state in enumerate(states)}
+    removed_ids: list[str] = []
+    accounts: Merged = {}
+    number = 0
+
+    def of_state(state: WorkspaceState, record: Record) -> Iterator[dict[str, Any]]:
+        if state.merged or state.by != state_author(record.author, record.session):
+            # Authors of several changes belong to a state after a removed one.
+            gap = record._replace(id=f"{state.id}-before", label="", metadata={}, pack="", author=AGENT)
+            removed_ids.append(gap.id)
+            accounts[state.id] = state.merged
+            yield {"record": ledgers.shortened(gap)}
+
+    def states_before(end: int) -> Iterator[dict[str, Any]]:
+        nonlocal number
+        while number < end:
+            state = states[number]
+            number += 1
+            record = ledger.records.get(state.id) or ledger.removed.get(state.id)
+            if record is None:
+                continue  # of a rewind: the comparison finds that it is missing
+            if state.id not in ledger.records:
+                removed_ids.append(state.id)
+            record = record._replace(tree=state.tree, unkept=state.unkept, exclude=state.exclude, label="", pack="")
+            yield from of_state(state, record)
+            yield {"record": ledgers.shortened(record)}
+
+    for record in ledger.records.values():
+        own = last_state.get(record.id)
+        if own is not None:
+            yield from states_before(own if record.tree else own + 1)
+            if record.tree:
+                yield from of_state(states[own], record)
+                number = own + 1
+        yield {"record": ledgers.shortened(record._replace(label=ledger.labels.get(record.id, "")))}
+    yield from states_before(len(states))
+    yield {"removed": removed_ids, "merged": accounts, "gone": gone, "pack": ""}
 
 
 def collect_messages(directory: str, ledger: Ledger) -> None:

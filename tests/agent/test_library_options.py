@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine
@@ -34,10 +36,14 @@ from deepctl import (
     layout,
 )
 from deepctl.agent.checkpoint_stores import new_checkpoint
-from deepctl.errors import BadPath, BadSetting, NotFound, UsageError
+from deepctl.errors import BadPath, BadSetting, NotFound, Refused, UsageError
 from deepctl.files import sealed_lines
-from deepctl.store import log_file
+from deepctl.store import log_file, prune
 from deepctl.store.ledger import newest_record
+from deepctl.store.rewind import RewindConflicts
+from tests.store.faults import in_child, kill
+
+_SOAK = os.environ.get("DEEPCTL_SOAK") == "1"  # read now: tests run without any DEEPCTL_ variable
 
 Make = Callable[[], Any]
 
@@ -481,3 +487,125 @@ def test_after_a_rewind_the_newest_checkpoint_has_its_conversation(tmp_path: Pat
         assert newest_record(str(tmp_path / "store")) is not None
 
     _run(story())
+
+
+def test_retention_keeps_the_whole_store_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prune, "_SMALLEST_LEDGER", 12 << 10)
+    store = FileCheckpointStore(tmp_path / "store")
+    work = tmp_path / "work"
+    work.mkdir()
+
+    async def story() -> list[int]:
+        sizes = []
+        for number in range(60):
+            (work / "a").write_text(f"{number}")
+            await store.save(_saved(number, "first" if number == 0 else ""), workspace=work)
+            await store.prune(3)
+            sizes.append(sum(path.stat().st_size for path in (tmp_path / "store").rglob("*") if path.is_file()))
+        assert await FileCheckpointStore(tmp_path / "store").rewind("c0", work, by_agent=True) == ["a"]
+        assert (await store.list_all())[0].id == "c0"
+        return sizes
+
+    sizes = _run(story())
+    assert (work / "a").read_text() == "0"
+    assert max(sizes) < 24_000, "12 KiB of the ledger, and the rest"
+    assert sizes[-1] < max(sizes)
+
+
+def _told(place: Path, seed: int) -> None:
+    """Saves, relabellings and removals of a store in `place`, whose files several authors change."""
+    rng, work, store = random.Random(seed), place / "work", FileCheckpointStore(place / "store")
+    work.mkdir()
+
+    async def story() -> None:
+        for number in range(40):
+            for name in rng.sample("abcd", rng.randint(0, 2)):
+                (work / name).write_text(f"{number}")
+            identity = rng.choice(["", f"c{rng.randint(0, 40)}"]) or f"c{number}"
+            options: dict[str, Any] = {"workspace": work} if rng.random() < 0.8 else {}
+            checkpoint = replace(_saved(number, rng.choice(["", "", f"l{number}"])), id=identity)
+            await store.save(checkpoint, by_agent=rng.choice([True, False, None]), **options)
+            if rng.random() < 0.3:
+                await store.prune(rng.randint(1, 4))
+            if rng.random() < 0.1:
+                await store.remove(f"c{rng.randint(0, 40)}")
+
+    _run(story())
+
+
+def _outcomes(place: Path) -> dict[str, Any]:
+    """What there is in a store, and what a rewind to each checkpoint does."""
+    outcomes: dict[str, Any] = {}
+    for checkpoint in _run(FileCheckpointStore(place / "store").list_all()):
+        copy = place / f"copy-{checkpoint.id}"
+        for name in ("work", "store"):
+            shutil.copytree(place / name, copy / name)
+        try:
+            changed = _run(FileCheckpointStore(copy / "store").rewind(checkpoint.id, copy / "work"))
+        except RewindConflicts as error:
+            changed = sorted(error.paths)
+        except Refused as error:
+            changed = error.code
+        files = {path.name: path.read_text() for path in (copy / "work").iterdir()}
+        outcomes[checkpoint.id] = (checkpoint, changed, files)
+    return outcomes
+
+
+def test_a_smaller_ledger_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = 0
+    compact = prune.compact
+
+    def counting(store: Any) -> bool:
+        nonlocal written
+        is_written = compact(store)
+        written += is_written
+        return is_written
+
+    def never(store: Any) -> bool:
+        return False
+
+    conflicts = 0
+    for seed in range(40 if _SOAK else 4):
+        outcomes = []
+        for name, function in (("small", counting), ("long", never)):
+            monkeypatch.setattr(prune, "compact", function)
+            monkeypatch.setattr(prune, "_SMALLEST_LEDGER", 0)
+            monkeypatch.setattr(prune, "_LEAST_GAIN", 0)
+            place = tmp_path / f"{seed}-{name}"
+            place.mkdir()
+            _told(place, seed)
+            outcomes.append(_outcomes(place))
+        assert outcomes[0] == outcomes[1]
+        conflicts += sum(any(isinstance(path, bytes) for path in changed) for _, changed, _ in outcomes[0].values())
+    assert written > 20
+    assert conflicts > 2
+
+
+def test_a_kill_while_a_ledger_is_written_again_loses_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prune, "_SMALLEST_LEDGER", 0)
+    monkeypatch.setattr(prune, "_LEAST_GAIN", 0)
+    work, source = tmp_path / "work", tmp_path / "store"
+    work.mkdir()
+    names = [f"c{number}" for number in range(6)]
+    for number in range(6):
+        (work / "a").write_text(f"{number}")
+        _run(FileCheckpointStore(source).save(_saved(number), workspace=work))
+    before = _run(FileCheckpointStore(source).list_all())
+    killed = 0
+    for at in range(1, 400, 1 if _SOAK else 9):
+        copy = tmp_path / f"copy-{at}"
+        shutil.copytree(source, copy)
+        ended = in_child(lambda directory=copy: _run(FileCheckpointStore(directory).prune(2)), at, kill)  # type: ignore[misc]
+        found = _run(FileCheckpointStore(copy).list_all())
+        left = [checkpoint.id for checkpoint in found]
+        assert left in (names, names[-2:]), (at, left)
+        assert found == before[-len(found) :]
+        assert _run(FileCheckpointStore(copy).damaged()) == []
+        assert _run(FileCheckpointStore(copy).newest()).id == "c5"
+        shutil.rmtree(copy)
+        killed += ended == "killed"
+        if ended != "killed":
+            break
+    assert killed > 5
