@@ -204,9 +204,10 @@ class RewindView(NamedTuple):
                 reason = "its earlier content was not stored"
             print_sentence(f"  kept      {visible(self._name(path))} (differs from the checkpoint, {reason})")
         for path in self.plan.ignored_paths[:_MOST_IGNORED]:
-            print_sentence(
-                f"  ignored   {visible(self._name(path))} (not covered at the checkpoint or now, so it stays as it is)"
-            )
+            name = self._name(path)
+            is_gone = self._directory is not None and not os.path.lexists(os.path.join(self._directory, name))
+            result = "not restored" if is_gone else "it stays as it is"
+            print_sentence(f"  ignored   {visible(name)} (not covered at the checkpoint or now, so {result})")
         if (remainder := len(self.plan.ignored_paths) - _MOST_IGNORED) > 0:
             print_sentence(f"  … and {counted(remainder, 'other ignored file')}")
         if self.kept and not self.plan.request.exact:

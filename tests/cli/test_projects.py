@@ -169,6 +169,26 @@ def test_a_directory_in_the_place_of_a_file_stays_and_that_is_said(alice: Alice,
     assert "--force also undoes these changes, but leaves f: a directory is there." in hint
 
 
+def test_a_file_that_the_agent_ignored_and_deleted_comes_back_when_its_rule_is_gone(alice: Alice, shop: Path) -> None:
+    here = ("-C", str(shop))
+    subprocess.run(["git", "init", "-q", str(shop)], check=True)
+    (shop / "mine").write_text("mine")
+    (shop / "other").write_text("mine")
+    alice("chat", *here, "list").ok()
+    alice(
+        "chat", *here, "--sandbox", "bubblewrap", "run echo mine > .gitignore; echo other >> .gitignore; rm mine"
+    ).ok()
+    shown = alice("checkpoints", "rewind", *here).ok().stdout.splitlines()
+    assert [line for line in shown if "ignored" in line] == [
+        "  ignored   mine (not covered at the checkpoint or now, so not restored)",
+        "  ignored   other (not covered at the checkpoint or now, so it stays as it is)",
+    ]
+    assert not (shop / ".gitignore").exists()
+    target = alice("checkpoints", "list", *here, "--json").ok().json["checkpoints"][-1]["id"]
+    alice("checkpoints", "rewind", *here, "--exact", target).ok()
+    assert ((shop / "mine").read_text(), (shop / "other").read_text()) == ("mine", "mine")
+
+
 def test_a_session_belongs_to_the_directory_in_which_it_began(alice: Alice, shop: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
