@@ -61,9 +61,9 @@ def _classes(trees: object) -> dict[str, _Class]:
                 defined[node.name] = _Class(bases, _code(node), _said(node))
 
     def is_error(name: str) -> bool:
-        return name == errors.DeepctlError.__name__ or any(
-            map(is_error, defined[name].bases if name in defined else ())
-        )
+        # A class may have the name of its base in another package.
+        bases = [base for base in defined[name].bases if base != name] if name in defined else []
+        return name == errors.DeepctlError.__name__ or any(map(is_error, bases))
 
     return {name: one for name, one in defined.items() if is_error(name)}
 
