@@ -1,4 +1,4 @@
-"""Questions about files that a typed prompt names, before it is sent.
+"""Files for a typed prompt: those of `/file`, as with `--file`, and questions about files that the prompt names.
 
 A path of a picture, as after dragging a file into the terminal, can become an attachment. Terminals paste the absolute
 path of a dragged file: bare, in quotes, with backslashes before blanks, or as `file://`. The question comes when the
@@ -19,13 +19,18 @@ from urllib.parse import unquote, urlsplit
 
 from deepctl.cli.chat_session import ProfileChat
 from deepctl.cli.confirm import YES, ask_line
-from deepctl.cli.repl import file_command
+from deepctl.cli.repl.completer import REMOVE
+from deepctl.cli.repl.run_cli_command import split
 from deepctl.cli.repl.state import ReplState
-from deepctl.domain import outside_files
+from deepctl.domain import attachments, outside_files
 from deepctl.domain.mention_syntax import mentions
 from deepctl.domain.outside_files import OutsideFile
+from deepctl.errors import NotFound, UsageError
+from deepctl.output.text import home
 from deepctl.quantities import size
 from deepctl.store.log_file import PIPED
+
+FILE_HELP = f"Attach files to the next prompt, or {REMOVE} them."
 
 _WORD = re.compile(
     r"""(?:^|(?<=[ \t\n]))\(?(?P<word>'[^'\n]*'(?:\\''[^'\n]*')*|"(?:\\.|[^"\\\n])*"|(?:\\[^\n]|[^ \t\n'"\\])+)"""
@@ -62,7 +67,7 @@ def offer_pictures(state: ReplState, prompt: str) -> None:
     names = ", ".join(f"{os.path.basename(path)} ({size(os.stat(path).st_size)})" for path in pictures)
     answer = ask_line(f"Attach {names} to the prompt? [y/N/never]").lower()
     if answer in YES:
-        file_command.attach(state, pictures)
+        attach(state, pictures)
         return
     state.declined_pictures.update(pictures)
     state.offers_pictures = answer != "never"
@@ -188,3 +193,67 @@ def _is_inside(state: ReplState, path: str) -> bool:
 
     files = DirectoryFiles(state.profile().workspace, state.project())
     return files.find(path) is not None or not files.leads_out(path)
+
+
+def run_file_command(state: ReplState, arguments: str) -> None:
+    """`/file`: attach files, all or none; take files back after `--remove`; and list the attached files."""
+    # A path with blanks, as it is without a shell's quotes.
+    words = [arguments] if os.path.isfile(os.path.expanduser(arguments)) else split(arguments)
+    if words[:1] == [REMOVE]:
+        _remove(state, words[1:])
+        return
+    option = next((word for word in words if word.startswith("-")), None)
+    if option == "--":
+        words.remove("--")
+    elif option is not None:
+        raise UsageError(
+            f"/file has no option {option!r} here.",
+            f"/file {REMOVE} PATH takes a file back. A path that begins with a dash is written as ./{option}.",
+        )
+    if not words and not state.files:
+        state.chat.display.notice("No file is attached. /file PATH attaches one to the next prompt.")
+        return
+    attach(state, words)
+    state.chat.display.notice(listing(state.files))
+
+
+def attach(state: ReplState, paths: Sequence[str]) -> None:
+    """Attach files to the next prompt, all or none. Raises `UsageError`."""
+    # There is no shell here that expands `~`.
+    paths = [os.path.abspath(os.path.expanduser(path)) for path in paths]
+    attachments.check(paths)
+    state.files = list(dict.fromkeys((*map(os.path.abspath, state.files), *paths)))
+
+
+def listing(files: Sequence[str]) -> str:
+    """What goes with the next prompt."""
+    return f"With the next prompt: {', '.join(f'{home(path)} ({_amount(path)})' for path in files)}"
+
+
+def _amount(path: str) -> str:
+    try:
+        return size(os.stat(path).st_size)
+    except OSError:
+        return "missing"
+
+
+def _remove(state: ReplState, words: Sequence[str]) -> None:
+    """Take back these files, or all. Raises `NotFound`; nothing is taken back then."""
+    files = [os.path.abspath(path) for path in state.files]
+    removed_files = {_attached(files, word) for word in words} if words else set(files)
+    state.files = [path for path in files if path not in removed_files]
+    if state.files:
+        state.chat.display.notice(listing(state.files))
+    else:
+        state.chat.display.notice("No file is attached.")
+
+
+def _attached(files: Sequence[str], word: str) -> str:
+    """The attached file that a word means: by its path, or by its name if that is unique."""
+    path = os.path.abspath(os.path.expanduser(word))
+    if path in files:
+        return path
+    same_name = [file for file in files if os.path.basename(file) == word]
+    if len(same_name) != 1:
+        raise NotFound(f"{word!r} is not attached.", "/file lists the attached files.", code="file_not_found")
+    return same_name[0]

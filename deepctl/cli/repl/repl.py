@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from deepctl import quantities
 from deepctl.cli import options, tty_modes
 from deepctl.cli.chat_session import ProfileChat, TurnCallbacks
-from deepctl.cli.repl import file_command, named_files, slash_commands, status
+from deepctl.cli.repl import named_files, slash_commands, status
 from deepctl.cli.repl.completer import ConversationCandidates
 from deepctl.cli.repl.line_editor import Editor, prompt_history
 from deepctl.cli.repl.state import ReplState
@@ -74,7 +74,7 @@ def converse(chat: ChatSession, session: str | None, new: str | None, files: Seq
         chat.display.notice(chat.begin(session, new))
         chat.display.notice(_WELCOME)
         if files:
-            chat.display.notice(file_command.listing(files))
+            chat.display.notice(named_files.listing(files))
         repl = Repl(ReplState(chat, slash_commands.names_for(chat), session, new, files))
     repl.run()
 

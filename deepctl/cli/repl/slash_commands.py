@@ -16,7 +16,7 @@ from deepctl import layout
 from deepctl.cli import editor, options, tty_modes, usage_errors
 from deepctl.cli.chat_session import ChatSession, EphemeralChatSession
 from deepctl.cli.confirm import confirm
-from deepctl.cli.repl import command_names, file_command, help, run_cli_command, settings_commands, status
+from deepctl.cli.repl import command_names, help, named_files, run_cli_command, settings_commands, status
 from deepctl.cli.repl.command_names import CommandNames
 from deepctl.cli.repl.run_cli_command import has_help_option, split
 from deepctl.cli.repl.state import ReplState, SlashCommand
@@ -448,7 +448,8 @@ ALL = (
     SlashCommand("/status", "", "Show the state of the chat.", _HERE, status.show_status, in_ephemeral=True),
     SlashCommand("/details", "[N]", "Show the last tool calls and results in full, or one.",
                  _HERE, _details, in_ephemeral=True),
-    SlashCommand("/file", "[PATH…]", file_command.HELP, _HERE, file_command.run, "files", in_ephemeral=True),
+    SlashCommand("/file", "[PATH…]", named_files.FILE_HELP,
+                 _HERE, named_files.run_file_command, "files", in_ephemeral=True),
     SlashCommand("/edit", "[TEXT]", "Write the prompt in your editor, starting from TEXT.",
                  _HERE, _edit, in_ephemeral=True),
     SlashCommand("/help", "[COMMAND]", "List the commands, or explain one.", _HERE, _help, in_ephemeral=True),
