@@ -6,16 +6,24 @@ its middleware's; the class itself, which is compared, has none.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
 import venv
+from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
+
 from benchmarks.measure import promise
+from deepctl import Checkpoint, FileCheckpointStore
+from deepctl.files import sealed_lines
 
 _TURNS = 1000
 _PEER = "pydantic-deep==0.3.50"
@@ -79,6 +87,31 @@ def _measured(python: str, which: str, turns: int) -> dict[str, Any]:
     return found
 
 
+def _newest(counts: Sequence[int]) -> list[float]:
+    """The least of 50 times of `newest()` of new objects, for stores of so many checkpoints of one conversation."""
+
+    async def measure(directory: str, count: int) -> float:
+        conversation: list[ModelMessage] = [ModelResponse(parts=[TextPart("x" * 1000)])]
+        now = datetime.now(timezone.utc)
+        await FileCheckpointStore(directory).save(Checkpoint("first", "", 1, conversation, 1, now))
+        path = Path(directory, "ledger.jsonl")
+        entry = sealed_lines.unseal(path.read_bytes().splitlines()[-1])
+        others = ({**entry, "record": {**entry["record"], "id": f"c{number}"}} for number in range(count - 1))
+        with path.open("ab") as file:
+            file.writelines(map(sealed_lines.seal, others))
+        times = []
+        for _ in range(50):
+            began = time.perf_counter()
+            newest = await FileCheckpointStore(directory).newest()
+            times.append(time.perf_counter() - began)
+            assert newest is not None
+            assert newest.id == f"c{count - 2}"
+        return min(times)
+
+    with tempfile.TemporaryDirectory() as place:
+        return [asyncio.run(measure(f"{place}/{count}", count)) for count in counts]
+
+
 def _around(times: list[float], at: int) -> float:
     """The median of five saves around one, so that one busy moment does not decide."""
     near = sorted(times[max(0, at - 3) : at + 2])
@@ -98,6 +131,8 @@ def run() -> bool:
         f"; theirs {sum(theirs['times']):.1f} s, {theirs['bytes'] / mega:.0f} MB; lists {ours['listing']:.2f} s", end=""
     )
     print(f" and {theirs['listing']:.1f} s")
+    few, many = _newest((10, 10_000))
+    print(f"  newest() {few * 1000:.1f} ms of 10 checkpoints, {many * 1000:.1f} ms of 10,000")
     last, theirs_last = _around(ours["times"], _TURNS), _around(theirs["times"], _TURNS)
     return all(
         [
@@ -105,6 +140,7 @@ def run() -> bool:
             promise("bytes of the store / bytes of the messages", ours["bytes"] / ours["messages"], 2.0),
             promise("all saves / theirs", sum(ours["times"]) / sum(theirs["times"]), 1 / 10),
             promise("the last save / theirs", last / theirs_last, 1 / 25),
+            promise("newest() of 10,000 checkpoints / of 10", many / few, 1.5),
             promise("bytes of the store / theirs", ours["bytes"] / theirs["bytes"], 1 / 200),
             promise("listing all / theirs", ours["listing"] / theirs["listing"], 1 / 200),
         ]

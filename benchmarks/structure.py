@@ -63,7 +63,10 @@ def _module(path: Path) -> str:
 
 
 def _with_one_importer(trees: Mapping[Path, ast.Module]) -> list[Path]:
-    """The modules, packages apart, that exactly one other module imports, anywhere in its code."""
+    """The modules, packages apart, that exactly one other module imports, anywhere in its code.
+
+    A module that only the package itself imports is not one of them: it has names of the library, for applications.
+    """
     modules = {_module(path): path for path in trees}
     importers: dict[str, set[Path]] = defaultdict(set)
     for path, tree in trees.items():
@@ -75,7 +78,12 @@ def _with_one_importer(trees: Mapping[Path, ast.Module]) -> list[Path]:
             elif isinstance(node, ast.Import):
                 for alias in node.names:
                     importers[alias.name].add(path)
-    return [path for name, path in modules.items() if path.stem != "__init__" and len(importers[name] - {path}) == 1]
+    library = {_ROOT / "__init__.py"}
+    return [
+        path
+        for name, path in modules.items()
+        if path.stem != "__init__" and len(importers[name] - {path}) == 1 and importers[name] - {path} != library
+    ]
 
 
 def _classes(trees: Mapping[Path, ast.Module]) -> dict[str, list[Path]]:

@@ -306,7 +306,9 @@ class StoreCheckpoints:
         metadata = {"kind": "turn", "run": ctx.run_id, "ended": True}
         await self.save(f"turn-{_turns(conversation)}", conversation, metadata, by_agent=by_agent)
         if self.max_checkpoints is not None:
-            await prune(self.store, self.max_checkpoints)
+            # The run has its answer. What cannot be removed now is removed after the next run.
+            with suppress(DeepctlError, OSError):
+                await prune(self.store, self.max_checkpoints)
 
     async def run_broke_off(self, ctx: RunContext[Any]) -> None:
         """Store the state after a failed or cancelled run; its error is reported, not an error of this method."""

@@ -9,7 +9,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -268,6 +268,22 @@ def test_runs_leave_as_many_checkpoints_as_the_agent_may_have(make: Make, tmp_pa
             create_deep_agent("offline", max_checkpoints=number)
 
 
+def test_an_answer_is_not_lost_to_a_retention_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = InMemoryCheckpointStore()
+    keep = store.prune
+
+    async def failing(count: int) -> list[str]:
+        raise Refused("not now")
+
+    agent = create_deep_agent("offline", max_checkpoints=1)
+    monkeypatch.setattr(store, "prune", failing)
+    assert "Wrote" in _run(agent.run("write a.txt: x", deps=DeepAgentDeps(checkpoint_store=store))).output
+    assert _run(store.count()) == 3
+    monkeypatch.setattr(store, "prune", keep)
+    _run(agent.run("list", deps=DeepAgentDeps(checkpoint_store=store)))
+    assert _run(store.count()) == 1
+
+
 def test_after_retention_files_come_back_and_removed_contents_are_gone(tmp_path: Path) -> None:
     agent = create_deep_agent("offline", max_checkpoints=4)
     store = FileCheckpointStore(tmp_path / "store")
@@ -378,12 +394,14 @@ def test_one_agent_has_the_command_tool_in_some_runs_only(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("has_store", [False, True])
 def test_a_run_streams_only_if_asked_to(has_store: bool) -> None:
-    """A `FunctionModel` without `stream_function` cannot stream."""
+    async def stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str]:
+        yield "streamed"
+
     deps = DeepAgentDeps(checkpoint_store=InMemoryCheckpointStore() if has_store else None)
-    agent = create_deep_agent(FunctionModel(_answer))
+    agent = create_deep_agent(FunctionModel(_answer, stream_function=stream))
     assert _run(agent.run("hello", deps=deps)).output == "answer"
-    with pytest.raises(AssertionError, match="stream_function"):
-        _run(_streamed(agent, deps))
+    assert _run(_streamed(agent, deps)) == "streamed"
+    assert _run(create_deep_agent(FunctionModel(_answer)).run("hello", deps=deps)).output == "answer"
 
 
 async def _streamed(agent: Any, deps: DeepAgentDeps) -> str:

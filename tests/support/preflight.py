@@ -101,8 +101,8 @@ NEEDS = (
     ),
     Need(
         "util-linux",
-        _program("unshare", "setpriv"),
-        r"test_what_is_mounted_in_a_workspace|test_shared_root",
+        _program("unshare", "setpriv", "pivot_root"),
+        r"test_what_is_mounted_in_a_workspace|test_shared_root|projects/test_guide",
         {"apt-get": "util-linux", "dnf": "util-linux"},
         "It exists on Linux only.",
     ),
