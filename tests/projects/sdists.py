@@ -41,8 +41,8 @@ def text(package: str, path: str) -> str:
     source = archive(package)
     assert source is not None, "`make projects` downloads the source distributions"
     with tarfile.open(source) as files:
-        (member,) = (name for name in files.getnames() if name.partition("/")[2] == path)
-        file = files.extractfile(member)
+        # Not by name, which would read the whole archive first.
+        file = next(files.extractfile(member) for member in files if member.name.partition("/")[2] == path)
         assert file is not None
         return file.read().decode()
 
