@@ -26,13 +26,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepctl.errors import StorageError
+from deepctl.output.render import printable, printable_lines
 from deepctl.output.stream.display import LiveDisplay, TextDisplay
 from deepctl.output.stream.lines import TerminalCaps
 from deepctl.output.stream.live_region import LiveRegion
 from deepctl.output.stream.markdown import Markdown
 from deepctl.output.stream.tool_lines import ShownCall
 from deepctl.output.stream.turn_view import TurnView
-from deepctl.output.text import printable, printable_lines
 from tests.support.clusters import HistoryScreen
 from tests.support.template import ForkedProcess, can_fork
 from tests.test_markdown import at_once, texts

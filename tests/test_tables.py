@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from deepctl.output import text
+from deepctl.output import render
 
 _ROWS = [
     ("alice", "2 days ago", "7", "plain"),
@@ -39,7 +39,7 @@ def _drawn(columns: int, monkeypatch: pytest.MonkeyPatch, rows: Sequence[Sequenc
         patch.setenv("TERM", "xterm")
         patch.setenv("NO_COLOR", "1")
         patch.setattr(sys, "stdout", stream)
-        text.table(_COLUMNS, rows, dispensable=("WHEN",), numbers=("COUNT",))
+        render.table(_COLUMNS, rows, dispensable=("WHEN",), numbers=("COUNT",))
         stream.flush()
         found = os.read(ours, 1 << 16).decode()
     os.close(ours)
@@ -61,7 +61,7 @@ def test_columns_line_up_whatever_the_script(monkeypatch: pytest.MonkeyPatch) ->
 
     start = column(lines[0], "TITLE")
     for line, row in zip(lines[1:], _ROWS, strict=True):
-        assert column(line, text.printable(row[3])) == start, line
+        assert column(line, render.printable(row[3])) == start, line
     ends = {column(line, row[2] + "  ") + len(row[2]) for line, row in zip(lines[2:3], _ROWS[1:2], strict=True)}
     assert ends == {column(lines[0], "COUNT") + len("COUNT")}, "numbers end where their heading does"
 
@@ -84,13 +84,13 @@ def test_piped_a_table_is_whole_and_tab_separated(tmp_path: Path, monkeypatch: p
     with (tmp_path / "out").open("w+", encoding="utf-8") as stream, monkeypatch.context() as patch:
         patch.setenv("COLUMNS", "20")
         patch.setattr(sys, "stdout", stream)
-        text.table(_COLUMNS, [("n" * 64, "now", text.Cell("1", "bad"), "long " * 100)], dispensable=("WHEN",))
+        render.table(_COLUMNS, [("n" * 64, "now", render.Cell("1", "bad"), "long " * 100)], dispensable=("WHEN",))
         stream.seek(0)
         assert stream.read() == "\t".join(["n" * 64, "now", "1", "long " * 100]) + "\n"
 
 
 def test_colour_says_what_something_means_and_only_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert text.tint("broken", "bad") == "\x1b[31mbroken\x1b[0m"
+    assert render.tint("broken", "bad") == "\x1b[31mbroken\x1b[0m"
     monkeypatch.setenv("NO_COLOR", "1")
-    assert text.tint("broken", "bad") == "broken"
+    assert render.tint("broken", "bad") == "broken"

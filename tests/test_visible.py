@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deepctl.output.text import cells, clip, fit, printable, printable_lines, visible
+from deepctl.output.render import cells, clip, fit, printable, printable_lines, visible
 
 _IGNORABLE = (
     *(0xAD, 0x34F, 0x61C, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), *range(0x200B, 0x2010)),

@@ -21,8 +21,8 @@ from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import attachments, settings
 from deepctl.domain.session_choice import UNNAMED
 from deepctl.errors import BadName, UsageError
+from deepctl.output.render import is_dumb, is_terminal
 from deepctl.output.stream.display import Display, JsonDisplay, LiveDisplay, TextDisplay
-from deepctl.output.text import is_dumb, is_terminal
 from deepctl.store import log_file
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS)

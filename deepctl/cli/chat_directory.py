@@ -18,7 +18,7 @@ from deepctl.domain.settings import Settings
 from deepctl.errors import Refused
 from deepctl.files import atomic
 from deepctl.layout import ProfilePaths, Root
-from deepctl.output.text import home, is_terminal
+from deepctl.output.render import home, is_terminal
 from deepctl.store import lookup
 from deepctl.store import projects as stored
 from deepctl.store.coverage import CoverageSettings

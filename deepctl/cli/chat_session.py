@@ -17,8 +17,8 @@ from deepctl.domain import attachments, mention_syntax, profiles, session_choice
 from deepctl.domain.outside_files import OutsideFile
 from deepctl.errors import DeepctlError, ProfileGone, Refused
 from deepctl.layout import ProfilePaths, Root
+from deepctl.output.render import home
 from deepctl.output.stream.display import Display, JsonDisplay
-from deepctl.output.text import home
 from deepctl.store import session_catalogue
 from deepctl.store.projects import lock_directory
 

@@ -22,8 +22,7 @@ from deepctl.domain import profiles, session_choice
 from deepctl.errors import Damaged, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.output import checkpoints as views
-from deepctl.output.render import show
-from deepctl.output.text import is_terminal
+from deepctl.output.render import is_terminal, show
 from deepctl.store import lookup, projects, session_catalogue
 from deepctl.store.ledger import Ledger
 from deepctl.store.lookup import CheckpointInfo

@@ -13,7 +13,7 @@ from deepctl.domain.session_choice import UNNAMED
 from deepctl.errors import Refused, StorageError, UsageError
 from deepctl.files import atomic
 from deepctl.output import render
-from deepctl.output.text import home, printable
+from deepctl.output.render import home, printable
 
 SHELLS = ("bash", "zsh", "fish")
 FILES = {"bash": "deepctl.bash", "zsh": "_deepctl", "fish": "deepctl.fish"}

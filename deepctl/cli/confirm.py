@@ -18,8 +18,7 @@ import typer
 
 from deepctl.cli import tty_modes
 from deepctl.errors import Interrupted, Refused
-from deepctl.output.render import say, say_part
-from deepctl.output.text import has_colour, is_terminal, visible, wrap
+from deepctl.output.render import has_colour, is_terminal, say, say_part, visible, wrap
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

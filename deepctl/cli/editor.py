@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from deepctl.errors import DeepctlError, Refused, UsageError
 from deepctl.files import atomic
 from deepctl.files.rmtree import remove_tree
-from deepctl.output.text import is_terminal
+from deepctl.output.render import is_terminal
 
 _PROGRAMS = ("editor", "nano", "vi")
 _PROMPT_FILE = "prompt.md"

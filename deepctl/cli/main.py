@@ -268,7 +268,7 @@ def _report(problem: DeepctlError, arguments: list[str]) -> None:
     if os.environ.get("DEEPCTL_DEBUG") == "1":
         import traceback
 
-        from deepctl.output.text import printable_lines
+        from deepctl.output.render import printable_lines
         from deepctl.redaction import redact
 
         # The traceback can contain text of a provider or server.

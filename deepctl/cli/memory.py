@@ -23,8 +23,7 @@ from deepctl.domain.memory.directory import MAX_BYTES, Memory, Notebook, check_n
 from deepctl.errors import DeepctlError, Interrupted, MemoryNotFound, Refused, UsageError
 from deepctl.files.atomic import storage_error
 from deepctl.output import memory as views
-from deepctl.output.render import Progress, notice, show
-from deepctl.output.text import is_terminal
+from deepctl.output.render import Progress, is_terminal, notice, show
 from deepctl.quantities import counted
 
 if TYPE_CHECKING:

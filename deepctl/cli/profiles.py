@@ -20,8 +20,7 @@ from deepctl.domain import profiles, setting_table, settings
 from deepctl.errors import DeepctlError, NotFound, ProfileNotFound, StorageError, UsageError
 from deepctl.layout import UNTRUSTED, ProfilePaths
 from deepctl.output import profiles as views
-from deepctl.output.render import BYTES, Progress, discard_stdout, say, show
-from deepctl.output.text import is_terminal, wrap
+from deepctl.output.render import BYTES, Progress, discard_stdout, is_terminal, say, show, wrap
 
 if TYPE_CHECKING:
     from deepctl.domain.settings import Settings

@@ -11,9 +11,8 @@ from deepctl.cli.repl.clusters import with_stand_ins
 from deepctl.domain.settings import Settings
 from deepctl.errors import DeepctlError, Interrupted, NotFound
 from deepctl.layout import ProfilePaths
-from deepctl.output.render import Progress
+from deepctl.output.render import Progress, ago, cells, fit, printable, visible
 from deepctl.output.rewind import preview_line
-from deepctl.output.text import ago, cells, fit, printable, visible
 from deepctl.quantities import counted
 from deepctl.store import lookup, rewind
 from deepctl.store.records import Record, SessionRecord

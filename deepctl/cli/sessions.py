@@ -19,8 +19,7 @@ from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import session_choice, settings
 from deepctl.errors import UsageError
 from deepctl.output import sessions as views
-from deepctl.output.render import notice, show
-from deepctl.output.text import is_terminal
+from deepctl.output.render import is_terminal, notice, show
 from deepctl.store import lookup, session_catalogue, todo
 from deepctl.store.session_reader import outline
 

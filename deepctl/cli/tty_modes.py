@@ -13,7 +13,7 @@ from types import FrameType
 
 from deepctl.errors import Interrupted, Terminated, terminate
 from deepctl.output import render
-from deepctl.output.text import is_dumb
+from deepctl.output.render import is_dumb
 from deepctl.quantities import counted
 
 _SET_BACK = "\x1b[?2004l\x1b[?7h\x1b[?25h\x1b[0m\x1b[J"

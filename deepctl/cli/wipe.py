@@ -21,8 +21,7 @@ from deepctl.domain.wipe.wipe_plan import PARTS
 from deepctl.errors import DeepctlError, Interrupted, ProfileNotFound, Refused, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.output import profiles as views
-from deepctl.output.render import Progress, notice, say, show
-from deepctl.output.text import is_terminal
+from deepctl.output.render import Progress, is_terminal, notice, say, show
 from deepctl.store import reserve
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS)

@@ -7,9 +7,20 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deepctl.output.render import is_conversation, notice
+from deepctl.output.render import (
+    Cell,
+    ago,
+    fit,
+    home,
+    is_conversation,
+    is_terminal,
+    notice,
+    print_sentence,
+    printable,
+    table,
+    tint,
+)
 from deepctl.output.sessions import print_conversation
-from deepctl.output.text import Cell, ago, fit, home, is_terminal, print_sentence, printable, table, tint
 from deepctl.quantities import counted, size
 from deepctl.store.log_file import MessageList
 from deepctl.store.lookup import CheckpointInfo, CheckpointProblem, Listing

@@ -9,8 +9,18 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deepctl.output.render import notice, say
-from deepctl.output.text import Cell, ago, has_colour, is_terminal, printable, printable_lines, table, terminal_size
+from deepctl.output.render import (
+    Cell,
+    ago,
+    has_colour,
+    is_terminal,
+    notice,
+    printable,
+    printable_lines,
+    say,
+    table,
+    terminal_size,
+)
 from deepctl.quantities import counted, size
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from deepctl.domain.addresses import without_passwords
 from deepctl.domain.profiles import Profile
 from deepctl.layout import UNTRUSTED
-from deepctl.output.render import notice
-from deepctl.output.text import Cell, ago, home, is_terminal, print_sentence, printable, table, visible
+from deepctl.output.render import Cell, ago, home, is_terminal, notice, print_sentence, printable, table, visible
 from deepctl.quantities import counted, size
 from deepctl.store.projects import command_to_move
 

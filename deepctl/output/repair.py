@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.layout import MEMORY_DIRECTORY, ProfilePaths
-from deepctl.output.text import print_sentence, printable, visible
+from deepctl.output.render import print_sentence, printable, visible
 from deepctl.quantities import counted
 from deepctl.store import repair_report
 

@@ -9,8 +9,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.output.checkpoints import document, short
-from deepctl.output.render import is_conversation, notice
-from deepctl.output.text import has_colour, home, is_terminal, print_sentence, printable, printable_lines, visible
+from deepctl.output.render import (
+    has_colour,
+    home,
+    is_conversation,
+    is_terminal,
+    notice,
+    print_sentence,
+    printable,
+    printable_lines,
+    visible,
+)
 from deepctl.quantities import counted
 from deepctl.store.lookup import CheckpointInfo
 from deepctl.store.rewind_plan import above

@@ -6,9 +6,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deepctl.output.render import notice
+from deepctl.output.render import Cell, ago, has_colour, home, is_terminal, notice, printable, table, terminal_width
 from deepctl.output.sessions_transcript import print_conversation as print_conversation
-from deepctl.output.text import Cell, ago, has_colour, home, is_terminal, printable, table, terminal_width
 from deepctl.quantities import counted, size
 from deepctl.store.log_file import MessageList
 from deepctl.store.session_catalogue import SessionSummary

@@ -11,8 +11,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from deepctl.output.render import notice
-from deepctl.output.text import has_colour, printable, printable_lines
+from deepctl.output.render import has_colour, notice, printable, printable_lines
 from deepctl.quantities import counted
 from deepctl.store import log_file, transcript
 from deepctl.store.log_file import Message, MessageList

@@ -19,8 +19,7 @@ from deepctl.domain.providers import ModelServer, Provider, model_name
 from deepctl.domain.settings import Value
 from deepctl.layout import UNTRUSTED
 from deepctl.output import profiles
-from deepctl.output.render import notice
-from deepctl.output.text import Cell, has_colour, is_terminal, printable, table, terminal_width, tint
+from deepctl.output.render import Cell, has_colour, is_terminal, notice, printable, table, terminal_width, tint
 from deepctl.quantities import counted, size
 
 if TYPE_CHECKING:

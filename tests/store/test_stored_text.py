@@ -19,7 +19,7 @@ from jsonschema import Draft202012Validator
 
 from deepctl import quantities
 from deepctl.files import sealed_lines
-from deepctl.output.text import ago
+from deepctl.output.render import ago
 from deepctl.store import ledger
 from tests.support.command import InProcess
 

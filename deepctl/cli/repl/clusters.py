@@ -15,7 +15,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING
 
-from deepctl.output.text import cells
+from deepctl.output.render import cells
 
 if TYPE_CHECKING:
     from prompt_toolkit.buffer import Buffer

@@ -25,7 +25,7 @@ from deepctl.domain import mention_syntax, providers, settings
 from deepctl.errors import DeepctlError
 from deepctl.files.atomic import is_temporary
 from deepctl.files.paths_beneath import DirectoryTree
-from deepctl.output.text import ago, printable
+from deepctl.output.render import ago, printable
 from deepctl.quantities import counted
 from deepctl.sandbox.policy import PROFILE_MOUNT
 from deepctl.store import session_catalogue

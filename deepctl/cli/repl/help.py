@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 from deepctl.cli.repl import command_names
 from deepctl.cli.repl.state import ReplState, SlashCommand
-from deepctl.output.render import show
-from deepctl.output.text import terminal_width, tint, wrap
+from deepctl.output.render import show, terminal_width, tint, wrap
 
 _WIDTH = 80
 _MIN_HELP_WIDTH = 30

@@ -17,7 +17,7 @@ from deepctl.cli import editor
 from deepctl.cli.repl import clusters
 from deepctl.cli.repl.completer import context
 from deepctl.errors import Interrupted
-from deepctl.output.text import printable
+from deepctl.output.render import printable
 from deepctl.unicode import whole
 
 if TYPE_CHECKING:

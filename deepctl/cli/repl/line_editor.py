@@ -24,7 +24,7 @@ from deepctl.cli.repl.screen import ScreenReader
 from deepctl.cli.repl.status import Toolbar
 from deepctl.errors import Interrupted, Refused, Terminated
 from deepctl.files import atomic
-from deepctl.output.text import is_dumb, printable, wrap
+from deepctl.output.render import is_dumb, printable, wrap
 from deepctl.unicode import whole
 
 if TYPE_CHECKING:

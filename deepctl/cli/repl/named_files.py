@@ -26,7 +26,7 @@ from deepctl.domain import attachments, outside_files
 from deepctl.domain.mention_syntax import mentions
 from deepctl.domain.outside_files import OutsideFile
 from deepctl.errors import NotFound, UsageError
-from deepctl.output.text import home
+from deepctl.output.render import home
 from deepctl.quantities import size
 from deepctl.store.log_file import PIPED
 

@@ -26,8 +26,8 @@ from deepctl.cli.repl.state import ReplState
 from deepctl.errors import DeepctlError, Interrupted, ModelFailed, ProfileGone, StorageError, Terminated
 from deepctl.files.atomic import storage_error
 from deepctl.output import render
+from deepctl.output.render import has_colour, is_dumb, printable_lines, terminal_size
 from deepctl.output.stream.live_region import LiveRegion
-from deepctl.output.text import has_colour, is_dumb, printable_lines, terminal_size
 from deepctl.quantities import counted
 from deepctl.redaction import redact
 from deepctl.store import log_file

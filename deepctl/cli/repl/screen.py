@@ -25,7 +25,7 @@ from deepctl.cli.repl.clusters import with_stand_ins
 from deepctl.cli.repl.keys import HINT, DoubleCtrlC
 from deepctl.cli.repl.status import Toolbar, fit_toolbar
 from deepctl.errors import DeepctlError, Terminated
-from deepctl.output.text import cells, has_colour, printable
+from deepctl.output.render import cells, has_colour, printable
 from deepctl.unicode import whole
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from deepctl.domain.setting_table import NETWORK as NETWORK
 from deepctl.domain.setting_table import THINKING as THINKING
 from deepctl.domain.settings import Value
 from deepctl.errors import UsageError
-from deepctl.output.text import printable
+from deepctl.output.render import printable
 
 APPROVE = ("ask", "auto", "never")
 SANDBOX = ("auto", "bubblewrap", "docker", "none")

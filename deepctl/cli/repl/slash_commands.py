@@ -22,7 +22,7 @@ from deepctl.cli.repl.run_cli_command import has_help_option, split
 from deepctl.cli.repl.state import ReplState, SlashCommand
 from deepctl.domain.session_choice import UNNAMED
 from deepctl.errors import Interrupted, NotFound, Refused, UsageError
-from deepctl.output.text import is_dumb, printable
+from deepctl.output.render import is_dumb, printable
 from deepctl.quantities import counted
 from deepctl.store import log_file, lookup, session_catalogue
 

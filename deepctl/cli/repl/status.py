@@ -14,8 +14,7 @@ from deepctl.domain import profiles, provider_keys, providers, settings
 from deepctl.domain.addresses import without_passwords
 from deepctl.domain.session_choice import UNNAMED
 from deepctl.errors import DeepctlError
-from deepctl.output.render import show
-from deepctl.output.text import cells, clip, home, printable, terminal_width, tint
+from deepctl.output.render import cells, clip, home, printable, show, terminal_width, tint
 from deepctl.quantities import counted, size
 from deepctl.store import session_catalogue
 

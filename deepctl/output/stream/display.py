@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from deepctl.errors import StorageError
 from deepctl.output import render
-from deepctl.output.render import with_command_names
+from deepctl.output.render import is_terminal, printable_lines, terminal_size, with_command_names
 from deepctl.output.stream.lines import of_stdout
-from deepctl.output.text import is_terminal, printable_lines, terminal_size
 
 if TYPE_CHECKING:
     from deepctl.output.stream.live_region import LiveRegion

@@ -10,7 +10,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from deepctl.output.text import cells, clip, has_colour, printable_lines
+from deepctl.output.render import cells, clip, has_colour, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import Console

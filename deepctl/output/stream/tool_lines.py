@@ -8,8 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from deepctl.output.render import cells, clip, printable
 from deepctl.output.stream.lines import TerminalCaps, cut_line, wrap
-from deepctl.output.text import cells, clip, printable
 
 if TYPE_CHECKING:
     from rich.text import Text

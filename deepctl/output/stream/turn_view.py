@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from deepctl.output.render import printable
 from deepctl.output.stream.lines import TAB, TerminalCaps, cut_line, fold, wrap
 from deepctl.output.stream.markdown import Markdown
 from deepctl.output.stream.tool_lines import ShownCall
-from deepctl.output.text import printable
 
 if TYPE_CHECKING:
     from rich.text import Text
