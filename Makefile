@@ -25,7 +25,7 @@ QUICK := tests/test_schemas.py tests/test_start.py tests/test_locks.py tests/tes
   $(addprefix tests/store/test_,ledger.py object_store.py restore.py rewind_plan.py session_log.py trees.py)
 COVERED := deepctl/store/*,deepctl/domain/*,deepctl/files/*
 
-.PHONY: help demo test test-quick models projects soak soak-models soak-projects coverage lint bench completions pictures clean
+.PHONY: help demo test test-quick models projects soak soak-library soak-models soak-projects coverage lint bench completions pictures clean
 
 help:
 	@echo "make demo    the main features with the offline model, in a throw-away root, under a minute"
@@ -36,6 +36,7 @@ help:
 	@echo "make soak-models   conversations with llama.cpp and every chat template"
 	@echo "make coverage   branch coverage of store, domain and files by all tests (takes three times as long)"
 	@echo "make soak    the crash, damage and story tests in full: every call, ten times the examples"
+	@echo "make soak-library   50 users of one web application with 20 turns each; throughput and memory against pydantic-deep"
 	@echo "make soak-projects   a rewind in a project with a fault at every call to the file system; its rules against git"
 	@echo "make lint    ruff, mypy and the import rules"
 	@echo "make bench   speed, as ratios measured in one run, and tokens of the first request"
@@ -102,6 +103,10 @@ coverage: $(DEV)
 soak: $(DEV)
 	DEEPCTL_SOAK=1 $(BIN)/pytest $(SOAK)
 
+soak-library: $(DEV)
+	DEEPCTL_SOAK=1 $(BIN)/pytest -s --timeout 3600 tests/test_web_soak.py
+	$(BIN)/python -m benchmarks.applications
+
 soak-projects: $(PROJECTS)
 	DEEPCTL_SOAK=1 $(BIN)/pytest --timeout 3600 $(SOAK_PROJECTS)
 
@@ -124,5 +129,5 @@ pictures: $(DEV)
 	$(BIN)/python -m docs.pictures.make
 
 clean:
-	rm -rf $(VENV) .venv-peer build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
+	rm -rf $(VENV) .venv-guide .venv-peer build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks import (
+    applications,
     completion,
     conversation,
     first_hello,
@@ -37,6 +38,7 @@ if __name__ == "__main__":
                 wipe.run(),
                 streaming.run(),
                 library.run(),
+                applications.run(),
                 first_hello.run(),
             ]
         )

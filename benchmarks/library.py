@@ -1,17 +1,18 @@
 """What a turn of the library costs: `create_deep_agent()` against a plain agent of pydantic-ai, both with three tools.
 
-The same scripted model calls `write_file`, `read_file` and `ls`, one after another, then answers. The plain agent has
-three tools of these names that do the same to a dictionary. Counted is the processor time of this process, over many
-turns after some that warm up, in alternating rounds.
+The same scripted model calls `write_file`, `read_file` and `ls`, one after another, then answers. Counted is the
+processor time of this process, over many turns after some that warm up, in alternating rounds.
 
-Promised is the ratio with `StateBackend` and `InMemoryCheckpointStore`, which do no input and output, as the plain
-agent does none. With `LocalBackend` and `FileCheckpointStore`, each turn also syncs files and checkpoints to a disk;
-that figure is printed and nothing is promised about it.
+With `StateBackend` and `InMemoryCheckpointStore` there is no input and output; the plain agent then has three tools of
+these names that do the same to a dictionary. With `LocalBackend` and `FileCheckpointStore` there are files, and each
+turn also syncs checkpoints of them and of the conversation; the three tools of the plain agent then do the same to a
+directory.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
 import sys
 import tempfile
@@ -36,7 +37,8 @@ from deepctl import (
 _ROUNDS = 9
 _TURNS = 20
 _TURNS_ON_DISK = 5
-_MOST = 3.0
+_MOST_IN_MEMORY = 2.5
+_MOST_ON_DISK = 3.5
 _CALLS = (
     ("write_file", {"path": "notes.txt", "content": "one\ntwo\n"}),
     ("read_file", {"path": "notes.txt"}),
@@ -82,6 +84,29 @@ def _plain() -> Turn:
     return lambda: agent.run("Write, read and list.")
 
 
+def _plain_on_disk(directory: Path) -> Turn:
+    agent = Agent(FunctionModel(_answer))
+
+    # pydantic-ai calls functions that are not coroutines in threads, as blocking calls must be.
+    @agent.tool_plain
+    def write_file(path: str, content: str) -> str:
+        """Write a file."""
+        (directory / path).write_text(content)
+        return f"Wrote {path}"
+
+    @agent.tool_plain
+    def read_file(path: str) -> str:
+        """Read a file."""
+        return (directory / path).read_text()
+
+    @agent.tool_plain
+    def ls(path: str) -> str:
+        """List a directory."""
+        return "\n".join(sorted(os.listdir(directory / path)))
+
+    return lambda: agent.run("Write, read and list.")
+
+
 def _deep(deps: Callable[[], DeepAgentDeps]) -> Turn:
     agent = create_deep_agent(FunctionModel(_answer))
     return lambda: agent.run("Write, read and list.", deps=deps())
@@ -104,20 +129,26 @@ def run() -> bool:
     """Measure and print; whether the promise holds."""
     print("A turn of the library with three tool calls, processor time against a plain agent:")
     with tempfile.TemporaryDirectory() as place:
-        Path(place, "workspace").mkdir()
+        for name in ("workspace", "plain"):
+            Path(place, name).mkdir()
         store = FileCheckpointStore(f"{place}/checkpoints")
         backend = LocalBackend(root_dir=f"{place}/workspace")
         turns = {
             "plain": _plain(),
+            "plain, disk": _plain_on_disk(Path(place, "plain")),
             "memory": _deep(lambda: DeepAgentDeps(backend=StateBackend(), checkpoint_store=InMemoryCheckpointStore())),
             "disk": _deep(lambda: DeepAgentDeps(backend=backend, checkpoint_store=store)),
         }
-        count = {"plain": _TURNS, "memory": _TURNS, "disk": _TURNS_ON_DISK}
+        count = dict.fromkeys(turns, _TURNS) | {"disk": _TURNS_ON_DISK}
         taken = asyncio.run(_measure(turns, count, _ROUNDS))
     for name, seconds in taken.items():
-        print(f"  {name:<8} {seconds * 1e3:7.2f} ms")
-    print(f"  LocalBackend and FileCheckpointStore: {taken['disk'] / taken['plain']:.2f} x (nothing promised)")
-    return promise("StateBackend and InMemoryCheckpointStore", taken["memory"] / taken["plain"], _MOST)
+        print(f"  {name:<12} {seconds * 1e3:7.2f} ms")
+    return all(
+        [
+            promise("StateBackend and InMemoryCheckpointStore", taken["memory"] / taken["plain"], _MOST_IN_MEMORY),
+            promise("LocalBackend and FileCheckpointStore", taken["disk"] / taken["plain, disk"], _MOST_ON_DISK),
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ import os
 import statistics
 import subprocess
 import time
+import venv
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 
 def medians(commands: Mapping[str, Sequence[str]], *, rounds: int, environment: Mapping[str, str]) -> dict[str, float]:
@@ -33,6 +35,21 @@ def environment_of(environment: Mapping[str, str]) -> dict[str, str]:
     found = {**os.environ, **environment}
     found.pop("PYTHONDONTWRITEBYTECODE", None)
     return found
+
+
+def python_with(packages: Sequence[str], name: str, variable: str) -> str:
+    """The Python of an environment with these packages, made once in the directory `name` of the clone.
+
+    The environment variable `variable`, if it is set, names a Python that has them.
+    """
+    if given := os.environ.get(variable):
+        return given
+    place = Path(__file__).parent.parent / name
+    python = place / "bin" / "python"
+    if not python.exists():
+        venv.create(place, with_pip=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
+    return str(python)
 
 
 def promise(what: str, ratio: float, limit: float) -> bool:

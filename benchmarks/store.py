@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,7 +19,7 @@ from typing import Any
 
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
 
-from benchmarks.measure import promise
+from benchmarks.measure import promise, python_with
 from deepctl import Checkpoint, FileCheckpointStore
 from deepctl.files import sealed_lines
 
@@ -67,18 +65,6 @@ asyncio.run(main())
 """
 
 
-def _peer() -> str:
-    """The Python of an environment that has pydantic-deep; $DEEPCTL_BENCH_PEER, if it is set, names one that has."""
-    if given := os.environ.get("DEEPCTL_BENCH_PEER"):
-        return given
-    place = Path(__file__).parent.parent / ".venv-peer"
-    python = place / "bin" / "python"
-    if not python.exists():
-        venv.create(place, with_pip=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", _PEER], check=True)
-    return str(python)
-
-
 def _measured(python: str, which: str, turns: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         command = (python, "-c", _PROGRAM, which, str(turns), f"{place}/store")
@@ -121,7 +107,7 @@ def _around(times: list[float], at: int) -> float:
 def run() -> bool:
     """Measure and print; whether every promise holds."""
     ours = _measured(sys.executable, "deepctl", _TURNS)
-    theirs = _measured(_peer(), "peer", _TURNS)
+    theirs = _measured(python_with([_PEER], ".venv-peer", "DEEPCTL_BENCH_PEER"), "peer", _TURNS)
     print(f"{_TURNS} turns of two messages of 1 KB, a checkpoint each (ours synced to disk, theirs not):")
     mega = 1e6
     print(

@@ -1,126 +1,178 @@
-"""A web application with an agent for each user: files, memory, conversation and checkpoints.
+"""A web application with an agent for each user: conversation, files, memory and checkpoints.
 
-It works with the offline model. Set MODEL for another model (`anthropic:…`), and STATE for another directory.
+A user is a profile of the command line: `DEEPCTL_HOME=state deepctl checkpoints list --user alice` shows the
+checkpoints of alice, also while this application runs.
+
+It works with the offline model. Set DEEPCTL_MODEL for another model (`anthropic:…`), and STATE for another directory.
 
     pip install fastapi uvicorn
-    uvicorn --app-dir examples fastapi_app:app
+    uvicorn --app-dir examples fastapi_app:app --workers 2
     curl 127.0.0.1:8000/chat -H 'X-User: alice' --json '{"message": "remember I prefer window seats"}'
+    curl 127.0.0.1:8000/stream -N -H 'X-User: alice' --json '{"message": "recall window"}'
 
-Conversations are in the memory of this process. Run one worker, or send each user to the same worker.
+All state is on disk, so any number of workers on one machine may serve the same users. Turns of one user run one after
+another: a lock on disk decides, and the others wait.
 """
 
 import asyncio
-import dataclasses
+import json
 import os
-import uuid
-from datetime import datetime, timezone
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Header, HTTPException
-from pydantic import BaseModel
-from pydantic_ai.messages import ModelMessage
+from fastapi import Depends, FastAPI, Header, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deepctl import (
-    DeepAgentDeps,
-    FileCheckpointStore,
-    LocalBackend,
-    RewindRequested,
-    create_deep_agent,
-    layout,
-    offline_model,
-)
-from deepctl.errors import BadName, Refused
+from deepctl import OpenProfile, create_deep_agent, open_profile
+from deepctl.errors import DeepctlError, TimedOut
 
 STATE = Path(os.environ.get("STATE", "state")).absolute()
+MAX_BODY = 64 * 1024  # bytes
+MAX_PROMPT = 16 * 1024  # characters
+MAX_SECONDS = float(os.environ.get("MAX_SECONDS", "120"))  # of a turn, with the wait for other turns of the user
+MAX_WAIT = 30.0  # seconds, for a turn of the user in another process
 
-# One agent serves all users: the state of a user is in the deps of each run.
-agent = create_deep_agent(os.environ.get("MODEL") or offline_model())
+STATUS_OF_EXIT_CODE = {2: 400, 3: 404, 4: 503, 5: 500, 6: 409, 7: 502, 8: 507, 124: 504}
+
+# One agent serves all users: the state of a user is in the profile of each run.
+agent = create_deep_agent(os.environ.get("DEEPCTL_MODEL") or "offline")
 app = FastAPI()
 
 
-class User:
-    """The state of one user: two directories on disk, and the conversation in memory."""
-
-    def __init__(self, name: str) -> None:
-        self.workspace = STATE / name / "workspace"
-        self.store = FileCheckpointStore(STATE / name / "checkpoints")
-        self.history: list[ModelMessage] | None = None
-        self.turn = asyncio.Lock()
-
-    async def say(self, message: str) -> str:
-        """Run one turn."""
-        if self.history is None:
-            # After a restart: the last checkpoint has the messages, because every turn ends with one.
-            kept = await self.store.list_all()
-            self.history = kept[-1].messages if kept else []
-        deps = DeepAgentDeps(backend=LocalBackend(root_dir=self.workspace), checkpoint_store=self.store)
-        prompt: Any = message
-        while True:
-            try:
-                result = await agent.run(prompt, deps=deps, message_history=self.history)
-            except RewindRequested as request:  # the agent rewound to a checkpoint, and starts again from there
-                prompt, self.history = request.prompt(message), request.messages
-            else:
-                self.history = result.all_messages()
-                return result.output
-
-    async def go_back(self, checkpoint: str) -> list[str]:
-        """Rewind the files to a checkpoint; returns the files that changed. Raises `Refused`, `KeyError`."""
-        target = await self.store.get(checkpoint)
-        if target is None:
-            raise KeyError(checkpoint)
-        changed = await self.store.rewind(target.id, self.workspace)
-        now = dataclasses.replace(target, id=uuid.uuid4().hex, label="", created_at=datetime.now(timezone.utc))
-        await self.store.save(now, workspace=self.workspace)
-        self.history = target.messages
-        return changed
+async def signed_in(x_user: Annotated[str, Header()]) -> AsyncIterator[OpenProfile]:
+    """The profile of a request's user. Replace this header, which is not authenticated, by your sign-in."""
+    async with open_profile(x_user, root=STATE, wait=MAX_WAIT) as profile:
+        yield profile
 
 
-users: dict[str, User] = {}
+CurrentUser = Annotated[OpenProfile, Depends(signed_in)]
 
 
-def signed_in(x_user: Annotated[str, Header()]) -> User:
-    """The user of a request. Replace this header, which is not authenticated, by your sign-in."""
-    try:
-        name = layout.folded_name(layout.check_name(x_user))
-    except BadName as error:
-        raise HTTPException(400, str(error)) from None
-    return users.setdefault(name, User(name))
-
-
-CurrentUser = Annotated[User, Depends(signed_in)]
-
-
-class Message(BaseModel):
+class Prompt(BaseModel):
     """The body of a chat request."""
 
-    message: str
+    message: str = Field(min_length=1, max_length=MAX_PROMPT)
+
+
+class Target(BaseModel):
+    """The body of a rewind: an id, a label, or `~N` for N turns back."""
+
+    to: str = Field(default="~1", max_length=100)
 
 
 @app.post("/chat")
-async def chat(request: Message, user: CurrentUser) -> dict[str, str]:
-    """Run a turn. Turns of one user run one after another, turns of several users in parallel."""
-    async with user.turn:
-        return {"response": await user.say(request.message)}
+async def chat(prompt: Prompt, user: CurrentUser) -> dict[str, Any]:
+    """Run a turn and return its answer."""
+    async with asyncio.timeout(MAX_SECONDS):
+        result = await user.run(agent, prompt.message)
+    return {"response": result.output, "checkpoint": result.checkpoint, "notices": result.notices}
+
+
+@app.post("/stream")
+async def stream(prompt: Prompt, user: CurrentUser) -> StreamingResponse:
+    """Run a turn and send its events (server-sent events). The last one is `result` or `error`.
+
+    A turn whose client goes away is cancelled. What is complete of it is stored.
+    """
+
+    async def events() -> AsyncIterator[str]:
+        try:
+            async with asyncio.timeout(MAX_SECONDS), aclosing(user.stream(agent, prompt.message)) as turn:
+                async for event in turn:
+                    yield server_sent(event)
+        except Exception as error:
+            yield server_sent({"type": "error", **error_of(error)})
+
+    return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+def server_sent(event: dict[str, Any]) -> str:
+    """An event in the form of server-sent events. JSON has no line breaks, so that it is one line of data."""
+    return f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
 
 
 @app.get("/checkpoints")
 async def checkpoints(user: CurrentUser) -> list[dict[str, Any]]:
-    """The checkpoints of this user, oldest first."""
-    return [
-        {"id": one.id, "label": one.label, "turn": one.turn, "at": one.created_at}
-        for one in await user.store.list_all()
-    ]
+    """The checkpoints of this user, newest first."""
+    return [asdict(checkpoint) for checkpoint in await user.checkpoints(limit=100)]
 
 
-@app.post("/rewind/{checkpoint}")
-async def rewind(checkpoint: str, user: CurrentUser) -> dict[str, list[str]]:
-    """Rewind files, memory and conversation."""
-    async with user.turn:
-        try:
-            return {"changed": await user.go_back(checkpoint)}
-        except KeyError:
-            raise HTTPException(404, "There is no such checkpoint.") from None
-        except Refused as error:  # a file has changes by another author
-            raise HTTPException(409, str(error)) from None
+@app.post("/rewind")
+async def rewind(target: Target, user: CurrentUser) -> dict[str, Any]:
+    """Rewind conversation, files and memory. `safety` is the checkpoint with the state before: a rewind to it undoes
+    this one.
+    """
+    return asdict(await user.rewind(target.to))
+
+
+@app.delete("/user", status_code=204)
+async def delete(user: CurrentUser) -> None:
+    """Delete everything of this user."""
+    await user.wipe()
+
+
+def error_of(error: Exception) -> dict[str, Any]:
+    """An error in the form of `deepctl --json`. An unexpected one has no details, because they are not the user's."""
+    if isinstance(error, TimeoutError):
+        error = TimedOut(f"The turn took more than {MAX_SECONDS:.0f} seconds.", "What is complete of it is stored.")
+    if not isinstance(error, DeepctlError):
+        error = DeepctlError("Something went wrong.", code="unexpected")
+    return error.document()
+
+
+@app.exception_handler(DeepctlError)
+@app.exception_handler(TimeoutError)
+@app.exception_handler(Exception)
+async def failed(_: Request, error: Exception) -> JSONResponse:
+    """An error of a turn, or of this application."""
+    document = error_of(error)
+    status = STATUS_OF_EXIT_CODE.get(document["exit_code"], 500)
+    return JSONResponse({"error": document}, status, {"Retry-After": "1"} if status == 503 else None)
+
+
+@app.exception_handler(RequestValidationError)
+@app.exception_handler(StarletteHTTPException)
+async def refused(_: Request, error: Exception) -> JSONResponse:
+    """A request that is not one of this application, in the same form."""
+    status, message = (
+        422,
+        "; ".join(
+            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+            for problem in (error.errors() if isinstance(error, RequestValidationError) else [])
+        ),
+    )
+    if isinstance(error, StarletteHTTPException):
+        status, message = error.status_code, error.detail
+    document = {"code": f"http_{status}", "message": message, "hint": None, "exit_code": 2, "retryable": False}
+    return JSONResponse({"error": document}, status)
+
+
+class BodyLimit:
+    """Refuses a body that is too large, whatever its header says, and reads no more of it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count the bytes of a request."""
+        size = 0
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > MAX_BODY:
+                raise HTTPException(413, f"A request has at most {MAX_BODY} bytes.")
+            return message
+
+        await self.app(scope, counted, send)
+
+
+app.add_middleware(BodyLimit)

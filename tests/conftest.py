@@ -35,7 +35,8 @@ gc.set_threshold(50_000, 20, 100)
 
 _LONG = (
     *("cli/test_tmux", "sandbox/test_containers", "agent/test_kill", "agent/test_interruption", "cli/test_repl_ends"),
-    *("test_examples", "agent/test_compaction", "cli/test_wipe", "cli/test_user_commands", "cli/test_repl"),
+    *("test_examples", "test_example_apps", "test_web_soak", "agent/test_compaction", "cli/test_wipe"),
+    *("cli/test_user_commands", "cli/test_repl"),
     *(
         "agent/test_docker_sandbox",
         "projects/test_guide",

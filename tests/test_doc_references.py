@@ -7,6 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 _FILE = re.compile(r"`([\w/.-]+\.py)`")
+_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 _DOTTED = re.compile(r"`(deepctl(?:\.\w+)+)`")
 
 
@@ -20,6 +21,16 @@ def test_every_file_that_a_document_names_exists() -> None:
         if not any(f"/{path}".endswith(f"/{name}") for path in files)
     ]
     assert missing == []
+
+
+def test_every_test_that_a_document_names_exists() -> None:
+    named = [
+        (document.name, path, test)
+        for document in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+        for path, test in _TEST.findall(document.read_text())
+    ]
+    assert named
+    assert [entry for entry in named if f"def {entry[2]}(" not in (ROOT / entry[1]).read_text()] == []
 
 
 def test_every_module_and_name_that_a_docstring_refers_to_exists() -> None:

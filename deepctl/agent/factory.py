@@ -106,10 +106,11 @@ class DeepAgentDeps:
     def checkpoints_or(self, default: CheckpointStore | None) -> AgentCheckpoints | None:
         """The checkpoints for the agent's tools: in the store of these deps, else in `default`."""
         store = self.checkpoint_store if self.checkpoint_store is not None else default
-        if store is None or isinstance(store, AgentCheckpoints):
-            return store
+        # Every hook of a run asks this, and a check of a protocol takes long.
         checkpoints = next((checkpoints for checkpoints in self._checkpoints if checkpoints.store is store), None)
         if checkpoints is None:
+            if store is None or isinstance(store, AgentCheckpoints):
+                return store
             checkpoints = StoreCheckpoints(store, directories_of(self.backend))
             self._checkpoints.append(checkpoints)
         return checkpoints
@@ -176,7 +177,8 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
         return lambda ctx: ModelSettings() if "cache" in (ctx.model_settings or {}) else ModelSettings(cache=True)
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
-        return GuardedTools(made_ready(toolset, self.fixed_tools), self.environment, self.disabled, self.shell)
+        # To decode the variables of a process takes longer than to search a result for their values.
+        return GuardedTools(made_ready(toolset, self.fixed_tools), dict(self.environment), self.disabled, self.shell)
 
     async def wrap_tool_execute(
         self,

@@ -200,7 +200,7 @@ class TurnContext(AbstractCapability[Any]):
     """The summary in the last request of the run."""
 
     async def for_run(self, ctx: RunContext[Any]) -> TurnContext:
-        return replace(self)
+        return replace(self, environment=dict(self.environment))
 
     async def before_model_request(
         self, ctx: RunContext[Any], request_context: ModelRequestContext
