@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
-from deepctl.domain import env_variables, mcp_servers, provider_keys, read_only_paths
+from deepctl.domain import env_variables, mcp_servers, provider_keys
 from deepctl.domain.mcp_servers import McpServer
 from deepctl.domain.permissions import CommandPolicy, Permissions, without_sandbox
 from deepctl.domain.settings import Settings
 from deepctl.layout import ProfilePaths, Root
+from deepctl.sandbox import read_only
 from deepctl.sandbox.container import container_name
 
 if TYPE_CHECKING:
@@ -71,19 +72,20 @@ class SetupReader(NamedTuple):
         image = in_force.get("docker.image") or ""
         servers = in_force.mcp_servers()
         approve, network = self.approve, self.network
-        read_only = read_only_paths.resolve(in_force, self.environment, root)
+        paths_to_read = in_force.paths("read_only_paths")
+        read_only_paths = read_only.resolve(paths_to_read, self.environment, root) if paths_to_read else ()
         self._prepare(servers)
         from deepctl.agent import sandboxes
 
         choices: dict[str, Sandbox] = {
-            "none": sandboxes.NoSandbox(limits, paths.commands_home, read_only),
-            "bubblewrap": sandboxes.Bubblewrap(network, limits, dict(self.environment), (root.path,), read_only),
+            "none": sandboxes.NoSandbox(limits, paths.commands_home, read_only_paths),
+            "bubblewrap": sandboxes.Bubblewrap(network, limits, dict(self.environment), (root.path,), read_only_paths),
         }
         sandbox = in_force.get("sandbox") or "auto"
         if sandbox == "docker":
             name = container_name(paths.directory)
-            choices[sandbox] = sandboxes.Docker(name, image, network, limits, paths.name, read_only)
-        key = (network, limits, image, read_only, self.environment.get("DEEPCTL_BWRAP"))
+            choices[sandbox] = sandboxes.Docker(name, image, network, limits, paths.name, read_only_paths)
+        key = (network, limits, image, read_only_paths, self.environment.get("DEEPCTL_BWRAP"))
         choice = sandboxes.choose(sandbox, choices, can_ask=self.can_ask, key=key if self.trusts_probes else None)
         commands = self._commands(choice, approve, permissions, image)
         if choice.problem is not None:

@@ -383,15 +383,18 @@ class _CapturedOutput:
         return out, err
 
 
-def _of_project(project: ProjectMounts | None, *, is_mounted: bool = False) -> dict[str, str]:
-    """The variables of commands in a project. `is_mounted` is whether its mounts exist: in a sandbox."""
+def _variables(paths: tuple[str, ...], project: ProjectMounts | None, *, is_mounted: bool = True) -> dict[str, str]:
+    """The variables for read-only paths and of a project. `is_mounted` is whether its mounts exist: in a sandbox."""
+    variables = read_only.variables(paths) if paths else {}
     if project is None:
-        return {}
-    return {**(projects.variables(project) if is_mounted else {}), **identity(project.root)}
+        return variables
+    return {**variables, **(projects.variables(project) if is_mounted else {}), **identity(project.root)}
 
 
 def _binds(paths: tuple[str, ...], root: str | None, project: ProjectMounts | None) -> tuple[Bind, ...]:
     """The mounts of read-only paths, without those that commands see and can replace by links."""
+    if not paths:
+        return ()
     writable = [path for path in (root, project.workspace if project is not None else None) if path is not None]
     return read_only.binds(paths, writable)
 
@@ -435,7 +438,7 @@ class NoSandbox:
         """Without a sandbox, there is nothing to test."""
 
     def commands(self, root: str, project: ProjectMounts | None = None) -> Executor:
-        variables = {**read_only.variables(self.read_only_paths), **_of_project(project)}
+        variables = _variables(self.read_only_paths, project, is_mounted=False)
         if project is not None and (cache := projects.unsandboxed_cache(project)) is not None:
             variables |= projects.cache_variables(cache)
         return DirectExecutor(root, PrivateHome(self.home), variables)
@@ -474,7 +477,7 @@ class Bubblewrap:
             self.network,
             hidden_directories,
             _binds(self.read_only_paths, root, project),
-            {**read_only.variables(self.read_only_paths), **_of_project(project, is_mounted=True)},
+            _variables(self.read_only_paths, project),
         )
 
     def check(self) -> None:
@@ -521,7 +524,7 @@ class Docker:
                 self.limits.tmp,
                 self.profile,
             ),
-            {**read_only.variables(self.read_only_paths), **_of_project(project, is_mounted=True)},
+            _variables(self.read_only_paths, project),
             _binds(self.read_only_paths, root, project),
             project,
         )

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from deepctl import Bubblewrap, NoSandbox
-from deepctl.domain import read_only_paths
 from deepctl.domain.settings import load
 from deepctl.errors import BadSetting
 from deepctl.layout import Root
+from deepctl.sandbox import read_only
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _resolve(user: Path, *paths: str) -> tuple[str, ...]:
     settings = load(os.environ, options={"read_only_paths": ",".join(paths)})
-    return read_only_paths.resolve(settings, os.environ, Root(str(user / "root")))
+    return read_only.resolve(settings.paths("read_only_paths"), os.environ, Root(str(user / "root")))
 
 
 def _run(sandbox: Bubblewrap | NoSandbox, root: Path, script: str) -> tuple[int, str]:
@@ -117,7 +117,7 @@ def test_what_is_no_path(user: Path, path: str) -> None:
 
 def test_no_paths(user: Path) -> None:
     assert _resolve(user, "none") == ()
-    assert read_only_paths.resolve(load(os.environ), os.environ, Root(str(user))) == ()
+    assert read_only.resolve(load(os.environ).paths("read_only_paths"), os.environ, Root(str(user))) == ()
 
 
 def test_a_list_in_a_file(user: Path) -> None:
@@ -125,6 +125,7 @@ def test_a_list_in_a_file(user: Path) -> None:
     config.write_text('read_only_paths = ["~/.rustup", "/usr/share"]\nprotected = []\nnetwork = true\n')
     settings = load(os.environ)
     root = Root(str(user / "root"))
-    assert read_only_paths.resolve(settings, os.environ, root) == (str(user / ".rustup"), "/usr/share")
+    paths = settings.paths("read_only_paths")
+    assert read_only.resolve(paths, os.environ, root) == (str(user / ".rustup"), "/usr/share")
     assert settings.paths("protected") == []
     assert settings.get("network") == "on"

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from deepctl import distribution, layout
-from deepctl.domain import mcp_servers, profiles, read_only_paths, settings
+from deepctl.domain import mcp_servers, profiles, settings
 from deepctl.domain.doctor.check import Check, Status, error_in_words, first_few
 from deepctl.domain.doctor.stored_state import KNOWN
 from deepctl.domain.mcp_servers import McpServer
@@ -23,7 +23,7 @@ from deepctl.errors import BadSetting, DeepctlError
 from deepctl.files import ownership
 from deepctl.layout import UNTRUSTED, ProfilePaths, Root
 from deepctl.quantities import counted, size
-from deepctl.sandbox import bubblewrap, cgroups, container
+from deepctl.sandbox import bubblewrap, cgroups, container, read_only
 from deepctl.sandbox.policy import Limits, Unavailable
 
 PACKAGES = (
@@ -319,7 +319,7 @@ class Sandboxes:
         """Where the commands of a profile run. Raises `DeepctlError` if its settings cannot be used."""
         sandbox, image, limits = choice(settings)
         try:
-            read_only_paths.resolve(settings, self._environment, layout.root(self._environment))
+            read_only.resolve(settings.paths("read_only_paths"), self._environment, layout.root(self._environment))
         except BadSetting as refusal:
             yield Check("sandbox", "problem", refusal.message, refusal.hint)
             return
