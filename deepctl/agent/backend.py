@@ -18,7 +18,7 @@ import posixpath
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
@@ -302,8 +302,14 @@ class _CommandBackend(_SearchBackend, SupportsCommands):
         self._own = own
         self._is_confined = sandbox.confined
         self._limits = sandbox.limits
-        self.guard = CommandGuard(self._root, project, confined=sandbox.confined, by_user=by_user)
+        self._project = project
+        self._by_user = by_user
         self.runner = sandbox.commands(self._root, project)
+
+    @cached_property
+    def guard(self) -> CommandGuard:
+        """What looks at the directories around each command: made for the first one."""
+        return CommandGuard(self._root, self._project, confined=self._is_confined, by_user=self._by_user)
 
     async def run(
         self,
@@ -490,7 +496,9 @@ class LocalBackend(ConfinedWorkspace):
 
     def take_created_repositories(self) -> list[str]:
         """The nested repositories that commands of a project created since the last call, relative to the project."""
-        return self._searcher.guard.take_created() if isinstance(self._searcher, _CommandBackend) else []
+        if self.profile_dir is None or not isinstance(self._searcher, _CommandBackend):
+            return []
+        return self._searcher.guard.take_created()
 
     def close(self) -> None:
         """End the background processes of commands, if the sandbox can: in a container. It can be used again."""
