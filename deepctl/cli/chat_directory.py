@@ -9,7 +9,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from deepctl.cli.confirm import confirm
@@ -132,22 +132,27 @@ class ChatDirectory:
         if self._is_given or self._is_hinted or self._is_script or session is not None:
             return None
         self._is_hinted = True
+        hinted_paths = _hinted(profile)
+        with suppress(OSError):
+            if os.path.realpath(os.getcwd()) in hinted_paths:
+                return None
         path = projects.looks_like_one(self._root, os.environ)
-        if path is None or (self.path and f"{path}/".startswith(f"{self.path}/")) or not _remember(profile, path):
+        if path is None or (self.path and f"{path}/".startswith(f"{self.path}/")):
             return None
+        _remember(profile, [*hinted_paths, path])
         command = f"deepctl chat -C . --user {shlex.quote(profile.name)}"
         return f"The agent does not work in the current directory. `{command}` lets it."
 
 
-def _remember(profile: ProfilePaths, path: str) -> bool:
-    """Note that a directory was hinted at; returns whether that is new."""
-    file = os.path.join(profile.cache, _HINTED)
-    entries: list[str] = []
+def _hinted(profile: ProfilePaths) -> list[str]:
+    """The directories that were hinted at, the oldest first."""
     with suppress(OSError, ValueError, Refused):
-        entries = [entry for entry in json.loads(atomic.read_file(file)) if isinstance(entry, str)]
-    if path in entries:
-        return False
+        entries = json.loads(atomic.read_file(os.path.join(profile.cache, _HINTED)))
+        return [entry for entry in entries if isinstance(entry, str)]
+    return []
+
+
+def _remember(profile: ProfilePaths, paths: Sequence[str]) -> None:
     with suppress(OSError):
         atomic.make_root(profile.cache)
-        atomic.replace_unsynced(file, json.dumps([*entries, path][-_MOST_HINTED:]).encode())
-    return True
+        atomic.replace_unsynced(os.path.join(profile.cache, _HINTED), json.dumps(paths[-_MOST_HINTED:]).encode())
