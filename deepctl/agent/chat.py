@@ -69,11 +69,11 @@ class TurnRunner:
         """Continue with another event loop, because a task in the old one does not end."""
         old, self._runner = self._runner, asyncio.Runner()
         self.engine.kill_servers()
-        leaving = self.engine.leave_model()
+        last = self.engine.leave_model()
         # A signal at this point has nothing left to stop, and the turn is over in any case. Every client has its own
         # exceptions.
         with suppress(Exception):
-            interruption.close(old, leaving)
+            interruption.close(old, last)
 
     def run(
         self,

@@ -347,8 +347,8 @@ class OpenProfile:
             )
 
         async with self._locked():
-            hidden = await _step(put_away)
-        await _step(partial(wipe_plan.delete, [hidden]))
+            trash = await _step(put_away)
+        await _step(partial(wipe_plan.delete, [trash]))
 
     async def _rewind(
         self,
@@ -364,9 +364,9 @@ class OpenProfile:
                 work = locks.stack.enter_context(self._repository(profile, in_force))
                 return (work, *request(work, name))
 
-            work, record, asked = await _step(prepare)
+            work, record, rewind_request = await _step(prepare)
             await locks.take(partial(stored.lock, work.paths, record))
-            result = await _step(partial(rewind.run, work, record, asked))
+            result = await _step(partial(rewind.run, work, record, rewind_request))
         return ProfileRewind.of(record.name, result)
 
     async def _turn(

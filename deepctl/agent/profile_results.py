@@ -94,26 +94,26 @@ class ProfileRewind:
         rewound_to: The id of the checkpoint.
         safety: The id of the checkpoint with the state before the rewind; `None` if there was nothing to rewind.
         messages_removed: The number of messages that left the conversation.
-        restored: The paths of restored files.
-        deleted: The paths of deleted files.
-        kept: The paths that differ from the checkpoint and stay, because another author changed them.
+        restored_paths: The restored files.
+        deleted_paths: The deleted files.
+        kept_paths: The files that differ from the checkpoint and stay, because another author changed them.
     """
 
     session: str
     rewound_to: str
     safety: str | None
     messages_removed: int
-    restored: list[str]
-    deleted: list[str]
-    kept: list[str]
+    restored_paths: list[str]
+    deleted_paths: list[str]
+    kept_paths: list[str]
 
     @classmethod
     def of(cls, session: str, result: RewindResult) -> ProfileRewind:
         """The same in the form for applications."""
-        shown = result.plan.workspace.shown
+        workspace = result.plan.workspace
 
         def names(paths: list[bytes]) -> list[str]:
-            return sorted(os.fsdecode(shown(path)) for path in paths)
+            return sorted(os.fsdecode(workspace.shown(path)) for path in paths)
 
         kept_paths = {*result.plan.kept_paths, *(path for path, _ in result.in_the_way)}
         return cls(

@@ -72,7 +72,7 @@ async def streamed(work: Callable[[Emit], Coroutine[Any, Any, object]]) -> Async
             loop.call_soon_threadsafe(events.put_nowait, event)
 
     task = asyncio.create_task(work(emit))
-    task.add_done_callback(lambda done: events.put_nowait(None))
+    task.add_done_callback(lambda task: events.put_nowait(None))
     try:
         while (event := await events.get()) is not None:
             yield event

@@ -138,6 +138,7 @@ async def run_turn(
     policy: CompactionPolicy,
     explain: Callable[[Exception], DeepctlError | None],
     explain_cut: Callable[[AnswerCut, ContextUsage], DeepctlError | str],
+    capabilities: Sequence[AbstractCapability[DeepAgentDeps]] = (),
 ) -> Outcome:
     """Run one turn. `emit` receives every event, and `record` every message as soon as it is complete.
 
@@ -166,7 +167,7 @@ async def run_turn(
             prompt,
             deps=deps,
             message_history=list(history.messages),
-            capabilities=[fits],
+            capabilities=[fits, *capabilities],
             usage_limits=usage_limits,
             usage=run_usage,
         ) as run:
@@ -222,8 +223,11 @@ async def run_turn(
 async def _started(
     agent: Agent[DeepAgentDeps, Any], model: Model, prompt: str | Sequence[UserContent], **options: Any
 ) -> AsyncIterator[AgentRun[DeepAgentDeps, Any]]:
-    """A run with this model, also if an application has overridden the model of its agent, as tests do."""
-    with agent.override(model=model):
+    """A run with this model, also if an application has overridden the model of its agent, as tests do.
+
+    Tools run one after another, also those of an agent that an application made without `create_deep_agent`.
+    """
+    with agent.override(model=model), agent.parallel_tool_call_execution_mode("sequential"):
         async with agent.iter(prompt, **options) as run:
             yield run
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pydantic_ai import Agent
+from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.messages import UserContent
 from pydantic_ai.models import Model
 from pydantic_ai.usage import RunUsage
@@ -19,6 +20,7 @@ from pydantic_ai.workspaces import WorkspaceError
 from deepctl.agent import answer_ends, compaction, models, provider_errors, windows
 from deepctl.agent.answer_ends import AnswerCut
 from deepctl.agent.approvals import Approve, Ask
+from deepctl.agent.checkpoints import Checkpointing
 from deepctl.agent.compaction import CompactionResult, ShortenedHistory
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
 from deepctl.agent.interruption import KEPT, Blocking, Emit, directly
@@ -107,8 +109,8 @@ class TurnEngine:
         self.options = options
         self._note = note
         self._environment = environment
-        resolved = ResolvedModel(model, None) if model is not None else _resolve(options, environment)
-        self.model, self._last_response, self.settings_notice = resolved
+        choice = ResolvedModel(model, None) if model is not None else _resolve(options, environment)
+        self.model, self._last_response, self.settings_notice = choice
         self._shown_notices: set[str] = set()
         self._has_history = self._has_results = self._has_begun = False
         self._servers = McpServers(options.mcp_servers, environment) if options.mcp_servers else None
@@ -116,6 +118,8 @@ class TurnEngine:
         self._used = RunUsage()
         self._spent = RunUsage()
         self.agent: Agent[DeepAgentDeps, Any] = agent if agent is not None else self._own_agent(ask)
+        # An agent without checkpoints of its own reports its tool calls, too.
+        self._capabilities = [] if _has_checkpoints(self.agent) else [Checkpointing()]
         # An application opens and closes its own model.
         self._owns_model = model is None
         self._is_entered = False
@@ -153,8 +157,8 @@ class TurnEngine:
         """End the MCP servers, and close the connections of the model."""
         if self._servers is not None and self._servers.are_connected:
             await self._servers.close()
-        if (leaving := self.leave_model()) is not None:
-            await leaving
+        if (work := self.leave_model()) is not None:
+            await work
 
     def leave_model(self) -> Coroutine[Any, Any, object] | None:
         """Closes the connections of the model, if there are any. The next turn opens new ones."""
@@ -212,6 +216,7 @@ class TurnEngine:
             policy=self._policy,
             explain=self._explain,
             explain_cut=self._explain_cut,
+            capabilities=self._capabilities,
         )
 
     def notify(self, message: str, emit: Emit) -> None:
@@ -315,6 +320,12 @@ class TurnEngine:
 
     def _reason(self, error: BaseException) -> str:
         return provider_errors.reason(error, self._endpoint)
+
+
+def _has_checkpoints(agent: Agent[DeepAgentDeps, Any]) -> bool:
+    kinds: list[type[AbstractCapability[Any]]] = []
+    agent.root_capability.apply(lambda capability: kinds.append(type(capability)))
+    return Checkpointing in kinds
 
 
 def _resolve(options: Options, environment: Mapping[str, str]) -> ResolvedModel:

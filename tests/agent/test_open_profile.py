@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from pydantic_ai import Agent
+from pydantic_ai import Agent, RunContext
 from pydantic_ai.exceptions import ModelAuthenticationError, ModelUnavailableError
 from pydantic_ai.messages import (
     BinaryContent,
@@ -100,11 +100,11 @@ def test_a_rewind_by_one_is_seen_by_the_other(process: Command, home: Path) -> N
     assert (workspace(home) / "a.txt").read_text() == "one"
     assert len(with_alice(lambda alice: alice.history())) == 4
     undone = with_alice(lambda alice: alice.undo())
-    assert (undone.restored, undone.session) == (["a.txt"], "main")
+    assert (undone.restored_paths, undone.session) == (["a.txt"], "main")
     assert process("sessions", "list", "--user", "alice", "--json").ok().json["sessions"][0]["turns"] == 2
 
     rewound = with_alice(lambda alice: alice.rewind("~2"))
-    assert (rewound.deleted, rewound.messages_removed) == (["a.txt"], 8)
+    assert (rewound.deleted_paths, rewound.messages_removed) == (["a.txt"], 8)
     assert rewound.safety is not None
     listed = process("checkpoints", "list", "--user", "alice", "--json").ok().json["checkpoints"]
     assert listed[0]["id"] == rewound.safety
@@ -120,7 +120,7 @@ def test_a_conflict_is_refused_with_a_code_and_a_hint_and_changes_nothing(home: 
     assert (caught.value.code, caught.value.exit_code) == ("conflicts", 6)
     assert caught.value.hint
     assert (workspace(home) / "a.txt").read_text() == "mine"
-    assert with_alice(lambda alice: alice.rewind("~1", force=True)).deleted == ["a.txt"]
+    assert with_alice(lambda alice: alice.rewind("~1", force=True)).deleted_paths == ["a.txt"]
 
 
 def test_sessions_are_chosen_as_in_a_chat(process: Command, home: Path) -> None:
@@ -210,6 +210,35 @@ def test_the_model_of_an_agent_can_be_overridden_as_in_its_tests(home: Path) -> 
 def test_an_agent_without_a_model_has_that_of_the_profile(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = Agent[DeepAgentDeps, str](deps_type=DeepAgentDeps)
     assert "offline model" in with_alice(lambda alice: alice.run(agent, "hello")).output
+
+
+@pytest.mark.parametrize("made", ["without checkpoints", "by pydantic-ai"])
+def test_what_an_agent_without_checkpoints_of_its_own_changes_can_be_rewound(
+    process: Command, home: Path, made: str
+) -> None:
+    def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        if len(messages) > 1:
+            return ModelResponse(parts=[TextPart("done")])
+        return ModelResponse(parts=[ToolCallPart("put", {"name": name}) for name in ("a.txt", "b.txt")])
+
+    model, running = FunctionModel(answer), list[str]()
+    plain = Agent(model, deps_type=DeepAgentDeps)
+    agent = create_deep_agent(model, include_checkpoints=False) if made == "without checkpoints" else plain
+
+    @agent.tool
+    async def put(ctx: RunContext[DeepAgentDeps], name: str) -> str:
+        running.append(name)
+        await asyncio.sleep(0.1)
+        assert running == [name], "tools run one after another"
+        await ctx.deps.workspace.write_bytes(name, b"agent")
+        running.remove(name)
+        return "put"
+
+    with_alice(lambda alice: alice.run(agent, "go"))
+    listed = process("checkpoints", "list", "--all", "--user", "alice", "--json").ok().json["checkpoints"]
+    assert [one["kind"] for one in listed] == ["turn", "tool", "tool", "turn"]
+    rewound = process("checkpoints", "rewind", "--user", "alice", "--json").ok().json
+    assert sorted(rewound["files"]["deleted"]) == ["a.txt", "b.txt"]
 
 
 def test_outputs_are_of_the_type_of_the_agent(process: Command, home: Path) -> None:
@@ -309,6 +338,30 @@ def test_failures_of_the_model_are_retried_and_then_errors_with_a_code(home: Pat
     assert with_alice(lambda alice: alice.run(agent, "again")).output == "well"
 
 
+def test_a_silent_model_is_given_up_after_the_time_of_the_settings(process: Command, home: Path) -> None:
+    process("profiles", "create", "alice").ok()
+    process("config", "set", "first_answer_timeout", "1", "--user", "alice").ok()
+
+    async def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        await asyncio.sleep(30)
+        return ModelResponse(parts=[TextPart("late")])
+
+    with pytest.raises(ModelFailed) as caught:
+        with_alice(lambda alice: alice.run(create_deep_agent(FunctionModel(answer)), "go"))
+    assert (caught.value.code, caught.value.exit_code) == ("idle_timeout", 7)
+    assert caught.value.hint
+
+
+def test_text_is_valid_from_the_moment_it_arrives(process: Command, home: Path) -> None:
+    agent = create_deep_agent(of_texts("half \ud83d", "well"))
+
+    async def story(alice: OpenProfile) -> list[str]:
+        return [(await alice.run(agent, "go \udce4")).output, (await alice.run(agent, "on")).output]
+
+    assert with_alice(story) == ["half \ufffd", "well"]
+    process("sessions", "export", "--user", "alice").ok()
+
+
 def test_a_long_conversation_is_compacted(process: Command, home: Path) -> None:
     process("profiles", "create", "alice").ok()
     process("config", "set", "context_window", "6000", "--user", "alice").ok()
@@ -353,7 +406,7 @@ def test_runs_of_one_profile_wait_for_each_other_and_other_profiles_do_not(home:
 
 
 _HOLD = """
-import sys, time
+import sys
 from deepctl.domain import profiles
 from deepctl.layout import Root
 with profiles.lock(Root(sys.argv[1]), "alice", command="chat"):
@@ -362,12 +415,25 @@ with profiles.lock(Root(sys.argv[1]), "alice", command="chat"):
 """
 
 
-class Holder:
-    """Another process that has the lock of alice."""
+_HOLD_PROJECT = """
+import sys
+from deepctl.layout import Root
+from deepctl.locks import DirectoryLock
+with DirectoryLock(sys.argv[2], lock_file=Root(sys.argv[1]).profile("bob").lock):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
 
-    def __init__(self, home: Path) -> None:
+
+class Holder:
+    """Another process that has the lock of alice, or of a project."""
+
+    def __init__(self, home: Path, code: str = _HOLD, *arguments: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _HOLD, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", code, str(home), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "held\n"
@@ -411,6 +477,19 @@ def test_after_the_time_to_wait_the_lock_is_an_error(home: Path) -> None:
     assert (caught.value.code, caught.value.exit_code, caught.value.retryable) == ("locked", 4, True)
     assert "deepctl chat" in caught.value.message
     assert not (home / "profiles/alice").exists()
+
+
+def test_the_lock_of_a_project_is_waited_for_too(home: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    with_alice(lambda alice: alice.run(None, "hello"), project=project)
+    holder = Holder(home, _HOLD_PROJECT, str(project))
+    try:
+        with pytest.raises(Locked, match="working in"):
+            with_alice(lambda alice: alice.run(None, "hello"), project=project, wait=0.2)
+    finally:
+        holder.release()
+    with_alice(lambda alice: alice.run(None, "hello"), project=project, wait=0.2)
 
 
 def test_an_open_profile_that_does_nothing_blocks_nobody(process: Command, home: Path) -> None:
