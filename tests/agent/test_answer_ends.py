@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 from pydantic_ai.exceptions import ModelAPIError
 from pydantic_ai.messages import ModelResponse, TextPart
+from pydantic_ai.models import Model
+from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.models.test import TestModel
+from pydantic_ai.models.wrapper import WrapperModel
 
 from deepctl.agent.answer_ends import finish_of
 from tests.support.command import Command, InProcess
@@ -226,6 +229,22 @@ def test_a_stopped_answer_is_kept_and_marked_for_the_model(
     assert sent.index("Half an ") < sent.index(mark) < sent.index("go on")
 
 
+class _Remote(Model):
+    """A model of a provider."""
+
+    model_name = "remote"
+    system = "remote"
+
+    async def request(self, *arguments: Any) -> ModelResponse:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("model", [TestModel(), FunctionModel(lambda messages, info: ModelResponse(parts=[]))])
+def test_a_model_of_a_test_needs_no_reason_to_stop(model: Model) -> None:
+    response = ModelResponse(parts=[TextPart("Whole")])
+    assert finish_of(response, WrapperModel(model)) == "stop"
+
+
 @pytest.mark.parametrize(
     ("reason", "details", "finish"),
     [
@@ -244,7 +263,7 @@ def test_a_stopped_answer_is_kept_and_marked_for_the_model(
 def test_every_reason_to_stop_is_one_of_four_or_a_failure(reason: Any, details: Any, finish: str) -> None:
     response = ModelResponse(parts=[TextPart("Half")], finish_reason=reason, provider_details=details)
     if finish in ("stop", "length", "content_filter", "refusal"):
-        assert finish_of(response, TestModel()) == finish
+        assert finish_of(response, _Remote()) == finish
     else:
         with pytest.raises(ModelAPIError, match=finish):
-            finish_of(response, TestModel())
+            finish_of(response, _Remote())
