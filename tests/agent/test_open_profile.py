@@ -17,6 +17,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
 
+import anyio
 import pytest
 from pydantic_ai import Agent, RunContext
 from pydantic_ai.exceptions import ModelAuthenticationError, ModelUnavailableError
@@ -537,7 +538,7 @@ def _slow(in_tool: asyncio.Event) -> Agent[DeepAgentDeps, str]:
     return agent
 
 
-@pytest.mark.parametrize("how", ["cancel", "aclose", "timeout", "the whole loop"])
+@pytest.mark.parametrize("how", ["cancel", "aclose", "timeout", "scope", "the whole loop"])
 def test_a_turn_that_is_cancelled_is_stored_to_its_end(process: Command, home: Path, how: str) -> None:
     async def story(alice: OpenProfile) -> None:
         in_tool = asyncio.Event()
@@ -553,6 +554,13 @@ def test_a_turn_that_is_cancelled_is_stored_to_its_end(process: Command, home: P
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(2):
                     await alice.run(agent, "go")
+        elif how == "scope":
+            with anyio.CancelScope() as scope:
+                async with aclosing(alice.stream(agent, "go")) as events:
+                    async for event in events:
+                        if event["type"] == "tool_call" and event["name"] == "wait":
+                            scope.cancel()
+            assert scope.cancelled_caught
         else:
             task = asyncio.create_task(alice.run(agent, "go"))
             await in_tool.wait()
