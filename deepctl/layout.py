@@ -135,7 +135,7 @@ class ProfilePaths(NamedTuple):
 
     @property
     def windows(self) -> str:
-        """The context windows that servers of your own have reported: see `deepctl.agent.windows`."""
+        """The context windows that servers of your own have reported: see `deepctl.agent.limits`."""
         return os.path.join(self.cache, "windows")
 
     @property

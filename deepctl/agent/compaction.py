@@ -46,8 +46,15 @@ from pydantic_ai_harness.compaction import (
 from pydantic_ai_harness.compaction._summarizing_compaction import format_transcript, user_prompt_text, write_summary
 from pydantic_ai_harness.compaction._summary import WrittenSummary, is_summary_part, summary_request
 
-from deepctl.agent import windows
-from deepctl.agent.limits import MOST, CompactionPolicy, context_tokens, is_scripted, sent_tokens
+from deepctl.agent.limits import (
+    MOST,
+    CompactionPolicy,
+    context_tokens,
+    forget_window,
+    has_own_server,
+    is_scripted,
+    sent_tokens,
+)
 from deepctl.agent.message_filters import Places, SentHistory, is_prompt, without_usage
 from deepctl.agent.model_wrappers import UnicodeFilter
 from deepctl.agent.offline import SUMMARISE
@@ -209,14 +216,14 @@ class Compactor:
         failure = self.explain(error) if self.policy.share is not None and self._overflow is None else None
         if failure is None or failure.code != CONTEXT_OVERFLOW:
             return False
-        windows.forget(self.model)
+        forget_window(self.model)
         self._overflow, self._refused = error, request
         return True
 
     async def check_report(self, request_context: ModelRequestContext, response: ModelResponse) -> None:
         """Notify the user, once in a turn, if the server has not counted the whole prompt."""
         counted_tokens = response.usage.input_tokens
-        if self._is_cut or counted_tokens < _REPORTED or not windows.is_own(self.model):
+        if self._is_cut or counted_tokens < _REPORTED or not has_own_server(self.model):
             return
         estimate = sent_tokens(request_context.messages, request_context.model_request_parameters)
         window = await self.policy.window_of(self.model)

@@ -23,8 +23,7 @@ from pydantic_ai.providers import Provider, infer_provider
 from pydantic_ai.tools import ToolDefinition
 
 from deepctl import distribution
-from deepctl.agent import windows
-from deepctl.agent.limits import CompactionPolicy
+from deepctl.agent.limits import LARGER_WINDOW, CompactionPolicy
 from deepctl.agent.model_wrappers import CollectingModel
 from deepctl.agent.offline import OFFLINE, offline_model
 from deepctl.agent.provider_errors import EMPTY, MAX_DETAIL, first_sentence, shown_text
@@ -62,7 +61,7 @@ _NO_USAGE = (
 )
 _NO_WINDOW = "Set the context window to the server's: `deepctl config set context_window TOKENS`."
 _SMALL_WINDOW = (
-    f"A window of less than {_SMALL} tokens is soon full. Start the server with a larger one ({windows.LARGER})"
+    f"A window of less than {_SMALL} tokens is soon full. Start the server with a larger one ({LARGER_WINDOW})"
 )
 _FEWER_TOOLS = ", or give the agent fewer tools: `deepctl config set tools lean`"
 

@@ -17,8 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic_ai import exceptions
 
-from deepctl.agent import windows
-from deepctl.agent.limits import LimitReached
+from deepctl.agent.limits import LARGER_WINDOW, LimitReached
 from deepctl.agent.request_failures import (
     PAGE,
     PASSING,
@@ -211,7 +210,7 @@ def _overflow_hint(to: ModelEndpoint) -> str | None:
     steps = []
     if to.is_own:
         window_now = f", which is {to.window} tokens now" if to.window is not None else ""
-        steps.append(f"Start the server with a larger window{window_now} ({windows.LARGER}).")
+        steps.append(f"Start the server with a larger window{window_now} ({LARGER_WINDOW}).")
     if to.context_window is not None:
         steps.append(f"If context_window ({to.context_window}) is more than the window of the model, lower it.")
     elif to.window is None:

@@ -17,7 +17,7 @@ from pydantic_ai.models import Model
 from pydantic_ai.usage import RunUsage
 from pydantic_ai.workspaces import WorkspaceError
 
-from deepctl.agent import answer_ends, compaction, models, provider_errors, windows
+from deepctl.agent import answer_ends, compaction, models, provider_errors
 from deepctl.agent.answer_ends import AnswerCut
 from deepctl.agent.approvals import Approve, Ask
 from deepctl.agent.checkpoints import Checkpointing
@@ -30,7 +30,9 @@ from deepctl.agent.limits import (
     ConfiguredLimits,
     ContextUsage,
     cost,
+    has_own_server,
     limits_of,
+    reported_window,
     window_of,
 )
 from deepctl.agent.mcp import McpServers
@@ -298,8 +300,8 @@ class TurnEngine:
             self._last_response,
         )._replace(
             settings={**(self.model.settings or {})},
-            is_own=windows.is_own(self.model),
-            window=windows.known(self.model),
+            is_own=has_own_server(self.model),
+            window=reported_window(self.model),
             context_window=self.options.context_window,
             tools=self.options.tools,
             has_history=self._has_history,

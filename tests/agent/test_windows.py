@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from pydantic_ai import exceptions
 
-from deepctl.agent import windows
+from deepctl.agent import limits
 from deepctl.agent.chat import EphemeralChat, TurnRunner
 from deepctl.agent.limits import ConfiguredLimits, window_of
 from deepctl.agent.models import resolve
@@ -103,7 +103,7 @@ def _model(server: Answering, name: str = f"openai-chat:{NAME}") -> Any:
 
 
 def _ask(model: Any, cache: str | None = None) -> int | None:
-    return asyncio.run(windows.ask(model, cache))
+    return asyncio.run(limits.ask_window(model, cache))
 
 
 class TestAsking:
@@ -161,15 +161,15 @@ class TestAsking:
             assert [_ask(model, cache) for _ in range(3)] == [8192] * 3
             assert len(server.asked) == 2
             assert os.stat(cache).st_mode & 0o777 == 0o600
-            monkeypatch.setattr(windows, "_known_windows", {})  # another process
+            monkeypatch.setattr(limits, "_known_windows", {})  # another process
             assert _ask(model, cache) == 8192
             assert len(server.asked) == 2
             now = time.time()
-            monkeypatch.setattr(time, "time", lambda: now + windows.FRESH + 1)
+            monkeypatch.setattr(time, "time", lambda: now + limits.WINDOW_FRESH + 1)
             server.documents = {"/props": {"default_generation_settings": {"n_ctx": 4096}}}
             assert _ask(model, cache) == 4096
             server.documents = {}
-            monkeypatch.setattr(time, "time", lambda: now + 3 * windows.FRESH)
+            monkeypatch.setattr(time, "time", lambda: now + 3 * limits.WINDOW_FRESH)
             assert _ask(model, cache) == 4096, "the model is not loaded now; it had this window"
 
     def test_a_damaged_cache_is_ignored_and_nothing_is_written_without_one(self, tmp_path: Path) -> None:
@@ -204,11 +204,11 @@ class TestAsking:
 
     def test_no_provider_is_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("ANTHROPIC_API_KEY", "x")
-        monkeypatch.setattr(windows, "_asked", None)
+        monkeypatch.setattr(limits, "_asked", None)
         for name in ("openai:gpt-5", "openai-chat:gpt-4o", "anthropic:claude-sonnet-4-6", "offline"):
             model = resolve(name, base_url=None, environment={"OPENAI_API_KEY": "x"}).model
             assert _ask(model) is None
-            assert not windows.is_own(model)
+            assert not limits.has_own_server(model)
 
     def test_a_proxy_is_used_as_for_requests(self, monkeypatch: pytest.MonkeyPatch) -> None:
         address = "http://models.test"
@@ -609,7 +609,7 @@ def test_one_large_file_does_not_fill_a_small_window(
     async def asked(model: Any, key: Any) -> int | None:
         return 6000
 
-    monkeypatch.setattr(windows, "_asked", asked)
+    monkeypatch.setattr(limits, "_asked", asked)
     (Path(paths.workspace) / "notes.txt").write_text("a line of a file\n" * 700)
     reading = ToolCalls([("read_file", {"path": "notes.txt"})], used=(3000, 20))
     with _provided(paths, monkeypatch, reading, _said("done"), context_window=setting, compact_at=80) as (
@@ -637,10 +637,10 @@ def test_an_ephemeral_chat_writes_no_cache_and_a_profile_does(
         async def asked(model: Any, key: Any) -> int | None:
             return 8192
 
-        monkeypatch.setattr(windows, "_asked", asked)
+        monkeypatch.setattr(limits, "_asked", asked)
         deepctl("chat", "--ephemeral", "--model", "openai-chat:m", "hello").ok()
         assert not list(home.rglob("windows"))
-        monkeypatch.setattr(windows, "_known_windows", {})
+        monkeypatch.setattr(limits, "_known_windows", {})
         events = deepctl("chat", "--json", "--user", "alice", "--model", "openai-chat:m", "hello").ok().events
         assert events[-1]["context"]["window"] == 8192
         (cache,) = home.rglob("windows")
