@@ -13,9 +13,8 @@ import typer
 from deepctl import layout
 from deepctl.cancellation import interruptible
 from deepctl.cli import options
-from deepctl.cli.chat_directory import ChatDirectory
 from deepctl.cli.chat_session import ChatSession, EphemeralChatSession, ProfileChat
-from deepctl.cli.chat_setup import ChatSetup, known_profile
+from deepctl.cli.chat_setup import ChatDirectory, ChatSetup, known_profile
 from deepctl.cli.confirm import ask_at_terminal
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import attachments, settings

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.agent.profile_setup import CommandSetup
 from deepctl.cli import options
-from deepctl.cli.chat_directory import ChatDirectory
-from deepctl.cli.chat_setup import BackgroundValue, ChatParts, ChatSetup
+from deepctl.cli.chat_setup import BackgroundValue, ChatDirectory, ChatParts, ChatSetup
 from deepctl.domain import attachments, mention_syntax, profiles, session_choice, settings
 from deepctl.domain.outside_files import OutsideFile
 from deepctl.errors import DeepctlError, ProfileGone, Refused

@@ -1,20 +1,34 @@
-"""From settings to a running agent: the command line, the environment and the settings files become a `ChatParts`."""
+"""The setup of a chat: its agent and its directory, from the command line, the environment and the settings files.
+
+The directory (`ChatDirectory`) is a project, or the private workspace of the profile. It is that of `-C`, else that of
+the setting `project`, until the chat continues a session of another directory.
+"""
 
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
+import shlex
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from deepctl.agent.profile_setup import Approve, CommandSetup, SetupReader
-from deepctl.domain import profiles, settings
+from deepctl.cli.confirm import confirm
+from deepctl.domain import profiles, projects, session_choice, settings
 from deepctl.domain.settings import Settings
-from deepctl.errors import UsageError
+from deepctl.errors import Refused, UsageError
+from deepctl.files import atomic
 from deepctl.layout import ProfilePaths, Root
+from deepctl.output.render import home, is_terminal
+from deepctl.store import lookup
+from deepctl.store import projects as stored
+from deepctl.store.coverage import CoverageSettings
+from deepctl.store.records import SessionRecord
 
 if TYPE_CHECKING:
     from deepctl.agent.approvals import Ask
@@ -184,3 +198,137 @@ class BackgroundValue(Generic[_T]):
                     self._failed = error
                     raise
             return self._made[0]
+
+
+_HINTED = "hinted"
+_MOST_HINTED = 100
+"""The file in the cache with the directories that were hinted at, and how many of them it remembers."""
+
+
+class ChatDirectory:
+    """`option` is the value of `-C`. `is_private` means that the chat starts in the private workspace (`--no-project`).
+    A large project needs a confirmation, or `is_large`. `is_script` means that a script reads the output: there are no
+    questions and no hints.
+    """
+
+    def __init__(
+        self,
+        root: Root,
+        option: str | None = None,
+        *,
+        is_private: bool = False,
+        is_large: bool = False,
+        is_script: bool = False,
+    ) -> None:
+        self.path: str | None = projects.locate(option) if option is not None else None
+        """The real path of the project, or `None`."""
+        self._root = root
+        self._is_given = option is not None or is_private
+        self._is_large = is_large
+        self._is_script = is_script
+        self._is_settled = self._is_given
+        self._has_entered = False
+        self._admitted: set[str] = set()
+        self._coverage = CoverageSettings()
+        self._is_hinted = False
+
+    def begin(self, in_force: Settings) -> None:
+        """Use the setting `project` if no directory was named. Raises `BadSetting`."""
+        if not self._is_settled:
+            self.path, self._is_settled = session_choice.of_settings(in_force), True
+        self._coverage = in_force.coverage()
+
+    def enter(
+        self, profile: ProfilePaths | None, session: str | None, new: str | None, tell: Callable[[str], None]
+    ) -> None:
+        """Move to the directory of the next turn, and check it. Takes no lock; `profile` is `None` if it is new.
+
+        The size of a new project is told, and a large one is asked about. Raises the errors of `projects.check`,
+        `UsageError` if a named session works in another directory than `-C`, and `Refused`.
+        """
+        if profile is not None and self._is_given and not self._has_entered:
+            record = session_choice.named(profile, session, new)
+            if record is not None:
+                session_choice.check_directory(profile, record, self.path)
+        path = self.next_path(profile, session, new)
+        if path:
+            projects.check(self._root, path, os.environ, profile)
+            if path not in self._admitted:
+                known = stored.by_path(profile, path) if profile is not None else None
+                if known is None:
+                    self._measure(profile, path, tell)
+                elif profile is not None and (difference := stored.difference(known)):
+                    command = f"deepctl projects forget {shlex.quote(path)} --user {profile.name} --dry-run"
+                    tell(
+                        f"{home(path)} seems to be another directory than at the last turn: {difference}. Its sessions "
+                        f"and checkpoints are those of the earlier one. `{command}` lists them; --new starts another "
+                        "session."
+                    )
+                self._admitted.add(path)
+        self.path, self._has_entered = path, True
+
+    def next_path(self, profile: ProfilePaths | None, session: str | None, new: str | None) -> str | None:
+        """The directory of the next turn: that of the session, if it exists and is not the one that was used last."""
+        record = session_choice.named(profile, session, new) if profile is not None else None
+        return session_choice.directory_of(profile, record) if profile is not None and record is not None else self.path
+
+    def _measure(self, profile: ProfilePaths | None, path: str, tell: Callable[[str], None]) -> None:
+        if profile is not None and (old := session_choice.moved_here(profile, path)) is not None:
+            command = stored.command_to_move(profile.name, old, path)
+            tell(f"This seems to be {old}, which was moved. `{command}` keeps its sessions.")
+        project_size = projects.measure(projects.covered_sizes(path, self._coverage))
+        if not project_size.is_large or self._is_large:
+            tell(f"The first checkpoint of {home(path)} contains {project_size}.")
+            return
+        if self._is_script or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+            raise Refused(
+                f"{path} has {project_size}, and every checkpoint of it would look at all of them.",
+                "--large works there all the same. Files that git ignores do not count.",
+                code="project_large",
+            )
+        confirm(f"{path} has {project_size}. Make a checkpoint of all of them?", yes=False, as_json=False)
+
+    def follow(self, profile: ProfilePaths, session: str | None, new: str | None) -> None:
+        """Move to the directory of the next turn without a check, which is that of the turn."""
+        self.path = self.next_path(profile, session, new)
+
+    def current(self, profile: ProfilePaths, session: str | None) -> SessionRecord:
+        """The session that the next turn would continue. Raises `NotFound` if there is none yet."""
+        name = session if session is not None else session_choice.latest(profile, self.path)
+        if name is None:
+            raise session_choice.without_session(profile, self.path) if self.path else lookup.without_session(profile)
+        return lookup.current_session(profile, name)
+
+    def next_name(self, profile: ProfilePaths, session: str | None) -> str:
+        """The name of the session that the next turn continues or starts."""
+        return session_choice.next_name(profile, self.path, session)
+
+    def hint(self, profile: ProfilePaths, session: str | None) -> str | None:
+        """How to work in the current directory, if it looks like another project; once for each directory."""
+        if self._is_given or self._is_hinted or self._is_script or session is not None:
+            return None
+        self._is_hinted = True
+        hinted_paths = _hinted(profile)
+        with suppress(OSError):
+            if os.path.realpath(os.getcwd()) in hinted_paths:
+                return None
+        path = projects.looks_like_one(self._root, os.environ)
+        if path is None or (self.path and f"{path}/".startswith(f"{self.path}/")):
+            return None
+        _remember(profile, [*hinted_paths, path])
+        command = f"deepctl chat -C . --user {shlex.quote(profile.name)}"
+        return f"The agent does not work in the current directory. `{command}` lets it."
+
+
+def _hinted(profile: ProfilePaths) -> list[str]:
+    """The directories that were hinted at, the oldest first."""
+    with suppress(OSError, ValueError, Refused):
+        entries = json.loads(atomic.read_file(os.path.join(profile.cache, _HINTED)))
+        return [entry for entry in entries if isinstance(entry, str)]
+    return []
+
+
+def _remember(profile: ProfilePaths, paths: Sequence[str]) -> None:
+    with suppress(OSError):
+        atomic.make_root(profile.cache)
+        atomic.replace_unsynced(os.path.join(profile.cache, _HINTED), json.dumps(paths[-_MOST_HINTED:]).encode())
