@@ -272,15 +272,33 @@ def check_name(name: str, noun: str = "profile") -> str:
     return name
 
 
+def check_characters(path: str | os.PathLike[str]) -> str:
+    """`path` itself, if the operating system can have a path with these characters. Raises `BadPath` otherwise.
+
+    A name from the JSON of a request can contain half of a surrogate pair, which no file name can.
+    """
+    text = os.fspath(path)
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise BadPath(f"{text!a} cannot be a path: half of a surrogate pair is no character.", _CHECK_HINT) from None
+    if "\0" in text:
+        raise BadPath(f"{text!a} cannot be a path: it contains a null character.", _CHECK_HINT)
+    return text
+
+
+_CHECK_HINT = "Check the name of a user with `deepctl.layout.check_name`."
+
+
 def check_directory(path: str | os.PathLike[str]) -> str:
     """`path` itself, if no part of it is empty, `..` or `.`; it may begin with `./`. Raises `BadPath` otherwise.
 
     An application builds paths from the names of its users. The names `../bob`, `/etc`, `.` and the empty name give
     such parts: with them, a path would lead to another user's directory, or to the directory of all users.
     """
-    text = os.fspath(path)
+    text = check_characters(path)
     first, *parts = text.split("/")
-    if not text or "\0" in text or first == ".." or {"", ".", ".."}.intersection(parts):
+    if not text or first == ".." or {"", ".", ".."}.intersection(parts):
         raise BadPath(
             f"{text!a} cannot be a directory of an application: a part of the path is empty, '.' or '..'.",
             "Check the name of a user with `deepctl.layout.check_name`; `os.path.abspath` cleans other paths.",

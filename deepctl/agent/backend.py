@@ -23,7 +23,6 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import anyio
-import anyio.to_thread
 from pydantic_ai.exceptions import UserError
 from pydantic_ai.workspaces import (
     CommandResult,
@@ -43,6 +42,7 @@ from pydantic_ai_backends.workspaces import StateWorkspaceBackend
 
 from deepctl import layout
 from deepctl.agent.sandboxes import Sandbox, listener, sandbox_missing, searcher, shell_command
+from deepctl.agent.tasks import in_worker
 from deepctl.domain.projects import WHOLE_PROJECT, SearchScope, search_scope
 from deepctl.files import atomic
 from deepctl.files.paths_beneath import DirectoryTree, MountTable, OutsideTree
@@ -99,7 +99,7 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
 
     async def _call(self, operation: Callable[[], T]) -> T:
         with self._hiding():
-            return await anyio.to_thread.run_sync(operation)
+            return await in_worker(operation)
 
     @contextlib.contextmanager
     def _hiding(self) -> Iterator[None]:

@@ -14,7 +14,6 @@ from datetime import datetime, timezone
 from operator import is_
 from typing import Any, TypeVar
 
-import anyio.to_thread
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
 
 from deepctl.agent import message_codec, tasks
@@ -225,7 +224,7 @@ class FileCheckpointStore:
             deadline = time.monotonic() + _WAIT_SECONDS
             while True:
                 try:
-                    return await anyio.to_thread.run_sync(self._at_once, action)
+                    return await tasks.in_worker(self._at_once, action)
                 except Locked:
                     if time.monotonic() >= deadline:
                         raise

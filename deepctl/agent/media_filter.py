@@ -13,7 +13,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
-from anyio import to_thread
 from pydantic_ai.exceptions import ModelAPIError
 from pydantic_ai.messages import (
     BinaryContent,
@@ -33,6 +32,7 @@ from deepctl.agent.answer_ends import marked
 from deepctl.agent.mentions import takes
 from deepctl.agent.message_filters import has_typed_text, replaced_in, replaced_value
 from deepctl.agent.request_failures import refused_pictures
+from deepctl.agent.tasks import in_worker
 from deepctl.quantities import size
 
 _T = TypeVar("_T")
@@ -164,7 +164,7 @@ async def recordable(result: _T, model: Model) -> _T:
     if not isinstance(result, ToolReturn) and not _has_files(result):
         return result
     # Scaling a picture can take seconds.
-    return await to_thread.run_sync(_recordable, result, model)
+    return await in_worker(_recordable, result, model)
 
 
 def _recordable(result: _T, model: Model) -> _T:
@@ -277,7 +277,7 @@ class MediaFilterModel(WrapperModel):
         if not any(_has_files(part.content) for part in parts if isinstance(part, (UserPromptPart, ToolReturnPart))):
             return Selection(whole, [], [])
         # Scaling a picture can take seconds.
-        selection = await to_thread.run_sync(selected, whole, self.wrapped, frozenset(self._refused))
+        selection = await in_worker(selected, whole, self.wrapped, frozenset(self._refused))
         for notice in selection.notices:
             if notice not in self._notices:
                 self._notices.add(notice)

@@ -16,7 +16,8 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from functools import partial
-from typing import Any, NamedTuple, TypeVar, cast, overload
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args, overload
+from weakref import WeakKeyDictionary
 
 from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, UserContent
@@ -40,7 +41,7 @@ from deepctl.agent.turn_engine import Options, TurnEngine
 from deepctl.domain import profiles, projects, session_choice, settings
 from deepctl.domain.settings import Settings
 from deepctl.domain.wipe import wipe_plan
-from deepctl.errors import DeepctlError, Locked
+from deepctl.errors import DeepctlError, Locked, UsageError
 from deepctl.files.atomic import storage_error
 from deepctl.layout import ProfilePaths, Root
 from deepctl.store import lookup, rewind, session_catalogue
@@ -51,6 +52,8 @@ from deepctl.store.rewind import RewindRequest
 
 OutputT = TypeVar("OutputT")
 T = TypeVar("T")
+
+Part = Literal["conversation", "files", "memory"]
 
 _POLL_SECONDS = 0.05
 
@@ -129,7 +132,7 @@ class OpenProfile:
         project: str | os.PathLike[str] | None,
         wait: float,
     ) -> None:
-        place = Root(os.path.abspath(root)) if root is not None else layout.root(os.environ)
+        place = Root(os.path.abspath(layout.check_characters(root))) if root is not None else layout.root(os.environ)
         self._root = profiles.check_root(place)
         self._project = projects.locate(os.fspath(project)) if project is not None else None
         self._wait = wait
@@ -137,11 +140,16 @@ class OpenProfile:
         self.paths = profiles.find(self._root, name) if is_there else self._root.profile(name)
         self.name = self.paths.name
         self.settings = settings.load(os.environ, self.paths if is_there else None)
-        self._engines: dict[tuple[int, int], _Engine] = {}
+        self._engines: WeakKeyDictionary[asyncio.AbstractEventLoop, _Engines] = WeakKeyDictionary()
+        """The engines of each event loop, because connections of a model belong to one."""
 
     async def _close(self) -> None:
-        for entry in self._engines.values():
-            await entry.engine.close()
+        for loop, engines in list(self._engines.items()):
+            for entry in engines.values():
+                if loop is asyncio.get_running_loop():
+                    await entry.engine.close()
+                else:
+                    entry.engine.kill_servers()
 
     @overload
     async def run(
@@ -183,7 +191,7 @@ class OpenProfile:
             prompt: The prompt. `@path` sends a file of the workspace along. It may contain pictures and files.
             session: The session to continue, or to start if it does not exist; by default the one that was used last.
             new: The name of a new session, or `True` for the next free one. Raises `deepctl.errors.Refused` if the name
-                is taken.
+                is taken, and `UsageError` with `session`.
 
         Raises `deepctl.errors.Locked`, `ModelFailed`, `StorageError`, `Damaged` or another `DeepctlError`, and the
         exceptions of the agent's own tools.
@@ -226,7 +234,7 @@ class OpenProfile:
 
         Its MCP servers run only in turns of `run` and `stream`.
         """
-        engine = await _step(partial(self._engine, None, self.paths, []))
+        engine = await _step(partial(self._engine, None, self.paths, [], self._engines_here()))
         return cast("Agent[DeepAgentDeps, str]", engine.agent)
 
     async def deps(self, session: str | None = None) -> DeepAgentDeps:
@@ -235,7 +243,7 @@ class OpenProfile:
         Such a run belongs to no session: its conversation is in its checkpoints only. It works in the directory of
         `session`, with the to-do list of that. Close its backend at the end: `deps.backend.close()`.
         """
-        engine = await _step(partial(self._engine, None, self.paths, []))
+        engine = await _step(partial(self._engine, None, self.paths, [], self._engines_here()))
         async with self._locked():
             work = await _step(partial(self._prepare, session, None))
 
@@ -270,9 +278,11 @@ class OpenProfile:
 
         Needs no lock. Damaged ones are left out; `deepctl checkpoints verify` lists them.
         """
+        if limit is not None and limit < 0:
+            raise UsageError(f"{limit} checkpoints cannot be listed.", "`limit` is at least 0; None means all.")
 
         def read() -> list[ProfileCheckpoint]:
-            profile = self._found()
+            profile = self._found(session)
             if profile is None:
                 return []
             infos = lookup.listing(profile, session, limit, tools=tools).checkpoints
@@ -298,7 +308,7 @@ class OpenProfile:
         reference: str = "~1",
         *,
         session: str | None = None,
-        only: str = "",
+        only: Part | Literal[""] = "",
         force: bool = False,
         exact: bool = False,
         merge: bool = True,
@@ -316,6 +326,8 @@ class OpenProfile:
         Raises `deepctl.errors.NotFound`, and `Refused` if another author changed a file after the agent (code
         `conflicts`); nothing has changed then.
         """
+        if only and only not in get_args(Part):
+            raise UsageError(f"{only!r} is no part of a checkpoint.", "`only` is conversation, files or memory.")
         request = partial(rewind.request_rewind, only=only, force=force, exact=exact, merge=merge)
         return await tasks.finished(self._rewind(lambda work, name: request(work, name, reference), session))
 
@@ -377,17 +389,22 @@ class OpenProfile:
         new: str | bool | None,
         emit: Emit,
     ) -> ProfileResult[Any]:
+        if session is not None and new:
+            raise UsageError(
+                "`session` and `new` cannot be used together.", "`session` continues a session; `new` starts one."
+            )
         new_name = session_choice.UNNAMED if new is True else new or None
         for name in (session, new if isinstance(new, str) else None):
             if name is not None:
                 layout.check_name(name, "session")
+        engines = self._engines_here()
         async with self._locked() as locks:
             place = await _step(partial(self._prepare, session, new_name))
             await locks.take(partial(stored.lock_directory, place.profile, place.directory, wait=0))
 
             def begin() -> tuple[TurnEngine, ProfileTurn]:
                 notices: list[str] = []
-                engine = self._engine(agent, place.profile, notices)
+                engine = self._engine(agent, place.profile, notices, engines)
                 record = session_choice.begin(place.profile, place.directory, session, new_name, notices.append)
                 emit(
                     {
@@ -456,13 +473,15 @@ class OpenProfile:
         """The directory of a turn without a session."""
         return self._project if self._project is not None else session_choice.of_settings(in_force)
 
-    def _found(self) -> ProfilePaths | None:
-        """The profile, if it exists."""
-        return profiles.find(self._root, self.name) if profiles.exists(self._root, self.name) else None
+    def _found(self, session: str | None = None) -> ProfilePaths | None:
+        """The profile, if it exists. For a named session always: a missing profile has none, which is an error."""
+        if profiles.exists(self._root, self.name):
+            return profiles.find(self._root, self.name)
+        return self.paths if session is not None else None
 
     def _existing(self, session: str | None) -> SessionRecord | None:
         """A session by its name, or the one that was used last, if there is one."""
-        profile = self._found()
+        profile = self._found(session)
         if profile is None:
             return None
         if session is None:
@@ -476,17 +495,26 @@ class OpenProfile:
         policy = in_force.get("checkpoints") or EVERY_TOOL
         return Repository.open(profile, coverage=in_force.coverage(), policy=policy, frees=frees)
 
-    def _engine(self, agent: Agent[DeepAgentDeps, Any] | None, profile: ProfilePaths, notices: list[str]) -> TurnEngine:
+    def _engines_here(self) -> _Engines:
+        return self._engines.setdefault(asyncio.get_running_loop(), {})
+
+    def _engine(
+        self,
+        agent: Agent[DeepAgentDeps, Any] | None,
+        profile: ProfilePaths,
+        notices: list[str],
+        engines: _Engines,
+    ) -> TurnEngine:
         """The engine of an agent, made for its first turn. A notice about its commands is added to `notices` then."""
         model = _model_of(agent) if agent is not None else None
         key = id(agent), id(model)
-        if (entry := self._engines.get(key)) is not None:
+        if (entry := engines.get(key)) is not None:
             return entry.engine
         reader = SetupReader(self.settings, os.environ, can_ask=False, trusts_probes=True)
         options, commands = reader.of_profile(self._root, profile)
         options = options._replace(is_at_terminal=False)
         engine = TurnEngine(options, environment=os.environ) if agent is None else _around(agent, model, options)
-        self._engines[key] = _Engine(agent, model, engine)
+        engines[key] = _Engine(agent, model, engine)
         if commands.notice is not None:
             notices.append(commands.notice)
         return engine
@@ -498,6 +526,9 @@ class _Engine(NamedTuple):
     agent: object
     model: object
     engine: TurnEngine
+
+
+_Engines = dict[tuple[int, int], _Engine]
 
 
 def _model_of(agent: Agent[DeepAgentDeps, Any]) -> Model | str | None:

@@ -33,6 +33,7 @@ from pydantic_ai.workspaces import (
 )
 from pydantic_ai_harness.bubblewrap_sandbox import BubblewrapWorkspace
 
+from deepctl.agent.tasks import in_worker
 from deepctl.errors import Refused
 from deepctl.files.git import identity
 from deepctl.files.rmtree import PrivateHome
@@ -148,7 +149,7 @@ class DirectExecutor(StreamingBackend):
         env: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> CommandResult:
-        home = await anyio.to_thread.run_sync(self._home.path)
+        home = await in_worker(self._home.path)
         return await super().run(command, shell=shell, env={"HOME": home, **(env or {})}, timeout=timeout)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Tasks of applications: what a run starts, and what of it goes on after the caller was cancelled.
+"""Tasks and threads of applications: what a run starts, and what of it goes on after the caller was cancelled.
 
 A run is a task of its own. If its caller is cancelled, by asyncio or by a cancel scope of anyio, or stops reading its
 events, the run is cancelled once, and the caller waits until the run has stored its end.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import anyio
@@ -18,6 +18,7 @@ import anyio.to_thread
 from deepctl.agent.interruption import Emit, Event
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 _QUEUES: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, asyncio.Lock]] = WeakKeyDictionary()
@@ -32,9 +33,26 @@ def queue(path: str) -> asyncio.Lock:
     return queues.setdefault(path, asyncio.Lock())
 
 
+_WORKERS: WeakKeyDictionary[asyncio.AbstractEventLoop, anyio.CapacityLimiter] = WeakKeyDictionary()
+_MOST_WORKERS = 40
+
+
+async def in_worker(function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
+    """Run blocking work in one of deepctl's worker threads.
+
+    They are not anyio's own ones. A web framework runs the request handlers of an application in those, and handlers
+    that wait for a run would leave no thread to the run.
+    """
+    loop = asyncio.get_running_loop()
+    workers = _WORKERS.get(loop)
+    if workers is None:
+        workers = _WORKERS[loop] = anyio.CapacityLimiter(_MOST_WORKERS)
+    return await anyio.to_thread.run_sync(function, *args, limiter=workers)
+
+
 async def in_thread(action: Callable[[], T], /) -> T:
     """Run blocking work in a worker thread. A cancelled caller waits for its end too: the work is not stopped."""
-    worker = asyncio.ensure_future(anyio.to_thread.run_sync(action))
+    worker = asyncio.ensure_future(in_worker(action))
     cancelled: asyncio.CancelledError | None = None
     while not worker.done():
         try:

@@ -17,7 +17,6 @@ from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import anyio.to_thread
 from pydantic_ai import RunContext
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import ToolFailed
@@ -41,6 +40,7 @@ from deepctl import layout
 from deepctl.agent.approvals import Approve
 from deepctl.agent.backend import LocalBackend, files_of, own_path
 from deepctl.agent.sandboxes import system_of
+from deepctl.agent.tasks import in_worker
 from deepctl.agent.tools import FAILURES
 from deepctl.domain import repository_files
 from deepctl.domain.permissions import CommandPolicy, Permissions, Questions
@@ -305,7 +305,7 @@ class TurnContext(AbstractCapability[Any]):
         lines = await _listing(files_of(workspace), layout.OWN)
         if isinstance(workspace, LocalBackend) and workspace.project_files is not None:
             # It can start git.
-            head = await anyio.to_thread.run_sync(git.head, workspace.root_dir)
+            head = await in_worker(git.head, workspace.root_dir)
             branch = f", on the git branch {one_line(head.branch)}," if head is not None and head.branch else ""
             own_lines = lines if len(lines) > 1 else []
             lines = await _listing(Workspace(workspace.project_files), ".git", branch) + own_lines
@@ -315,7 +315,7 @@ class TurnContext(AbstractCapability[Any]):
         workspace = ctx.workspace
         if not isinstance(workspace, LocalBackend) or workspace.profile_dir is None:
             return None
-        agents_text = await anyio.to_thread.run_sync(repository_files.agents_file, workspace.root_dir)
+        agents_text = await in_worker(repository_files.agents_file, workspace.root_dir)
         text = agents_text.text if agents_text is not None else ""
         return self._block("context-file", text, path=AGENTS_FILE, source="repository")
 
@@ -324,7 +324,7 @@ class TurnContext(AbstractCapability[Any]):
         if not isinstance(workspace, LocalBackend) or workspace.profile_dir is None or not workspace.project.trusted:
             return None
         trusted = workspace.project.trusted
-        present = await anyio.to_thread.run_sync(repository_files.extensions, workspace.root_dir, trusted)
+        present = await in_worker(repository_files.extensions, workspace.root_dir, trusted)
         lines = [
             f"{entry.kind} {one_line(entry.name)}, in {one_line(entry.path)}: {one_line(entry.description)}"
             for entry in (present.found if present.are_trusted else ())

@@ -304,7 +304,7 @@ def test_after_retention_files_come_back_and_removed_contents_are_gone(tmp_path:
     assert sum(path.stat().st_size for path in (tmp_path / "store" / "packs").iterdir()) < 20_000
 
 
-@pytest.mark.parametrize("name", ["../bob", "/etc", "", ".", "..", "a/../b", "a//b", "nul\0", "a/", "a/./b"])
+@pytest.mark.parametrize("name", ["../bob", "/etc", "", ".", "..", "a/../b", "a//b", "nul\0", "a/", "a/./b", "\ud800"])
 def test_a_path_with_a_name_that_is_a_path_is_refused_before_anything_is_created(tmp_path: Path, name: str) -> None:
     place = tmp_path / "users"
     makers: list[Callable[[str], object]] = [

@@ -6,6 +6,7 @@ The application is this process, or for kills a process of its own; `deepctl` is
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
+import anyio.from_thread
+import anyio.to_thread
 import pytest
 from pydantic_ai import Agent, RunContext
 from pydantic_ai.exceptions import ModelAuthenticationError, ModelUnavailableError
@@ -35,10 +38,21 @@ from pydantic_ai.models.test import TestModel
 
 from deepctl import DeepAgentDeps, OpenProfile, create_deep_agent, open_profile, run
 from deepctl.domain import profiles
-from deepctl.errors import BadName, DeepctlError, Locked, ModelFailed, ProfileNotFound, Refused, SessionNotFound
+from deepctl.errors import (
+    BadName,
+    BadPath,
+    DeepctlError,
+    Locked,
+    ModelFailed,
+    ProfileNotFound,
+    Refused,
+    SessionNotFound,
+    UsageError,
+)
 from deepctl.layout import Root
 from tests.agent.test_runs import Trip, rewinding
 from tests.support.command import Command
+from tests.support.loopback import Text, provider
 
 T = TypeVar("T")
 Say = Callable[[OpenProfile], Awaitable[T]]
@@ -506,11 +520,18 @@ def test_an_open_profile_that_does_nothing_blocks_nobody(process: Command, home:
 
 def test_a_chat_waits_for_a_run_of_the_application(process: Command, home: Path) -> None:
     async def story(alice: OpenProfile) -> None:
-        async with aclosing(alice.stream(None, "hello")) as events:
+        is_refused = asyncio.Event()
+
+        async def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+            await is_refused.wait()
+            return ModelResponse(parts=[TextPart("hi")])
+
+        async with aclosing(alice.stream(create_deep_agent(FunctionModel(answer)), "hello")) as events:
             await anext(events)
             refused = await asyncio.to_thread(process, "chat", "--user", "alice", "--json", "hello")
             assert refused.code == 4
             assert refused.events[-1]["code"] == "locked"
+            is_refused.set()
             async for _ in events:
                 pass
         (await asyncio.to_thread(process, "chat", "--user", "alice", "hello")).ok()
@@ -678,3 +699,66 @@ def test_the_lock_is_released_after_an_error(home: Path) -> None:
         with_alice(lambda alice: alice.run(create_deep_agent(FunctionModel(failing)), "go"))
     with profiles.lock(Root(str(home)), "alice", command="test"):
         pass
+
+
+def test_request_handlers_that_wait_in_threads_of_a_framework_leave_threads_to_their_runs(home: Path) -> None:
+    """A web framework calls its synchronous handlers in anyio's worker threads."""
+    count = 3
+
+    async def turn(number: int) -> str:
+        async with open_profile(f"user{number}") as profile:
+            return (await profile.run(create_deep_agent("offline"), "write a.txt: one")).output
+
+    async def main() -> list[str]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = count
+
+        def handler(number: int) -> str:
+            return anyio.from_thread.run(turn, number)
+
+        return await asyncio.gather(
+            *(anyio.to_thread.run_sync(handler, number, abandon_on_cancel=True) for number in range(count))
+        )
+
+    assert asyncio.run(asyncio.wait_for(main(), 30)) == ["Wrote 1 line to a.txt"] * count
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_an_open_profile_can_be_used_in_several_event_loops(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPCTL_MODEL", "openai-chat:loopback")
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    with provider(Text(["one"]), Text(["two"]), Text(["three"])) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.address}/v1")
+        profile = asyncio.run(open_profile("alice").__aenter__())
+        assert [asyncio.run(profile.run(None, "hello")).output for _ in range(3)] == ["one", "two", "three"]
+    # A loop that ends before its profile is closed leaves its connections to the garbage collector.
+    del profile
+    gc.collect()
+
+
+def test_contradicting_and_invalid_arguments_are_errors_and_change_nothing(home: Path) -> None:
+    async def story(alice: OpenProfile) -> None:
+        with pytest.raises(SessionNotFound):
+            await alice.history("nowhere")
+        with pytest.raises(SessionNotFound):
+            await alice.checkpoints("nowhere")
+        assert not (home / "profiles/alice").exists()
+        await alice.run(None, "write a.txt: one")
+        before = await alice.checkpoints()
+        for call in (
+            lambda: alice.run(None, "hello", session="main", new="second"),
+            lambda: alice.run(None, "hello", session="main", new=True),
+            lambda: alice.rewind("~1", only="everything"),  # type: ignore[arg-type]
+            lambda: alice.checkpoints(limit=-1),
+        ):
+            with pytest.raises(UsageError) as caught:
+                await call()
+            assert (caught.value.code, caught.value.exit_code) == ("usage", 2)
+            assert caught.value.hint
+        assert await alice.checkpoints() == before
+        assert [session.name for session in await alice.sessions()] == ["main"]
+
+    with_alice(story)
+    for root in ("a\ud800", "a\0"):
+        with pytest.raises(BadPath) as caught:
+            with_alice(lambda alice: alice.history(), root=home / root)
+        assert caught.value.code == "bad_path"
