@@ -159,7 +159,7 @@ def test_a_rewind_has_the_id_that_undoes_it_and_keeps_edits_of_the_user(shared: 
         _say(server, "rewinder", "write a.txt: two\nremember tea")
         rewound = client.post("/rewind", json={"to": latest["id"]}).json()
         assert rewound["rewound_to"] == latest["id"]
-        assert "a.txt" in rewound["restored"]
+        assert "a.txt" in rewound["restored_paths"]
         assert file.read_text() == "one"
         assert "can see 1 earlier turn " in _say(server, "rewinder", "hello")
         assert "tea" not in _say(server, "rewinder", "recall tea")
@@ -293,7 +293,7 @@ def test_a_killed_worker_and_a_client_that_leaves_lose_nothing_that_is_complete(
                     if "Half an" in line:
                         break
             assert (state / "profiles/bob/workspace/a.txt").read_text() == "kept"
-            assert client.post("/rewind", json={"to": "~1"}).json()["deleted"] == ["a.txt"]
+            assert client.post("/rewind", json={"to": "~1"}).json()["deleted_paths"] == ["a.txt"]
         # The user of the killed worker goes on, with all that was complete.
         assert _say(server, "alice", "and now?") == "Done."
         sent = json.dumps(model.requests[-1])
@@ -314,5 +314,5 @@ def test_a_turn_that_takes_too_long_ends_with_an_error_and_is_stored(tmp_path: P
         answer = client.post("/chat", json={"message": "go on"})
         assert (answer.status_code, _error(answer)["code"]) == (504, "timeout")
         assert (state / "profiles/carol/workspace/a.txt").read_text() == "kept"
-        assert client.post("/rewind", json={"to": "~1"}).json()["deleted"] == ["a.txt"], "the lock is free"
+        assert client.post("/rewind", json={"to": "~1"}).json()["deleted_paths"] == ["a.txt"], "the lock is free"
     _verify(state, "carol")

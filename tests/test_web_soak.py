@@ -27,7 +27,7 @@ _SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
 _USERS, _TURNS = (50, 20) if _SOAK else (6, 4)
 _WAITING = 50 if _SOAK else 12
 """The turns of one user that wait for its lock. A server has 40 threads for all."""
-_ROUNDS, _MEASURED = (8, 5) if _SOAK else (3, 5)
+_ROUNDS, _MEASURED = (4, 10) if _SOAK else (2, 8)
 _MOST_DELAY = 1.2
 _TRIES = 3
 _AT_ONCE = 16
@@ -152,7 +152,8 @@ async def _delay(server: WebServer, state: Path, name: str) -> float:
             alone += [await turn(name) for _ in range(_MEASURED)]
             with profiles.lock(root, "waiting", command="test", wait=10):
                 waiting = [asyncio.create_task(turn("waiting")) for _ in range(_WAITING)]
-                await asyncio.sleep(0.3)
+                # Until all of them wait: to receive a request and to open its profile take time, too.
+                await asyncio.sleep(0.5 + 0.05 * _WAITING)
                 beside += [await turn(name) for _ in range(_MEASURED)]
                 assert not any(task.done() for task in waiting), "the lock is held"
             await asyncio.gather(*waiting)

@@ -97,6 +97,8 @@ def served(
     The server prints into `log`, whose directory is its current one. `environment` is added to that of this process.
     """
     arguments = ["--app-dir", str(directory), app, "--port", "0", "--no-access-log", "--timeout-graceful-shutdown", "5"]
+    # A client that sends a request on a connection that the server is closing gets an error.
+    arguments += ["--timeout-keep-alive", "120"]
     if workers > 1:
         arguments += ["--workers", str(workers)]
     with log.open("wb") as output:
