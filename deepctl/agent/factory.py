@@ -254,13 +254,19 @@ def create_deep_agent(
             process.
         agent_name: The name of the agent, which selects its memory.
         tools: `full`, or `lean` for the tools for files, commands and memory only, whose descriptions take fewer
-            tokens.
+            tokens. Raises `UsageError` for a list: tools of the application are `capabilities`.
         disabled_tools: Names of more tools that the agent does not have. Raises `BadSetting` for an unknown one.
         context_window: The context window of the model in tokens, if the model's own value must not be used. A result
             of a tool that would take more than about a quarter of the window goes to a file.
-        capabilities: More capabilities of pydantic-ai.
+        capabilities: More capabilities of pydantic-ai. `Toolset(FunctionToolset([f]))` adds the function `f` as a tool.
         output_type: The type of the answer, as in pydantic-ai's `Agent`.
     """
+    if not isinstance(tools, str):
+        raise UsageError(
+            f"tools= of create_deep_agent is 'full' or 'lean', not {type(tools).__name__}: it selects built-in tools.",
+            "Add tools of your own by `capabilities=[Toolset(FunctionToolset([f]))]`, with `Toolset` of "
+            "pydantic_ai.capabilities and `FunctionToolset` of pydantic_ai, or by the decorator `agent.tool`.",
+        )
     disabled = names_of_disabled(tools, disabled_tools)
     rules = permissions or {}
     secrets = os.environ if environment is None else environment

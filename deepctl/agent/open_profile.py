@@ -32,6 +32,7 @@ from deepctl.agent.file_checkpoint_store import FileCheckpointStore
 from deepctl.agent.interruption import Emit, Event
 from deepctl.agent.message_filters import messages_of
 from deepctl.agent.model_wrappers import with_both_ways
+from deepctl.agent.offline import OFFLINE
 from deepctl.agent.profile_results import ProfileCheckpoint, ProfileResult, ProfileRewind, ProfileSession
 from deepctl.agent.profile_setup import SetupReader
 from deepctl.agent.profile_turn import ProfileTurn, TurnResult
@@ -56,6 +57,11 @@ T = TypeVar("T")
 Part = Literal["conversation", "files", "memory"]
 
 _POLL_SECONDS = 0.05
+
+_OFFLINE = (
+    "No model is set, so the offline model answers. It follows a few commands and is not an LLM. Choose a model with "
+    "`create_deep_agent(model)`, $DEEPCTL_MODEL or the setting `model` of the profile."
+)
 
 
 @asynccontextmanager
@@ -189,7 +195,8 @@ class OpenProfile:
             agent: An agent of `create_deep_agent` with any output type, whose tools, instructions and approvals are its
                 own. Without a model, it uses that of the profile. `None` is the agent of `deepctl chat`.
             prompt: The prompt. `@path` sends a file of the workspace along. It may contain pictures and files.
-            session: The session to continue, or to start if it does not exist; by default the one that was used last.
+            session: The session to continue, or to start if it does not exist; by default the one that was used last, by
+                an application or by `deepctl chat`.
             new: The name of a new session, or `True` for the next free one. Raises `deepctl.errors.Refused` if the name
                 is taken, and `UsageError` with `session`.
 
@@ -394,6 +401,11 @@ class OpenProfile:
                 "`session` and `new` cannot be used together.", "`session` continues a session; `new` starts one."
             )
         new_name = session_choice.UNNAMED if new is True else new or None
+        if agent is not None and not isinstance(agent, Agent):
+            raise UsageError(
+                f"An agent of `create_deep_agent` is expected, not {type(agent).__name__}.",
+                "`create_deep_agent(model)` makes an agent; `None` is the agent of `deepctl chat`.",
+            )
         for name in (session, new if isinstance(new, str) else None):
             if name is not None:
                 layout.check_name(name, "session")
@@ -402,8 +414,9 @@ class OpenProfile:
             place = await _step(partial(self._prepare, session, new_name))
             await locks.take(partial(stored.lock_directory, place.profile, place.directory, wait=0))
 
+            notices: list[str] = []
+
             def begin() -> tuple[TurnEngine, ProfileTurn]:
-                notices: list[str] = []
                 engine = self._engine(agent, place.profile, notices, engines)
                 record = session_choice.begin(place.profile, place.directory, session, new_name, notices.append)
                 emit(
@@ -412,17 +425,20 @@ class OpenProfile:
                         "profile": place.profile.name,
                         "session": record.name,
                         "project": place.directory,
-                        "model": engine.options.model,
+                        "model": _model_name(engine),
                     }
                 )
+                if _is_without_model(self.settings, agent, engine):
+                    notices.append(_OFFLINE)
                 work = locks.stack.enter_context(self._repository(place.profile, place.settings))
-                for notice in notices + work.notes:
+                notices.extend(work.notes)
+                for notice in notices:
                     emit({"type": "notice", "message": notice})
                 return engine, ProfileTurn(engine, work, record.name, prompt, emit, blocking=tasks.in_thread)
 
             engine, turn = await _step(begin)
             result = await self._run(engine, turn, emit)
-        return _finished(result, emit)
+        return _finished(result, emit, notices)
 
     async def _run(self, engine: TurnEngine, turn: ProfileTurn, emit: Emit) -> TurnResult:
         """The steps of a turn; `Chat.turn` has them for the command line."""
@@ -538,6 +554,19 @@ def _model_of(agent: Agent[DeepAgentDeps, Any]) -> Model | str | None:
     return model if model is not NO_MODEL else None
 
 
+def _is_without_model(in_force: Settings, agent: Agent[DeepAgentDeps, Any] | None, engine: TurnEngine) -> bool:
+    """Whether the offline model answers because neither the application nor the profile has chosen a model."""
+    has_chosen = in_force.resolve("model").source != "default"
+    has_own = agent is not None and _model_of(agent) is not None
+    return engine.options.model == OFFLINE and not has_chosen and not has_own
+
+
+def _model_name(engine: TurnEngine) -> str:
+    """The name of the model as a setting has it: pydantic-ai's id of the offline model is `offline:offline`."""
+    name = engine.options.model
+    return OFFLINE if name == f"{OFFLINE}:{OFFLINE}" else name
+
+
 def _around(agent: Agent[DeepAgentDeps, Any], model: Model | str | None, options: Options) -> TurnEngine:
     """The engine of an application's agent. Its own model comes before that of the profile."""
     options = options._replace(mcp_servers=(), permissions={})
@@ -562,10 +591,10 @@ async def _step(action: Callable[[], T]) -> T:
         raise storage_error(error) from error
 
 
-def _finished(result: TurnResult, emit: Emit) -> ProfileResult[Any]:
+def _finished(result: TurnResult, emit: Emit, earlier_notices: list[str]) -> ProfileResult[Any]:
     """Report the end of a turn. Raises the error of an answer that is not whole."""
     outcome = result.outcome
-    notices = [*result.notices, *([outcome.notice] if outcome.notice is not None else [])]
+    notices = [*earlier_notices, *result.notices, *([outcome.notice] if outcome.notice is not None else [])]
     for notice in result.notices:
         emit({"type": "notice", "message": notice})
     fields = {key: value for key, value in outcome.document().items() if key not in ("output", "usage")}

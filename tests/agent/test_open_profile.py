@@ -762,3 +762,34 @@ def test_contradicting_and_invalid_arguments_are_errors_and_change_nothing(home:
         with pytest.raises(BadPath) as caught:
             with_alice(lambda alice: alice.history(), root=home / root)
         assert caught.value.code == "bad_path"
+
+
+def test_a_turn_without_a_model_says_that_the_offline_model_answers(
+    process: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def turns(alice: OpenProfile) -> tuple[list[str], list[dict[str, Any]]]:
+        async with aclosing(alice.stream(create_deep_agent(), "hello")) as stream:
+            events = [event async for event in stream]
+        return (await alice.run(None, "hello")).notices, events
+
+    monkeypatch.delenv("DEEPCTL_MODEL", raising=False)
+    (notice,), events = with_alice(turns)
+    assert "the offline model answers" in notice
+    assert [event["message"] for event in events if event["type"] == "notice"] == [notice]
+    assert events[0]["model"] == "offline"
+
+    async def chosen(alice: OpenProfile) -> tuple[list[str], str]:
+        async with aclosing(alice.stream(create_deep_agent("offline"), "hello")) as stream:
+            start = await anext(stream)
+        return (await alice.run(create_deep_agent("offline"), "hello")).notices, start["model"]
+
+    assert with_alice(chosen) == ([], "offline")
+    process("config", "set", "model", "offline", "--user", "alice").ok()
+    assert with_alice(lambda alice: alice.run(None, "hello")).notices == []
+
+
+def test_the_name_of_a_model_is_no_agent() -> None:
+    with pytest.raises(DeepctlError) as raised:
+        with_alice(lambda alice: alice.run("offline", "hello"))  # type: ignore[call-overload]
+    assert raised.value.code == "usage"
+    assert "create_deep_agent(model)" in str(raised.value.hint)
