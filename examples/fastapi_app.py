@@ -1,14 +1,17 @@
-"""A web application with an agent for each user: conversation, files, memory and checkpoints.
+r"""A web application with an agent for each user: conversation, files, memory and checkpoints.
 
 A user is a profile of the command line: `DEEPCTL_HOME=state deepctl checkpoints list --user alice` shows the
-checkpoints of alice, also while this application runs.
+checkpoints of alice, also while this application runs. The application has a session of its own, so that it never
+continues a conversation of `deepctl chat`.
 
 It works with the offline model. Set DEEPCTL_MODEL for another model (`anthropic:…`), and STATE for another directory.
 
-    pip install fastapi uvicorn
+    pip install deepctl-agents fastapi uvicorn
     uvicorn --app-dir examples fastapi_app:app --workers 2
-    curl 127.0.0.1:8000/chat -H 'X-User: alice' --json '{"message": "remember I prefer window seats"}'
-    curl 127.0.0.1:8000/stream -N -H 'X-User: alice' --json '{"message": "recall window"}'
+    curl 127.0.0.1:8000/chat -H 'X-User: alice' -H 'Content-Type: application/json' \
+        -d '{"message": "remember I prefer window seats"}'
+    curl -N 127.0.0.1:8000/stream -H 'X-User: alice' -H 'Content-Type: application/json' \
+        -d '{"message": "recall window"}'
 
 All state is on disk, so any number of workers on one machine may serve the same users. Turns of one user run one after
 another: a lock on disk decides, and the others wait.
@@ -34,6 +37,7 @@ from deepctl import OpenProfile, create_deep_agent, open_profile
 from deepctl.errors import DeepctlError, TimedOut
 
 STATE = Path(os.environ.get("STATE", "state")).absolute()
+SESSION = "web"  # without a name, a run continues the session used last, also by `deepctl chat`
 MAX_BODY = 64 * 1024  # bytes
 MAX_PROMPT = 16 * 1024  # characters
 MAX_SECONDS = float(os.environ.get("MAX_SECONDS", "120"))  # of a turn, with the wait for other turns of the user
@@ -71,7 +75,7 @@ class Target(BaseModel):
 async def chat(prompt: Prompt, user: CurrentUser) -> dict[str, Any]:
     """Run a turn and return its answer."""
     async with asyncio.timeout(MAX_SECONDS):
-        result = await user.run(agent, prompt.message)
+        result = await user.run(agent, prompt.message, session=SESSION)
     return {"response": result.output, "checkpoint": result.checkpoint, "notices": result.notices}
 
 
@@ -84,7 +88,10 @@ async def stream(prompt: Prompt, user: CurrentUser) -> StreamingResponse:
 
     async def events() -> AsyncIterator[str]:
         try:
-            async with asyncio.timeout(MAX_SECONDS), aclosing(user.stream(agent, prompt.message)) as turn:
+            async with (
+                asyncio.timeout(MAX_SECONDS),
+                aclosing(user.stream(agent, prompt.message, session=SESSION)) as turn,
+            ):
                 async for event in turn:
                     yield server_sent(event)
         except Exception as error:
@@ -100,7 +107,7 @@ def server_sent(event: dict[str, Any]) -> str:
 
 @app.get("/checkpoints")
 async def checkpoints(user: CurrentUser) -> list[dict[str, Any]]:
-    """The checkpoints of this user, newest first."""
+    """The checkpoints of this user, newest first. `session` names the session of each."""
     return [asdict(checkpoint) for checkpoint in await user.checkpoints(limit=100)]
 
 
@@ -109,7 +116,7 @@ async def rewind(target: Target, user: CurrentUser) -> dict[str, Any]:
     """Rewind conversation, files and memory. `safety` is the checkpoint with the state before: a rewind to it undoes
     this one.
     """
-    return asdict(await user.rewind(target.to))
+    return asdict(await user.rewind(target.to, session=SESSION))
 
 
 @app.delete("/user", status_code=204)

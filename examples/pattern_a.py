@@ -1,11 +1,12 @@
-"""Pattern A: a workspace in memory per session. Files, memory and checkpoints end with the session.
+r"""Pattern A: a workspace in memory per session. Files, memory and checkpoints end with the session.
 
 It works with the offline model. Set DEEPCTL_MODEL for another model (`anthropic:…`).
 
-    pip install fastapi uvicorn
+    pip install deepctl-agents fastapi uvicorn
     uvicorn --app-dir examples pattern_a:app
     curl 127.0.0.1:8000/sessions -X POST
-    curl 127.0.0.1:8000/sessions/ID --json '{"message": "remember I prefer window seats"}'
+    curl 127.0.0.1:8000/sessions/ID -H 'Content-Type: application/json' \
+        -d '{"message": "remember I prefer window seats"}'
 
 A session is in the memory of one process, so run one worker.
 """

@@ -1,10 +1,11 @@
-"""Pattern B: a directory per user. Files, memory, checkpoints and the conversation survive a restart.
+r"""Pattern B: a directory per user. Files, memory, checkpoints and the conversation survive a restart.
 
 It works with the offline model. Set DEEPCTL_MODEL for another model (`anthropic:…`), and STATE for another directory.
 
-    pip install fastapi uvicorn
+    pip install deepctl-agents fastapi uvicorn
     uvicorn --app-dir examples pattern_b:app
-    curl 127.0.0.1:8000/chat -H 'X-User: alice' --json '{"message": "remember I prefer window seats"}'
+    curl 127.0.0.1:8000/chat -H 'X-User: alice' -H 'Content-Type: application/json' \
+        -d '{"message": "remember I prefer window seats"}'
 
 Turns of one user run one after another in this process, so run one worker. fastapi_app.py has several.
 """

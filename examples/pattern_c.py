@@ -1,4 +1,4 @@
-"""Pattern C: a container per user. Commands of the agent run in it; files, memory and checkpoints are on this machine.
+r"""Pattern C: a container per user. Commands of the agent run in it; files, memory and checkpoints are on this machine.
 
 It works with the offline model. Set DEEPCTL_MODEL for another model (`anthropic:…`), STATE for another directory, and
 IMAGE for another image, which must be on this machine. It needs a Docker daemon.
@@ -6,7 +6,8 @@ IMAGE for another image, which must be on this machine. It needs a Docker daemon
     pip install 'deepctl-agents[docker]' fastapi uvicorn
     docker pull python:3.12-slim
     uvicorn --app-dir examples pattern_c:app
-    curl 127.0.0.1:8000/chat -H 'X-User: alice' --json '{"message": "run id"}'
+    curl 127.0.0.1:8000/chat -H 'X-User: alice' -H 'Content-Type: application/json' \
+        -d '{"message": "run id"}'
 
 Turns of one user run one after another in this process, so run one worker.
 """
@@ -19,11 +20,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import FastAPI, Header, HTTPException
+from fastapi import FastAPI, Header, Request
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from deepctl import DeepAgentDeps, FileCheckpointStore, SessionManager, create_deep_agent, layout, run
-from deepctl.errors import BadName
+from deepctl.errors import DeepctlError
 
 STATE = Path(os.environ.get("STATE", "state")).absolute()
 IMAGE = os.environ.get("IMAGE", "python:3.12-slim")
@@ -44,6 +46,13 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
 app = FastAPI(lifespan=lifespan)
 
 
+@app.exception_handler(DeepctlError)
+async def failed(_: Request, error: DeepctlError) -> JSONResponse:
+    """An error of deepctl as JSON: `Refused` without a Docker daemon or the image, for example."""
+    status = {2: 400, 6: 503}.get(error.exit_code, 500)
+    return JSONResponse({"error": error.document()}, status)
+
+
 class Message(BaseModel):
     """The body of a chat request."""
 
@@ -53,10 +62,7 @@ class Message(BaseModel):
 @app.post("/chat")
 async def chat(request: Message, x_user: Annotated[str, Header()]) -> dict[str, str]:
     """Run a turn. Replace the header, which is not authenticated, by your sign-in."""
-    try:
-        user = layout.folded_name(layout.check_name(x_user, "user"))
-    except BadName as error:
-        raise HTTPException(400, str(error)) from None
+    user = layout.folded_name(layout.check_name(x_user, "user"))
     async with turns[user]:
         sandbox = await sandboxes.get_or_create(user)
         store = FileCheckpointStore(STATE / "checkpoints" / user)

@@ -93,6 +93,16 @@ def test_pattern_c_has_a_container_per_user_and_leaves_none(tmp_path: Path) -> N
     assert set(docker.docker("ps", "--all", "--quiet").split()) <= before
 
 
+def test_pattern_c_without_a_docker_daemon_answers_with_the_error(tmp_path: Path) -> None:
+    environment = {"STATE": str(tmp_path / "state"), "DOCKER_HOST": f"unix://{tmp_path}/missing.sock"}
+    with served("pattern_c:app", tmp_path / "log", environment) as server:
+        for user, status, code in (("alice", 503, "sandbox_unavailable"), ("..", 400, "bad_name")):
+            with _client(server, user) as client:
+                answer = client.post("/chat", json={"message": "hello"})
+            assert (answer.status_code, _error(answer)["code"]) == (status, code)
+        assert "Traceback" not in server.log
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WebServer, Path]]:
     """The application with two workers, for tests with users of their own; and the directory of its state."""

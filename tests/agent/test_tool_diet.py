@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic_ai import FunctionToolset
+from pydantic_ai.capabilities import Toolset
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.models.test import TestModel
 from pydantic_ai.tools import ToolDefinition
 from pydantic_ai_backends import StateBackend
 
 from deepctl.agent import tools
 from deepctl.agent.backend import LocalBackend
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
+from deepctl.agent.runs import run
 from deepctl.agent.sandboxes import NoSandbox
 from deepctl.domain import permissions
-from deepctl.errors import BadSetting
+from deepctl.errors import BadSetting, UsageError
 from tests.support.command import InProcess
 from tests.support.loopback import Provider, Text, provider
 from tests.support.tokens import request_tokens, tokens
@@ -170,3 +174,16 @@ def test_an_application_gets_an_error_for_another_set_of_tools_and_may_disable_a
 def test_tools_of_mcp_servers_can_be_disabled_by_name(deepctl: InProcess) -> None:
     deepctl("config", "set", "disabled_tools", "tracker__delete_issue,execute").ok()
     assert deepctl("config", "get", "disabled_tools").ok().stdout == "tracker__delete_issue,execute\n"
+
+
+def test_a_list_of_tools_is_an_error_that_says_how_to_add_a_tool() -> None:
+    def weather(city: str) -> str:
+        """The weather in a city."""
+        return f"sunny in {city}"
+
+    with pytest.raises(UsageError) as raised:
+        create_deep_agent("offline", tools=[weather])  # type: ignore[arg-type]
+    assert "capabilities=[Toolset(FunctionToolset([f]))]" in str(raised.value.hint)
+    model = TestModel(call_tools=["weather"])
+    agent = create_deep_agent(model, capabilities=[Toolset(FunctionToolset([weather]))])
+    assert "sunny in" in asyncio.run(run(agent, "hello", deps=DeepAgentDeps())).output

@@ -26,6 +26,11 @@ EXCUSED: dict[tuple[str, str], str] = {
     ("agent/factory.py", "No model is set for this agent."): _LIBRARY,
     ("agent/file_checkpoint_store.py", "… is inside the checkpoint store …."): _LIBRARY,
     ("agent/file_checkpoint_store.py", "… contains the checkpoint store …."): _LIBRARY,
+    (
+        "agent/factory.py",
+        "tools= of create_deep_agent is 'full' or 'lean', not …: it selects built-in tools.",
+    ): _LIBRARY,
+    ("agent/open_profile.py", "An agent of `create_deep_agent` is expected, not …."): _LIBRARY,
     ("agent/open_profile.py", "`session` and `new` cannot be used together."): _LIBRARY,
     ("agent/open_profile.py", "… checkpoints cannot be listed."): _LIBRARY,
     ("agent/open_profile.py", "… is no part of a checkpoint."): _LIBRARY,
