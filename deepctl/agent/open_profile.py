@@ -195,8 +195,8 @@ class OpenProfile:
             agent: An agent of `create_deep_agent` with any output type, whose tools, instructions and approvals are its
                 own. Without a model, it uses that of the profile. `None` is the agent of `deepctl chat`.
             prompt: The prompt. `@path` sends a file of the workspace along. It may contain pictures and files.
-            session: The session to continue, or to start if it does not exist; by default the one that was used last, by
-                an application or by `deepctl chat`.
+            session: The session to continue, or to start if it does not exist; by default the one that was used last,
+                also by `deepctl chat`.
             new: The name of a new session, or `True` for the next free one. Raises `deepctl.errors.Refused` if the name
                 is taken, and `UsageError` with `session`.
 
