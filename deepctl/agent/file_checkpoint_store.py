@@ -11,8 +11,10 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from itertools import compress
 from operator import is_
 from typing import Any, TypeVar
+from weakref import ReferenceType, ref
 
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
 
@@ -263,6 +265,7 @@ class FileCheckpointStore:
         if self._store is None:
             _check_apart(self._place)
             self._store = Checkpoints(self._directory, cache=self._cache)
+            _close_excess(self)
         try:
             self._recover(self._store)
             yield self._store
@@ -276,6 +279,16 @@ class FileCheckpointStore:
         self._store = self._messages = None
         self._recent = ([], [])
         self._parsed = {}
+
+    def _close_if_idle(self) -> bool:
+        """Close the open files unless a thread is working; the next operation opens them again."""
+        if not self._mutex.acquire(blocking=False):
+            return False
+        try:
+            self._close()
+        finally:
+            self._mutex.release()
+        return True
 
     def _save(
         self,
@@ -571,6 +584,25 @@ def _workspace(
         # An application has no list of projects, so that the id depends on the path alone.
         mounted = MountedProject(hashlib.sha256(os.fsencode(root)).hexdigest()[:8], root)
     return WorkspaceOptions(os.path.abspath(directory), exclude, project=mounted)
+
+
+_MOST_OPEN = 200
+"""Stores of a process with an open file. The usual limit of a process is 1,024 open files."""
+_OPEN: list[ReferenceType[FileCheckpointStore]] = []
+"""The stores that were opened, the latest one last."""
+_OPEN_LOCK = threading.Lock()
+
+
+def _close_excess(latest: FileCheckpointStore) -> None:
+    """Close the stores that were opened first, if more than `_MOST_OPEN` are open.
+
+    An application may keep a store for each of its users, and few of them are working at once.
+    """
+    with _OPEN_LOCK:
+        stores = [store for reference in _OPEN if (store := reference()) not in (None, latest) and store._store]
+        excess = len(stores) + 1 - _MOST_OPEN
+        is_open = [position >= excess or not store._close_if_idle() for position, store in enumerate(stores)]
+        _OPEN[:] = [ref(store) for store in [*compress(stores, is_open), latest]]
 
 
 class _NoHead:

@@ -438,6 +438,7 @@ class OpenProfile:
 
             engine, turn = await _step(begin)
             result = await self._run(engine, turn, emit)
+            await self._close_excess(engines)
         return _finished(result, emit, notices)
 
     async def _run(self, engine: TurnEngine, turn: ProfileTurn, emit: Emit) -> TurnResult:
@@ -514,6 +515,13 @@ class OpenProfile:
     def _engines_here(self) -> _Engines:
         return self._engines.setdefault(asyncio.get_running_loop(), {})
 
+    @staticmethod
+    async def _close_excess(engines: _Engines) -> None:
+        """Close the engines of agents that were used least recently. No other turn uses one: this one has the lock."""
+        oldest_first = [key for key, entry in engines.items() if entry.agent is not None]
+        for key in oldest_first[:-_MOST_ENGINES]:
+            await engines.pop(key).engine.close()
+
     def _engine(
         self,
         agent: Agent[DeepAgentDeps, Any] | None,
@@ -524,7 +532,8 @@ class OpenProfile:
         """The engine of an agent, made for its first turn. A notice about its commands is added to `notices` then."""
         model = _model_of(agent) if agent is not None else None
         key = id(agent), id(model)
-        if (entry := engines.get(key)) is not None:
+        if (entry := engines.pop(key, None)) is not None:
+            engines[key] = entry  # the last one is that of the latest turn
             return entry.engine
         reader = SetupReader(self.settings, os.environ, can_ask=False, trusts_probes=True)
         options, commands = reader.of_profile(self._root, profile)
@@ -545,6 +554,8 @@ class _Engine(NamedTuple):
 
 
 _Engines = dict[tuple[int, int], _Engine]
+_MOST_ENGINES = 8
+"""Engines that an open profile keeps for agents of the application, which may make one for each request."""
 
 
 def _model_of(agent: Agent[DeepAgentDeps, Any]) -> Model | str | None:

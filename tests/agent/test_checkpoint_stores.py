@@ -27,6 +27,7 @@ from deepctl import (
     create_deep_agent,
     offline_model,
 )
+from deepctl.agent import file_checkpoint_store
 from deepctl.agent.checkpoint_stores import CheckpointFrequency, CheckpointStore
 from deepctl.errors import Damaged, Locked, Refused
 from deepctl.locks import Lock
@@ -703,3 +704,30 @@ def test_what_a_store_forgets_is_not_taken_for_the_agents(tmp_path: Path) -> Non
         assert notebook.read_text() == text
 
     _run(story())
+
+
+def test_an_application_can_keep_more_stores_than_a_process_may_have_open_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_checkpoint_store, "_MOST_OPEN", 3)
+    stores = [FileCheckpointStore(tmp_path / str(number)) for number in range(8)]
+
+    def open_ledgers() -> int:
+        names = (os.readlink(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd") if _is_open(number))
+        return sum(name.startswith(str(tmp_path)) and name.endswith("ledger.jsonl") for name in names)
+
+    async def save_and_read() -> None:
+        for number, store in enumerate(stores):
+            await store.save(_checkpoint(f"one-{number}", 1))
+            assert open_ledgers() <= 3
+        await asyncio.gather(*(store.save(_checkpoint("two", 2)) for store in stores))
+        for number, store in enumerate(stores):
+            assert [checkpoint.id for checkpoint in await store.list_all()] == [f"one-{number}", "two"]
+            assert open_ledgers() <= 3
+
+    asyncio.run(save_and_read())
+    assert open_ledgers() > 0
+
+
+def _is_open(number: str) -> bool:
+    return os.path.lexists(f"/proc/self/fd/{number}")

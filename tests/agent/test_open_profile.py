@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -793,3 +794,20 @@ def test_the_name_of_a_model_is_no_agent() -> None:
         with_alice(lambda alice: alice.run("offline", "hello"))  # type: ignore[call-overload]
     assert raised.value.code == "usage"
     assert "create_deep_agent(model)" in str(raised.value.hint)
+
+
+def test_an_application_that_makes_an_agent_for_each_run_does_not_grow(home: Path) -> None:
+    async def work(alice: OpenProfile) -> None:
+        models = [of_texts("first", "again"), *(of_texts(f"answer {number}") for number in range(12))]
+        agents = [create_deep_agent(model) for model in models]
+        references = [weakref.ref(agent) for agent in agents]
+        first = agents[0]
+        for agent in agents:
+            await alice.run(agent, "hello")
+        del agents, agent
+        gc.collect()
+        assert sum(reference() is not None for reference in references) <= 10
+        assert (await alice.run(first, "hello")).output == "again"
+        assert len(await alice.history()) == 28
+
+    with_alice(work)
