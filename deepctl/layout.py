@@ -260,7 +260,7 @@ def check_name(name: str, noun: str = "profile") -> str:
     if not name:
         raise BadName(f"The {noun} name is empty.", _NAME_RULE)
     excerpt = ascii(name[:MAX_NAME_LENGTH]) + ("…" if len(name) > MAX_NAME_LENGTH else "")
-    kind = f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+    kind = f"an {noun}" if noun[0] in "aeio" else f"a {noun}"
     if len(name) > MAX_NAME_LENGTH:
         raise BadName(
             f"The {noun} name {excerpt} has {len(name)} characters; {MAX_NAME_LENGTH} are allowed.", _NAME_RULE

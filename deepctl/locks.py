@@ -24,6 +24,9 @@ from deepctl.files import atomic
 from deepctl.files.paths_beneath import is_within
 
 _POLL_SECONDS = 0.05
+APPLICATION = "library"
+"""The command of a holder that is an application with deepctl as a library."""
+
 _HINT = "Wait for it to finish, or give --wait SECONDS."
 _NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """Errors of file systems that cannot lock a directory: NFS wants it open for writing, which a directory cannot be."""
@@ -41,7 +44,8 @@ class Holder(NamedTuple):
     directory: str | None = None
 
     def __str__(self) -> str:
-        return f"pid {self.pid}, `deepctl {self.command}`, since {self.since}"
+        work = "an application" if self.command == APPLICATION else f"`deepctl {self.command}`"
+        return f"pid {self.pid}, {work}, since {self.since}"
 
 
 class Lease(Protocol):

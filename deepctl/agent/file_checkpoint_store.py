@@ -24,7 +24,7 @@ from deepctl.domain import profiles
 from deepctl.errors import BadPath, Damaged, Locked, Refused
 from deepctl.files import atomic
 from deepctl.layout import Root, check_directory
-from deepctl.locks import Lease, Lock
+from deepctl.locks import APPLICATION, Lease, Lock
 from deepctl.store import log_file, lookup, message_chains, prune, pydantic_deep, session_reader
 from deepctl.store import rewind as rewinding
 from deepctl.store.checkpoint_store import PACKS, Checkpoints
@@ -253,9 +253,9 @@ class FileCheckpointStore:
         if profile is not None:
             name = os.path.basename(profile)
             root = Root(os.path.dirname(os.path.dirname(profile)))
-            return profiles.lock(root, name, command="library", wait=0.0)
+            return profiles.lock(root, name, command=APPLICATION, wait=0.0)
         path = os.path.join(self._directory, _LOCK)
-        return Lock(path, profile=self._directory, command="library")
+        return Lock(path, profile=self._directory, command=APPLICATION)
 
     @contextmanager
     def _opened(self) -> Iterator[Checkpoints]:

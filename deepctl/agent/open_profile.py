@@ -45,6 +45,7 @@ from deepctl.domain.wipe import wipe_plan
 from deepctl.errors import DeepctlError, Locked, UsageError
 from deepctl.files.atomic import storage_error
 from deepctl.layout import ProfilePaths, Root
+from deepctl.locks import APPLICATION
 from deepctl.store import lookup, rewind, session_catalogue
 from deepctl.store import projects as stored
 from deepctl.store.records import SessionRecord
@@ -467,7 +468,7 @@ class OpenProfile:
         async with tasks.queue(self.paths.lock):
             locks = _Locks(self._wait)
             try:
-                await locks.take(partial(profiles.lock, self._root, self.name, command="library"))
+                await locks.take(partial(profiles.lock, self._root, self.name, command=APPLICATION))
                 yield locks
             finally:
                 await tasks.in_thread(locks.stack.close)

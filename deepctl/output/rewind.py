@@ -119,8 +119,14 @@ class RewindView(NamedTuple):
             implied = self._implied_directories()
             rows = [self._row("restored", path) for path in self.restored if path not in implied]
             rows += [self._row("deleted", path) for path in self.deleted if path not in implied]
-        self._print_rows(rows)
+        has_project = self.plan.workspace.project is not None
+        by_commands = [line for line, by_command in rows if by_command and has_project]
+        self._print_rows([line for line, by_command in rows if not (by_command and has_project)])
         self._print_paths()
+        if by_commands:
+            # Last, because in a project users save files while commands run.
+            print_sentence("Changed by commands, with anything that was saved while they ran:")
+            self._print_rows(by_commands)
         self._print_commits()
         for remark in self._notes:
             notice(remark)
@@ -167,18 +173,9 @@ class RewindView(NamedTuple):
             verb, remark = "merged", " (changes of another author stay)"
         return f"{verb:<9} {visible(self._name(path))}{remark}", path in self.plan.command_paths
 
-    def _print_rows(self, rows: Sequence[tuple[str, bool]]) -> None:
-        """The changed paths. In a project, paths that commands changed come last: users save files there meanwhile."""
+    def _print_rows(self, lines: Sequence[str]) -> None:
         show = print if self.dry_run else print_sentence
-        has_project = self.plan.workspace.project is not None
-        groups = [
-            [line for line, by_command in rows if (by_command and has_project) == apart] for apart in (False, True)
-        ]
-        for line in groups[0]:
-            show(f"  {line}")
-        if groups[1]:
-            print_sentence("Changed by commands, with anything that was saved while they ran:")
-        for line in groups[1]:
+        for line in lines:
             show(f"  {line}")
 
     def _print_heading(self, target: str) -> None:
@@ -317,7 +314,10 @@ class CheckpointDiffView(NamedTuple):
         if is_terminal(sys.stdout) and not (
             self.comparison.differences or self.comparison.turns_removed or self.comparison.turns_added
         ):
-            notice("Nothing differs.")
+            since = f" from checkpoint {self.before.record.id} until now" if self.after is None else ""
+            notice(f"Nothing differs{since}.")
+            if self.after is None:
+                notice("`~1` is the state before the last turn.")
         for sign, turns in (("-", self.comparison.turns_removed), ("+", self.comparison.turns_added)):
             for turn in turns:
                 print(f"# {sign} turn {turn.turn}: {printable(short(' '.join(turn.prompt.split()), 100))}")

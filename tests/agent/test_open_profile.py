@@ -532,6 +532,7 @@ def test_a_chat_waits_for_a_run_of_the_application(process: Command, home: Path)
             refused = await asyncio.to_thread(process, "chat", "--user", "alice", "--json", "hello")
             assert refused.code == 4
             assert refused.events[-1]["code"] == "locked"
+            assert f"(pid {os.getpid()}, an application, since " in refused.events[-1]["message"]
             is_refused.set()
             async for _ in events:
                 pass

@@ -252,7 +252,11 @@ def test_at_a_terminal_it_is_said_that_nothing_differs(alice: Alice) -> None:
     for stat in ((), ("--stat",)):
         terminal = Terminal("checkpoints", "diff", "--user", "alice", *stat)
         assert terminal.wait() == 0
-        assert terminal.screen == "Nothing differs."
+        newest = alice("list", "--json").ok().json["checkpoints"][0]["id"]
+        assert terminal.screen.splitlines() == [
+            f"Nothing differs from checkpoint {newest} until now.",
+            "`~1` is the state before the last turn.",
+        ]
     terminal = Terminal("checkpoints", "diff", "~1", "--user", "alice")
     assert terminal.wait() == 0
     assert "Nothing differs" not in terminal.screen

@@ -86,6 +86,18 @@ def test_directories_above_a_changed_file_are_not_listed(alice: Alice, shop: Pat
     assert sorted(path.name for path in shop.rglob("*")) == ["README", "file", "old"]
 
 
+def test_kept_files_are_listed_before_the_paths_of_commands(alice: Alice, shop: Path) -> None:
+    here = ("-C", str(shop))
+    alice("chat", *here, "write a.txt: one").ok()
+    (shop / "README").write_text("mine")
+    alice("chat", *here, "--sandbox", "bubblewrap", "run echo x > c.txt").ok()
+    shown = alice("checkpoints", "rewind", *here, "~2").ok().stdout.splitlines()
+    apart = shown.index("Changed by commands, with anything that was saved while they ran:")
+    (kept,) = (number for number, line in enumerate(shown) if line.startswith("  kept      README"))
+    assert kept < apart
+    assert shown[apart + 1] == "  deleted   c.txt"
+
+
 def test_an_undo_lists_the_paths_of_commands_apart_too(alice: Alice, shop: Path) -> None:
     here = ("-C", str(shop))
     alice("chat", *here, "write a.txt: one").ok()
