@@ -73,6 +73,10 @@ LOST_AND_FOUND = "lost+found"
 """The directory in `checkpoints/` for data that a repair cannot place."""
 
 
+UNNAMED = "\0"
+"""A name that was left out, such as that of a new session, which deepctl then chooses. No shell can pass it."""
+
+
 def todo_file(session: str) -> str:
     """The path of the to-do list of a session in a workspace, by the session's id."""
     return f"{TODO_DIRECTORY}/{session}.json"

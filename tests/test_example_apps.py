@@ -79,18 +79,23 @@ def test_pattern_b_has_a_directory_per_user_that_survives_a_restart(tmp_path: Pa
 
 def test_pattern_c_has_a_container_per_user_and_leaves_none(tmp_path: Path) -> None:
     docker.require()
-    before = set(docker.docker("ps", "--all", "--quiet").split())
     state = tmp_path / "state"
     with served("pattern_c:app", tmp_path / "log", {"STATE": str(state), "IMAGE": docker.IMAGE}) as server:
         for user in ("alice", "bob"):
             _say(server, user, f"run echo {user} >mine.txt; echo {user} >/tmp/mine.txt")
-        assert set(docker.docker("ps", "--quiet").split()) > before
+        assert len(_containers(state)) == 2
         answer = _say(server, "bob", "run cat /tmp/mine.txt mine.txt; ls -a /workspace / /workspace/..; ls /root /home")
         assert "bob" in answer
         assert "alice" not in answer
         assert "can see 2 earlier turns " in _say(server, "bob", "hello")
     assert (state / "workspaces/alice/workspace/mine.txt").read_text() == "alice\n"
-    assert set(docker.docker("ps", "--all", "--quiet").split()) <= before
+    assert _containers(state) == []
+
+
+def _containers(state: Path) -> list[str]:
+    """The labels of the containers with directories below `state`, also of those that do not run."""
+    labels = docker.docker("ps", "--all", "--format", '{{.Label "deepctl.profile"}}').split()
+    return [label for label in labels if label.startswith(str(state))]
 
 
 def test_pattern_c_without_a_docker_daemon_answers_with_the_error(tmp_path: Path) -> None:

@@ -227,8 +227,9 @@ class FileCheckpointStore:
             while True:
                 try:
                     return await tasks.in_worker(self._at_once, action)
-                except Locked:
+                except Locked as error:
                     if time.monotonic() >= deadline:
+                        error.hint = "Try again later."
                         raise
                 await asyncio.sleep(_POLL_SECONDS)
 

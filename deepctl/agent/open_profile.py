@@ -117,8 +117,9 @@ class _Locks:
             try:
                 await _step(lambda: self.stack.enter_context(lock()))
                 return
-            except Locked:
+            except Locked as error:
                 if time.monotonic() >= self._deadline:
+                    error.hint = "Try again later, or wait longer: open_profile(…, wait=SECONDS)."
                     raise
             await asyncio.sleep(_POLL_SECONDS)
 
@@ -401,7 +402,7 @@ class OpenProfile:
             raise UsageError(
                 "`session` and `new` cannot be used together.", "`session` continues a session; `new` starts one."
             )
-        new_name = session_choice.UNNAMED if new is True else new or None
+        new_name = layout.UNNAMED if new is True else new or None
         if agent is not None and not isinstance(agent, Agent):
             raise UsageError(
                 f"An agent of `create_deep_agent` is expected, not {type(agent).__name__}.",

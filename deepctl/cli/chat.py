@@ -18,8 +18,8 @@ from deepctl.cli.chat_setup import ChatDirectory, ChatSetup, known_profile
 from deepctl.cli.confirm import ask_at_terminal
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import attachments, settings
-from deepctl.domain.session_choice import UNNAMED
 from deepctl.errors import BadName, UsageError
+from deepctl.layout import UNNAMED
 from deepctl.output.render import is_dumb, is_terminal
 from deepctl.output.stream.display import Display, JsonDisplay, LiveDisplay, TextDisplay
 from deepctl.store import log_file

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from deepctl.domain.session_choice import UNNAMED
 from deepctl.errors import Refused, StorageError, UsageError
 from deepctl.files import atomic
+from deepctl.layout import UNNAMED
 from deepctl.output import render
 from deepctl.output.render import home, printable
 

@@ -307,7 +307,7 @@ def _completed(arguments: list[str]) -> list[str]:
         return [*arguments, "--help"]
     if arguments[0] not in (*_SHELL_LEFT_OUT, "chat"):
         return arguments
-    from deepctl.domain.session_choice import UNNAMED
+    from deepctl.layout import UNNAMED
 
     if arguments[0] in _SHELL_LEFT_OUT and (len(arguments) == 1 or arguments[1].startswith("-")):
         return [f"{arguments[0]}={UNNAMED}", *arguments[1:]]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from deepctl import layout
-from deepctl.domain import profiles, session_choice, settings
+from deepctl.domain import profiles, settings
 from deepctl.domain.settings import Settings
 from deepctl.errors import BadName, DeepctlError, ProfileNotFound, UsageError
 from deepctl.files import atomic, ownership
@@ -319,4 +319,6 @@ def target(
     """
     profile, in_force = profile_and_settings(user)
     is_needed = references is None or any(reference.startswith("~") for reference in references)
+    from deepctl.domain import session_choice  # it imports the stores
+
     return Target(profile, in_force, session_choice.chosen(profile, in_force, session, directory, is_needed=is_needed))

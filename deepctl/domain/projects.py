@@ -22,7 +22,7 @@ from deepctl.files.atomic import OPEN_DIRECTORY
 from deepctl.files.paths_beneath import is_within_on_disk
 from deepctl.layout import ProfilePaths, Root
 from deepctl.quantities import counted, size
-from deepctl.store import coverage, session_catalogue, workspaces
+from deepctl.store import coverage, session_catalogue
 from deepctl.store import projects as stored
 from deepctl.store.coverage import CoverageSettings, DirectoryRules, read_rules
 
@@ -275,7 +275,7 @@ def describe_all(profile: ProfilePaths) -> list[ProjectDescription]:
             sessions[project.id],
             checkpoints[project.id],
             added_bytes[project.id],
-            workspaces.is_available(project.path),
+            stored.is_available(project.path),
             project_trust.is_trusted(project.path, project.trusted),
             stored.moved_to(project, projects),
         )

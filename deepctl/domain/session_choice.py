@@ -14,17 +14,13 @@ from collections.abc import Callable
 from deepctl.domain import projects
 from deepctl.domain.settings import Settings
 from deepctl.errors import NotFound, UsageError
-from deepctl.layout import ProfilePaths
+from deepctl.layout import UNNAMED, ProfilePaths
 from deepctl.store import projects as stored
 from deepctl.store import session_catalogue
 from deepctl.store.projects import Project
 from deepctl.store.records import SessionProject, SessionRecord
 
 _PRIVATE = "the private workspace of its profile"
-
-
-UNNAMED = "\0"
-"""A name that was left out, such as that of a new session, which deepctl then chooses. No shell can pass it."""
 
 
 def chosen(

@@ -7,6 +7,7 @@ damaged or missing document is built again from the records of the sessions.
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import stat
@@ -16,11 +17,24 @@ from typing import NamedTuple
 
 from deepctl import layout
 from deepctl.errors import DeepctlError, Locked, NotFound, Refused
-from deepctl.files import git, placeholders, sealed_lines
+from deepctl.files import atomic, git, placeholders, sealed_lines
 from deepctl.layout import ProfilePaths
 from deepctl.locks import DirectoryLock
-from deepctl.store import log_file, session_catalogue, workspaces
+from deepctl.store import log_file, session_catalogue
 from deepctl.store.records import Record, SessionProject, SessionRecord, is_project_id
+
+_UNAVAILABLE = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTCONN,
+    errno.ESTALE,
+    errno.ENODEV,
+    errno.EHOSTDOWN,
+)
+"""Errors of a directory that is missing, not accessible, or on a file system that is."""
 
 
 class Project(NamedTuple):
@@ -218,13 +232,30 @@ def lock(profile: ProfilePaths, session: SessionRecord, *, wait: float = 0.0) ->
     )
 
 
+def is_available(root: str) -> bool:
+    """Whether the directory of a project is there. A link on its path makes it another directory.
+
+    Raises `OSError` if the machine fails, because the directory may be there then.
+    """
+    try:
+        if os.path.realpath(root, strict=True) != root:
+            return False
+        os.stat(os.path.join(root, "."))
+        os.close(os.open(root, atomic.OPEN_DIRECTORY))
+    except OSError as error:
+        if error.errno not in _UNAVAILABLE:
+            raise
+        return False
+    return True
+
+
 @contextmanager
 def lock_directory(profile: ProfilePaths, directory: str | None, *, wait: float) -> Iterator[None]:
     """The same for the directory of a project; nothing for `None`, and for a project whose directory is unknown.
 
     What a killed command left there for its mounts is removed.
     """
-    if not directory or not workspaces.is_available(directory):
+    if not directory or not is_available(directory):
         yield
         return
     with DirectoryLock(directory, lock_file=profile.lock, wait=wait):

@@ -382,7 +382,7 @@ class PackRepair:
                 if data is not None and (digest := hashlib.sha256(data).digest()) in missing:
                     contents[digest] = data
         for project in projects.read(self._real):
-            if missing - contents.keys() and workspaces.is_available(project.path):
+            if missing - contents.keys() and projects.is_available(project.path):
                 contents |= self._in_project(project, missing)
         return contents
 

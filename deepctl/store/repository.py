@@ -242,7 +242,7 @@ class Repository(ProfileStore):
             session = session_catalogue.find(self.paths, name)
             workspace = self.workspace_of(session)
             project = workspace.project
-            if project is not None and not workspaces.is_available(project.root):
+            if project is not None and not projects.is_available(project.root):
                 return [self._give_up(intent, f"its project directory {project.root} is missing.")]
             with projects.lock_directory(self.paths, project.root if project is not None else None, wait=0.0):
                 return self.store.finish_rewind(workspace, intent, SessionHead(self, session))

@@ -11,7 +11,6 @@ only places that know where a path of a tree lies.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import posixpath
@@ -28,6 +27,7 @@ from deepctl.store.coverage import CoverageSettings
 from deepctl.store.index_db import Cache
 from deepctl.store.log_file import Message
 from deepctl.store.object_store import ObjectReader, ObjectWriter
+from deepctl.store.projects import is_available
 from deepctl.store.records import Record
 from deepctl.store.restore import RestoreResult, WorkingTree
 from deepctl.store.trees import (
@@ -59,18 +59,6 @@ Content = Callable[[bytes, TreeEntry], bytes]
 NOT_OWN = "it does not belong to this session"
 OF_GIT = "it belongs to git"
 
-_UNAVAILABLE = (
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.ELOOP,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOTCONN,
-    errno.ESTALE,
-    errno.ENODEV,
-    errno.EHOSTDOWN,
-)
-"""Errors of a directory that is missing, not accessible, or on a file system that is."""
 _MISSING = "its directory is missing, or cannot be opened"
 
 
@@ -235,23 +223,6 @@ def prefix_of(workspace: WorkspaceOptions, root: str) -> bytes | None:
     if project is not None and project.root == root:
         return mount_prefix(project.id) + b"/"
     return b"" if os.path.realpath(workspace.root) == root else None
-
-
-def is_available(root: str) -> bool:
-    """Whether the directory of a project is there. A link on its path makes it another directory.
-
-    Raises `OSError` if the machine fails, because the directory may be there then.
-    """
-    try:
-        if os.path.realpath(root, strict=True) != root:
-            return False
-        os.stat(os.path.join(root, "."))
-        os.close(os.open(root, atomic.OPEN_DIRECTORY))
-    except OSError as error:
-        if error.errno not in _UNAVAILABLE:
-            raise
-        return False
-    return True
 
 
 def snapshot(

@@ -492,6 +492,7 @@ def test_after_the_time_to_wait_the_lock_is_an_error(home: Path) -> None:
         holder.release()
     assert (caught.value.code, caught.value.exit_code, caught.value.retryable) == ("locked", 4, True)
     assert "deepctl chat" in caught.value.message
+    assert "open_profile(…, wait=SECONDS)" in (caught.value.hint or "")
     assert not (home / "profiles/alice").exists()
 
 

@@ -17,9 +17,9 @@ from deepctl.cli.chat_setup import ChatSetup
 from deepctl.cli.repl import command_names, run_cli_command, slash_commands
 from deepctl.cli.repl.completer import ConversationCandidates, matches
 from deepctl.cli.repl.state import ReplState
-from deepctl.domain.session_choice import UNNAMED
 from deepctl.domain.settings import load, without_files
 from deepctl.errors import NotFound, ProfileGone, Refused, UsageError
+from deepctl.layout import UNNAMED
 from deepctl.output.stream.display import TextDisplay
 from tests.support.command import Command, InProcess
 from tests.support.terminal import Terminal

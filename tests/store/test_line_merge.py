@@ -280,7 +280,7 @@ def test_the_command_names_merged_files_and_those_of_commands(deepctl: InProcess
     lines = [line.split() for line in deepctl(*rewind).ok().stdout.splitlines()]
     merged = next(number for number, words in enumerate(lines) if words[:1] == ["merged"])
     assert lines[merged][1] == "f"
-    assert lines[merged][2:] == ["(lines", "of", "another", "author", "stay)"]
+    assert lines[merged][2:] == ["(changes", "of", "another", "author", "stay)"]
     assert lines[merged + 1][:3] == ["Changed", "by", "commands,"]
     assert lines[merged + 2] == ["deleted", "built"]
     assert project.file.read_bytes() == text(l10="user")

@@ -12,9 +12,8 @@ from typing import Any
 from deepctl.cli.repl import help
 from deepctl.cli.repl.command_names import SEARCHES_ALL_SESSIONS, TAKES_SESSION_NAME, parameters, resolve
 from deepctl.cli.repl.state import ReplState
-from deepctl.domain.session_choice import UNNAMED
 from deepctl.errors import DeepctlError, NoSession, UsageError
-from deepctl.layout import ProfilePaths
+from deepctl.layout import UNNAMED, ProfilePaths
 from deepctl.store import session_catalogue
 from deepctl.store.records import SessionRecord
 

@@ -20,8 +20,8 @@ from deepctl.cli.repl import command_names, help, named_files, run_cli_command, 
 from deepctl.cli.repl.command_names import CommandNames
 from deepctl.cli.repl.run_cli_command import has_help_option, split
 from deepctl.cli.repl.state import ReplState, SlashCommand
-from deepctl.domain.session_choice import UNNAMED
 from deepctl.errors import Interrupted, NotFound, Refused, UsageError
+from deepctl.layout import UNNAMED
 from deepctl.output.render import is_dumb, printable
 from deepctl.quantities import counted
 from deepctl.store import log_file, lookup, session_catalogue

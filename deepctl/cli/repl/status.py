@@ -12,8 +12,8 @@ from deepctl.cli.repl import settings_commands
 from deepctl.cli.repl.state import ReplState
 from deepctl.domain import profiles, provider_keys, providers, settings
 from deepctl.domain.addresses import without_passwords
-from deepctl.domain.session_choice import UNNAMED
 from deepctl.errors import DeepctlError
+from deepctl.layout import UNNAMED
 from deepctl.output.render import cells, clip, home, printable, show, terminal_width, tint
 from deepctl.quantities import counted, size
 from deepctl.store import session_catalogue
