@@ -11,7 +11,6 @@ import os
 import shlex
 from collections.abc import Callable
 
-from deepctl.domain import projects
 from deepctl.domain.settings import Settings
 from deepctl.errors import NotFound, UsageError
 from deepctl.layout import UNNAMED, ProfilePaths
@@ -23,6 +22,13 @@ from deepctl.store.records import SessionProject, SessionRecord
 _PRIVATE = "the private workspace of its profile"
 
 
+def _located(directory: str) -> str:
+    """See `deepctl.domain.projects.locate`, whose module most commands do not need: they have no project."""
+    from deepctl.domain import projects
+
+    return projects.locate(directory)
+
+
 def chosen(
     profile: ProfilePaths, in_force: Settings, session: str | None, directory: str | None, *, is_needed: bool = True
 ) -> str | None:
@@ -31,7 +37,7 @@ def chosen(
     Raises `UsageError` if `session` and `directory` contradict each other, and `NotFound` if the directory has no
     session.
     """
-    path = projects.locate(directory) if directory is not None else None
+    path = _located(directory) if directory is not None else None
     if session is not None:
         if path is not None and session_catalogue.stored_name(profile, session) is not None:
             check_directory(profile, session_catalogue.find(profile, session), path)
@@ -95,14 +101,14 @@ def named(profile: ProfilePaths, session: str | None, new: str | None) -> Sessio
 def of_settings(in_force: Settings) -> str | None:
     """The real path of the setting `project`; `None` if it is not set. Raises `BadSetting`."""
     value = in_force.get("project")
-    return projects.locate(value) if value is not None else None
+    return _located(value) if value is not None else None
 
 
 def project_of(profile: ProfilePaths, directory: str | None) -> Project | None:
     """The project of `-C`, `None` without it. Raises `NotFound` if the profile has no such project."""
     if directory is None:
         return None
-    path = projects.locate(directory)
+    path = _located(directory)
     project = stored.by_path(profile, path)
     if project is None:
         raise without_session(profile, path)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from deepctl import layout
 from deepctl.errors import DeepctlError, Locked, NotFound, Refused
-from deepctl.files import atomic, git, placeholders, sealed_lines
+from deepctl.files import atomic, placeholders, sealed_lines
 from deepctl.layout import ProfilePaths
 from deepctl.locks import DirectoryLock
 from deepctl.store import log_file, session_catalogue
@@ -128,12 +128,19 @@ def by_path(paths: ProfilePaths, real_path: str) -> Project | None:
     return next((project for project in read(paths) if project.path == real_path), None)
 
 
+def _origin(directory: str) -> str:
+    """See `deepctl.files.git.origin`, whose module commands without a project do not need."""
+    from deepctl.files import git
+
+    return git.origin(directory)
+
+
 def ensure(paths: ProfilePaths, real_path: str) -> Project:
     """The project in the directory `real_path`; it is added if it is new. The caller holds the profile's lock.
 
     Raises `OSError` if there is no such directory.
     """
-    status, origin = os.stat(real_path), git.origin(real_path)
+    status, origin = os.stat(real_path), _origin(real_path)
     projects = read(paths)
     for number, project in enumerate(projects):
         if project.path == real_path:
@@ -158,7 +165,7 @@ def difference(project: Project) -> str:
         return ""
     if project.inode and inode != project.inode:
         return "it was made anew"
-    origin = git.origin(project.path)
+    origin = _origin(project.path)
     return "its git remote origin is another one" if project.origin and origin and origin != project.origin else ""
 
 
