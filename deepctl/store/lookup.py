@@ -19,7 +19,6 @@ from deepctl.store import ledger, log_chain, log_file, projects, session_catalog
 from deepctl.store.ledger import MESSAGES, Ledger
 from deepctl.store.log_chain import Chain
 from deepctl.store.log_file import Point
-from deepctl.store.pack_store import is_uncounted
 from deepctl.store.records import Position, Record, SessionRecord
 from deepctl.store.session_catalogue import read_ledger
 from deepctl.store.session_reader import SessionReader, SessionReaders
@@ -313,11 +312,11 @@ def structural_damage(
                 problems.append(CheckpointProblem(record.id, pack, "its pack is cut short"))
     if (size_problem := log_file.read_ledger_size(paths.checkpoints).problem) is not None:
         problems.append(CheckpointProblem(None, os.path.join(paths.checkpoints, log_file.LEDGER_SIZE), size_problem))
-    unnamed_packs = [
-        name
-        for name in packs - checkpoints.packs - checkpoints.gone
-        if name.endswith(".pack") and not is_uncounted(os.lstat(os.path.join(paths.packs, name)))
-    ]
+    unnamed_packs = [name for name in packs - checkpoints.packs - checkpoints.gone if name.endswith(".pack")]
+    if len(unnamed_packs) > 1:
+        from deepctl.store.pack_store import is_uncounted  # imports the engine of packs, which no list needs
+
+        unnamed_packs = [name for name in unnamed_packs if not is_uncounted(os.lstat(os.path.join(paths.packs, name)))]
     if len(unnamed_packs) > 1:
         problems.append(CheckpointProblem(None, path, f"lines are missing: no line names {len(unnamed_packs)} packs"))
     return problems
