@@ -51,7 +51,7 @@ async def begin() -> dict[str, str]:
     """Start a session. The oldest one ends if there are too many."""
     if len(sessions) >= MAX_SESSIONS:
         del sessions[next(iter(sessions))]
-    session = secrets.token_urlsafe()  # whoever knows it may use the session
+    session = secrets.token_urlsafe()  # a client that knows it may use the session
     sessions[session] = Session()
     return {"session": session}
 

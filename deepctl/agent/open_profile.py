@@ -76,8 +76,8 @@ async def open_profile(
     """Open a profile of the command line, to use it in an application at the same time as `deepctl` does.
 
     The profile is created by the first `run`, `stream` or `deps`, as by `deepctl chat`. An open profile holds no lock
-    and blocks nobody, so an application may keep it open as long as it wants, or open it for each request. Its settings
-    are read when it is opened; the settings of checkpoints are read again for every turn.
+    and blocks no other process, so an application may keep it open as long as it wants, or open it for each request.
+    Its settings are read when it is opened; the settings of checkpoints are read again for every turn.
 
     Args:
         name: The name of the profile, in any case. Raises `deepctl.errors.BadName` for an invalid one.

@@ -60,7 +60,7 @@ async def in_thread(action: Callable[[], T], /) -> T:
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
-        worker.exception()  # otherwise asyncio would report that nobody has read it
+        worker.exception()  # otherwise asyncio would report an unread error
         raise cancelled
     return worker.result()
 
@@ -112,4 +112,4 @@ async def _ended(task: asyncio.Task[Any]) -> None:
             except asyncio.CancelledError:
                 continue  # the caller is cancelled already
     if not task.cancelled():
-        task.exception()  # otherwise asyncio would report that nobody has read it
+        task.exception()  # otherwise asyncio would report an unread error

@@ -75,7 +75,7 @@ def examine(path: str, *below: str) -> Finding | None:
 def entries_on(path: str) -> Iterator[str]:
     """The entries through which a path leads, as far as they exist: directories, links, and what is at its end.
 
-    Whoever may replace one of them decides what is found there. Each is named without a link above it.
+    A user who may replace one of them decides what the path leads to. Each is named without a link above it.
     """
     with suppress(OSError):
         yield from _above(os.path.join(path, "_"))
