@@ -125,6 +125,13 @@ async def _persistent(names: dict[str, Any]) -> dict[str, Any]:
     return {**seen, "refused": errors, "created": [*new, *created], "nested": nested}
 
 
+def _containers_of_users(*options: str) -> list[str]:
+    """The labels of containers of these users. The daemon also runs those of tests beside this one."""
+    command = ["docker", "ps", *options, "--format", '{{.Label "deepctl.profile"}}']
+    labels = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return [label for label in labels if label.startswith(os.path.realpath("/workspaces") + "/")]
+
+
 async def _containers(names: dict[str, Any]) -> dict[str, Any]:
     handle, manager = names["handle_request"], names["session_manager"]
     before = sorted(os.listdir("/"))
@@ -133,10 +140,9 @@ async def _containers(names: dict[str, Any]) -> dict[str, Any]:
     seen = await _isolated(names)
     script = "cat *.txt; hostname; id -u; ls -A /workspaces ../.. ; echo $$ > made; touch /etc/made"
     ran = await _say(handle, lambda user: f"run {script}")
-    listed = ["docker", "ps", "--quiet", "--filter", "label=deepctl.profile"]
-    running = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
+    running = _containers_of_users()
     stopped = await manager.shutdown()
-    left = subprocess.run([*listed, "--all"], capture_output=True, text=True, check=True).stdout.split()
+    left = _containers_of_users("--all")
     result = {"ran": ran, "running": len(running), "stopped": stopped, "left": left}
     return {**seen, **result, "refused": errors, "created": created, "files": _files()}
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 _CORE_SECONDS = 1100
-"""Time of all tests times the cores, measured on 2 cores: 544 s without Docker and models, of which a core is idle 15 %."""
+"""Time of all tests times the number of cores. Measured on 2 cores: 544 s without Docker and models."""
 
 
 class Need(NamedTuple):
