@@ -31,7 +31,7 @@ from tests.support.terminal import Terminal
 PROJECT = Path(__file__).parents[2]
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
 LANGUAGES = {"sh", "console", "python", "toml", "text"}
-NOT_RUN = {"needs a package index", "needs a key", "opens an editor", "needs a clone with make"}
+NOT_RUN = {"needs a package index", "needs a key", "opens an editor", "needs a clone with make", "needs gocryptfs"}
 """Reasons for which a block is not run."""
 
 _BLOCK = re.compile(r"^(?P<fence>```+)(?P<info>[^`\n]*)\n(?P<text>.*?)^(?P=fence)$", re.MULTILINE | re.DOTALL)
