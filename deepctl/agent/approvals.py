@@ -18,6 +18,7 @@ from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.workspaces import Workspace
 
 from deepctl.agent.backend import LocalBackend
+from deepctl.agent.limits import profile_of
 from deepctl.domain.globs import bad_class
 from deepctl.domain.mcp_servers import METADATA
 from deepctl.domain.permissions import OPERATIONS, OWN, Permissions, Rules, Verdict, about_file, first
@@ -88,7 +89,7 @@ class Approvals(AbstractCapability[Any]):
 
     async def prepare_tools(self, ctx: RunContext[Any], tool_defs: list[ToolDefinition]) -> list[ToolDefinition]:
         """Leave out tools that could do nothing: their whole operation is denied, or the model takes no tools."""
-        if not getattr(ctx.model, "profile", {}).get("supports_tools", True):
+        if not profile_of(ctx.model).get("supports_tools", True):
             return []
         denied_operations = {operation for operation, rules in self.permissions.items() if rules == Rules("deny")}
         return [definition for definition in tool_defs if _TOOLS.get(definition.name) not in denied_operations]

@@ -39,6 +39,7 @@ from pydantic_ai_harness.tool_output_limits import (
 )
 
 from deepctl import layout
+from deepctl.agent import tasks
 from deepctl.agent.approvals import Approvals, Approve, Ask
 from deepctl.agent.backend import files_of, own_path, workspace_of
 from deepctl.agent.checkpoint_stores import CheckpointFrequency, CheckpointStore
@@ -165,8 +166,10 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
     def get_wrapper_model(self, model: Model) -> Model:
         """A model that neither receives nor returns invalid text, in the shape and with the files that it accepts.
 
-        A `FunctionModel` can be used with and without a stream, even if it has only one of its two functions.
+        A `FunctionModel` can be used with and without a stream, even if it has only one of its two functions. Raises
+        `UsageError` if another event loop uses the model.
         """
+        tasks.check_event_loop(model)
         return UnicodeFilterModel(with_media_filter(with_chat_shape(with_both_ways(model))))
 
     def get_model_settings(self) -> Callable[[RunContext[Any]], ModelSettings]:

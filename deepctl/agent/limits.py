@@ -386,6 +386,16 @@ def forget_window(model: Model) -> None:
             _known_windows[key] = _known_windows[key]._replace(at=0)
 
 
+def profile_of(model: object) -> Mapping[str, Any]:
+    """The profile of a model: what it supports. A `FallbackModel` has none, so that of its first model is returned."""
+    try:
+        profile: Mapping[str, Any] = getattr(model, "profile", {})
+    except NotImplementedError:
+        choices = getattr(_unwrapped(model), "models", []) if isinstance(model, Model) else []
+        return profile_of(choices[0]) if choices else {}
+    return profile
+
+
 def _unwrapped(model: Model) -> Model:
     while isinstance(model, WrapperModel):
         model = model.wrapped

@@ -20,6 +20,7 @@ from pydantic_ai.models import Model
 
 from deepctl.agent import pictures
 from deepctl.agent.mention_files import Files, MentionTarget, NoLines, outside, select
+from deepctl.agent.limits import profile_of
 from deepctl.domain.mention_syntax import LineRange, Mention, mentions
 from deepctl.domain.outside_files import OutsideFile
 from deepctl.domain.permissions import Permissions, about_file
@@ -45,7 +46,7 @@ def takes(model: Model, kind: str) -> bool:
 
     PDFs are for the large providers: a server that only speaks OpenAI's protocol rarely reads them.
     """
-    profile = model.profile
+    profile = profile_of(model)
     if kind.startswith("image/"):
         return profile.get("supports_image_input", True)
     if kind != PDF or not profile.get("supports_document_input", True):

@@ -411,6 +411,8 @@ class OpenProfile:
         for name in (session, new if isinstance(new, str) else None):
             if name is not None:
                 layout.check_name(name, "session")
+        if agent is not None:
+            tasks.check_event_loop(_model_of(agent))
         engines = self._engines_here()
         async with self._locked() as locks:
             place = await _step(partial(self._prepare, session, new_name))

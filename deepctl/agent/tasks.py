@@ -10,12 +10,16 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, TypeVar, TypeVarTuple, Unpack
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
 import anyio
 import anyio.to_thread
+from pydantic_ai.models import Model
+from pydantic_ai.models.fallback import FallbackModel
+from pydantic_ai.models.wrapper import WrapperModel
 
 from deepctl.agent.interruption import Emit, Event
+from deepctl.errors import UsageError
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -113,3 +117,41 @@ async def _ended(task: asyncio.Task[Any]) -> None:
                 continue  # the caller is cancelled already
     if not task.cancelled():
         task.exception()  # otherwise asyncio would report an unread error
+
+
+_MODEL_LOOP = "_deepctl_event_loop"
+"""The attribute of a provider, or of a model without one, with a reference to the event loop that uses it."""
+_MODEL_LOOP_LOCK = threading.Lock()
+
+
+def check_event_loop(model: Model | str | None) -> None:
+    """Raise `UsageError` if another event loop, which is running, uses this model. Otherwise it belongs to this one.
+
+    Two event loops cannot share the connections of a model. pydantic-ai's lock around them is one of anyio, so a loop
+    that waits for it is never woken by another loop: the request would wait for ever, outside of every time limit.
+    A model without connections (`TestModel`, `FunctionModel`) has no provider and may be used anywhere.
+    """
+    loop = asyncio.get_running_loop()
+    for owner in _with_connections(model):
+        with _MODEL_LOOP_LOCK:
+            reference = vars(owner).get(_MODEL_LOOP)
+            user = reference() if reference is not None else None
+            if user is not None and user is not loop and user.is_running():
+                assert isinstance(model, Model)
+                raise UsageError(
+                    f"The model {model.model_name!r} is in use in another event loop of this process.",
+                    "A model object belongs to one event loop. Give create_deep_agent() the name of the model, make "
+                    "an agent and a model in each thread, or run all turns in one event loop.",
+                    code="event_loop",
+                )
+            vars(owner)[_MODEL_LOOP] = ref(loop)
+
+
+def _with_connections(model: object) -> list[object]:
+    """The providers of a model, and the models with a lock of their own."""
+    if isinstance(model, WrapperModel):
+        return _with_connections(model.wrapped)
+    if isinstance(model, FallbackModel):
+        return [model, *(owner for choice in model.models for owner in _with_connections(choice))]
+    provider = model.provider if isinstance(model, Model) else None
+    return [provider] if provider is not None else []

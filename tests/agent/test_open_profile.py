@@ -12,9 +12,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,10 +36,14 @@ from pydantic_ai.messages import (
     ToolCallPart,
     UserPromptPart,
 )
+from pydantic_ai.models import Model
+from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.models.test import TestModel
+from pydantic_ai.providers.openai import OpenAIProvider
 
-from deepctl import DeepAgentDeps, OpenProfile, create_deep_agent, open_profile, run
+from deepctl import DeepAgentDeps, OpenProfile, StateBackend, create_deep_agent, open_profile, run, stream
 from deepctl.domain import profiles
 from deepctl.errors import (
     BadName,
@@ -53,7 +59,7 @@ from deepctl.errors import (
 from deepctl.layout import Root
 from tests.agent.test_runs import Trip, rewinding
 from tests.support.command import Command
-from tests.support.loopback import Text, provider
+from tests.support.loopback import Provider, Status, Text, ToolCalls, provider
 
 T = TypeVar("T")
 Say = Callable[[OpenProfile], Awaitable[T]]
@@ -736,6 +742,106 @@ def test_an_open_profile_can_be_used_in_several_event_loops(home: Path, monkeypa
     # A loop that ends before its profile is closed leaves its connections to the garbage collector.
     del profile
     gc.collect()
+
+
+def own_model(server: Provider) -> OpenAIChatModel:
+    """A model object of an application, which requests answers of this server."""
+    return OpenAIChatModel("loopback", provider=OpenAIProvider(base_url=f"{server.address}/v1", api_key="key"))
+
+
+@pytest.mark.parametrize("is_fallback", [False, True])
+def test_a_model_of_an_application_that_another_running_event_loop_uses_is_an_error_at_once(
+    home: Path, is_fallback: bool
+) -> None:
+    """pydantic-ai's lock of a provider is never released across event loops, so the request would wait for ever."""
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def gate() -> None:
+        has_begun.set()
+        may_end.wait(30)
+
+    async def turn(name: str) -> str:
+        async with open_profile(name, wait=0) as profile:
+            return (await profile.run(agent, "hello")).output
+
+    async def without_a_profile() -> None:
+        async with aclosing(stream(agent, "hello", deps=DeepAgentDeps(backend=StateBackend()))) as events:
+            async for _ in events:
+                pass
+
+    with provider(Text(["one ", "two"], gate), Text(["three"]), repeat_last=True) as server:
+        model: Model = own_model(server)
+        agent = create_deep_agent(FallbackModel(model, own_model(server)) if is_fallback else model)
+        with ThreadPoolExecutor(1) as threads:
+            first = threads.submit(asyncio.run, turn("alice"))
+            try:
+                assert has_begun.wait(30)
+                for work in (turn("bob"), without_a_profile()):
+                    with pytest.raises(UsageError) as caught:
+                        asyncio.run(asyncio.wait_for(work, 10))
+                    assert (caught.value.code, caught.value.exit_code) == ("event_loop", 2)
+                    assert "another event loop" in caught.value.message
+                    assert "the name of the model" in str(caught.value.hint)
+            finally:
+                may_end.set()
+            assert first.result(30) == "one two"
+        assert not (home / "profiles/bob").exists(), "the error comes before a lock is taken"
+        assert asyncio.run(turn("bob")) == "three", "the first event loop has ended"
+
+
+def test_a_fallback_model_answers_if_the_first_one_fails(home: Path) -> None:
+    with provider(Status(503), Status(503)) as busy, provider(ToolCalls([("ls", {"path": "."})]), Text(["two"])) as server:
+        agent = create_deep_agent(FallbackModel(own_model(busy), own_model(server)))
+        result = with_alice(lambda alice: alice.run(agent, "list the files"))
+    assert result.output == "two"
+    assert [len(busy.requests), len(server.requests)] == [2, 2]
+    assert server.requests[0]["tools"]
+
+
+def test_many_event_loops_with_one_model_neither_hang_nor_keep_a_lock(process: Command, home: Path) -> None:
+    """Six threads, each with an event loop and a profile of its own: 6 of 6 such runs hung before."""
+    errors: list[DeepctlError] = []
+
+    async def turns(name: str) -> None:
+        async with open_profile(name, wait=0) as profile:
+            for number in range(4):
+                try:
+                    await profile.run(agent, f"hello {number}")
+                except DeepctlError as error:
+                    errors.append(error)
+
+    names = [f"user{number}" for number in range(6)]
+    with provider(Text(["one ", "two"]), repeat_last=True) as server:
+        agent = create_deep_agent(own_model(server))
+        # Daemons, so that a hang fails the test and does not stop it.
+        threads = [threading.Thread(target=asyncio.run, args=(turns(name),), daemon=True) for name in names]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + 60
+        for thread in threads:
+            thread.join(max(0, deadline - time.monotonic()))
+        assert not any(thread.is_alive() for thread in threads)
+    assert {error.code for error in errors} <= {"event_loop"}
+    for name in names:
+        process("chat", "--user", name, "--model", "offline", "hello").ok()
+
+
+def test_an_agent_with_the_name_of_a_model_can_be_used_in_several_running_event_loops(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    both = threading.Barrier(2, timeout=30)
+
+    async def turn(name: str) -> list[str]:
+        async with open_profile(name) as profile:
+            return [(await profile.run(agent, "hello")).output for _ in range(3)]
+
+    with provider(Text(["one ", "two"], both.wait), repeat_last=True) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.address}/v1")
+        agent = create_deep_agent("openai-chat:loopback")
+        with ThreadPoolExecutor(2) as threads:
+            results = [threads.submit(asyncio.run, turn(name)) for name in ("alice", "bob")]
+            assert [result.result(60) for result in results] == [["one two"] * 3] * 2
 
 
 def test_contradicting_and_invalid_arguments_are_errors_and_change_nothing(home: Path) -> None:
