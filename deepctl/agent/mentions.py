@@ -19,8 +19,8 @@ from pydantic_ai.messages import BinaryContent, TextContent, UserContent
 from pydantic_ai.models import Model
 
 from deepctl.agent import pictures
-from deepctl.agent.mention_files import Files, MentionTarget, NoLines, outside, select
 from deepctl.agent.limits import profile_of
+from deepctl.agent.mention_files import Files, MentionTarget, NoLines, outside, select
 from deepctl.domain.mention_syntax import LineRange, Mention, mentions
 from deepctl.domain.outside_files import OutsideFile
 from deepctl.domain.permissions import Permissions, about_file

@@ -790,7 +790,10 @@ def test_a_model_of_an_application_that_another_running_event_loop_uses_is_an_er
 
 
 def test_a_fallback_model_answers_if_the_first_one_fails(home: Path) -> None:
-    with provider(Status(503), Status(503)) as busy, provider(ToolCalls([("ls", {"path": "."})]), Text(["two"])) as server:
+    with (
+        provider(Status(503), Status(503)) as busy,
+        provider(ToolCalls([("ls", {"path": "."})]), Text(["two"])) as server,
+    ):
         agent = create_deep_agent(FallbackModel(own_model(busy), own_model(server)))
         result = with_alice(lambda alice: alice.run(agent, "list the files"))
     assert result.output == "two"
