@@ -48,7 +48,7 @@ def takes(model: Model, kind: str) -> bool:
     """
     profile = profile_of(model)
     if kind.startswith("image/"):
-        return profile.get("supports_image_input", True)
+        return bool(profile.get("supports_image_input", True))
     if kind != PDF or not profile.get("supports_document_input", True):
         return False
     types = profile.get("supported_document_media_types")

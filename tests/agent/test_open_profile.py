@@ -835,11 +835,14 @@ def test_an_agent_with_the_name_of_a_model_can_be_used_in_several_running_event_
     monkeypatch.setenv("OPENAI_API_KEY", "key")
     both = threading.Barrier(2, timeout=30)
 
+    def meet() -> None:
+        both.wait()
+
     async def turn(name: str) -> list[str]:
         async with open_profile(name) as profile:
             return [(await profile.run(agent, "hello")).output for _ in range(3)]
 
-    with provider(Text(["one ", "two"], both.wait), repeat_last=True) as server:
+    with provider(Text(["one ", "two"], meet), repeat_last=True) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", f"{server.address}/v1")
         agent = create_deep_agent("openai-chat:loopback")
         with ThreadPoolExecutor(2) as threads:
