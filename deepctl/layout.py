@@ -15,6 +15,7 @@ Each stored format has a number:
 | `PACK_FORMAT` | `checkpoints/packs/*.pack` | in the first line |
 | `TREE_FORMAT` | the list of a directory, an object in a pack | in the first line |
 | `PROJECTS_FORMAT` | `projects.json` | `v` |
+| `DIRECTORIES_FORMAT` | `directories.json` | `v` |
 | `CACHE_FORMAT` | `cache/snapshots.sqlite` | SQLite's `user_version`; with another number the cache is rebuilt |
 
 Archives, exports of sessions, plans of moves and the to-do list have numbers of their own, beside the code that reads
@@ -61,6 +62,8 @@ SETTINGS = "profile.toml"
 UNTRUSTED = "untrusted.toml"
 PROJECTS = "projects.json"
 """The file with the projects of a profile, in its directory."""
+DIRECTORIES = "directories.json"
+"""The file in the root with the profiles of directories (`deepctl.domain.profile_choice`)."""
 NEW = ".new-"
 """Prefix of the name of a profile or session during its creation. No profile or session can have such a name."""
 IMPORT = ".import-"
@@ -369,6 +372,7 @@ PACK_FORMAT = Format("pack", 2)
 TREE_FORMAT = Format("tree", 1)
 CACHE_FORMAT = Format("cache", 3)
 PROJECTS_FORMAT = Format("projects", 1)
+DIRECTORIES_FORMAT = Format("directories", 1)
 
 FORMATS = (
     SETTINGS_FORMAT,
@@ -379,6 +383,7 @@ FORMATS = (
     TREE_FORMAT,
     CACHE_FORMAT,
     PROJECTS_FORMAT,
+    DIRECTORIES_FORMAT,
 )
 
 

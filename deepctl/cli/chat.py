@@ -18,6 +18,7 @@ from deepctl.cli.chat_setup import ChatDirectory, ChatSetup, known_profile
 from deepctl.cli.confirm import ask_at_terminal
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import attachments, settings
+from deepctl.domain.profile_choice import ProfileChoice
 from deepctl.errors import BadName, UsageError
 from deepctl.layout import UNNAMED
 from deepctl.output.render import is_dumb, is_terminal
@@ -131,7 +132,9 @@ def chat(
     flags = {"model": model, "approve": approve, "sandbox": sandbox, "model_settings.thinking": thinking}
     flags["network"] = None if network is None else "on" if network else "off"
     in_force = settings.without_files(os.environ, flags) if ephemeral else settings.load(os.environ, options=flags)
-    name = layout.check_name(user or "ephemeral") if ephemeral else options.user(user, in_force)
+    choice = (
+        ProfileChoice(layout.check_name(user or "ephemeral")) if ephemeral else options.choose(user, in_force, project)
+    )
     if session is not None and new is not None:
         raise UsageError(
             "--session and --new cannot be used together.",
@@ -160,7 +163,8 @@ def chat(
         raise UsageError("--json needs a PROMPT as an argument or on stdin.", "deepctl chat --json 'your prompt'")
     is_interactive = is_terminal(sys.stdin) and is_terminal(sys.stderr)
     with closing(_display(as_json, text)) as display:
-        setup = ChatSetup(name, in_force, timeout, ask_at_terminal(display) if is_interactive else None)
+        ask = ask_at_terminal(display) if is_interactive else None
+        setup = ChatSetup(choice.name, in_force, timeout, ask, choice.directory)
         directory = None
         if not ephemeral:
             directory = ChatDirectory(options.root(), project, is_private=no_project, is_large=large, is_script=as_json)

@@ -214,14 +214,16 @@ class ChatSession(ABC):
             self._parts.made.runner.close()
 
     def introduce(self, tell: Callable[[str], None]) -> None:
-        """Print once that an offline model answers, and notices about commands."""
+        """Print once which directory gave the profile, that an offline model answers, and notices about commands."""
         parts = self._parts.get()
         with self._introducing:
             if self._introduced:
                 return
             self._introduced = True
             offline = _OFFLINE if parts.runner.engine.options.model == "offline" else None
-            for message in (offline, parts.commands.notice):
+            directory = self.setup.chosen_by
+            chosen = f"The profile is {self.setup.name}, because {home(directory)} uses it." if directory else None
+            for message in (chosen, offline, parts.commands.notice):
                 if message is not None and message not in self._messages:
                     self._messages.add(message)
                     # A second caller continues after the notice was printed.

@@ -61,6 +61,8 @@ class ChatSetup(NamedTuple):
     timeout: float | None = None
     ask: Ask | None = None
     """The function that asks the person at the terminal; `None` without a terminal."""
+    chosen_by: str | None = None
+    """The directory that gave the profile (`profiles use --here`); `None` if another source did."""
 
     def changed(self, root: Root | None, **options: str) -> ChatSetup:
         """The same setup with other options. The settings files are read again, if there is a root."""

@@ -81,7 +81,7 @@ def list_(
     as_json: options.Json = False,
 ) -> None:
     """List checkpoints, newest first."""
-    profile = options.existing_profile(user)
+    profile = options.existing_profile(user, directory=project)
     directory_project = session_choice.project_of(profile, project)
     if session is not None and directory_project is not None:
         session_choice.check_directory(profile, session_catalogue.find(profile, session), directory_project.path)
@@ -164,7 +164,7 @@ def save(
     if label is not None:
         check_label(label)
     target = options.target(user, session, project)
-    with options.working(user, "checkpoints save", wait, as_json, in_force=target.settings) as work:
+    with options.working(target.profile.name, "checkpoints save", wait, as_json, in_force=target.settings) as work:
         name = target.session
         if name is None and session_catalogue.latest_session(work.paths) is None:
             name = session_catalogue.start(work.paths, session_catalogue.first_name(work.paths)).name
@@ -187,7 +187,7 @@ def label_(
     if label:
         check_label(label)
     target = options.target(user, session, project, (ref,))
-    with options.working(user, "checkpoints label", wait, as_json, in_force=target.settings) as work:
+    with options.working(target.profile.name, "checkpoints label", wait, as_json, in_force=target.settings) as work:
         record = lookup.find_checkpoint(work.paths, work.ledger, ref, target.session)
         work.label(record, label or None)
         view = views.CheckpointLabelView(work.paths.name, lookup.describe(work.paths, work.ledger, record))
@@ -243,13 +243,12 @@ def rewind(
             repository, target.session, reference, only=only or "", force=force, exact=exact, merge=not no_merge
         )
 
-    _rewind("checkpoints rewind", request, user, target, dry_run, wait, as_json)
+    _rewind("checkpoints rewind", request, target, dry_run, wait, as_json)
 
 
 def _rewind(
     command: str,
     request: Callable[[Repository | ReadOnlyRepository], tuple[SessionRecord, RewindRequest]],
-    user: str | None,
     target: Target,
     dry_run: bool,
     wait: float,
@@ -263,7 +262,7 @@ def _rewind(
         show(preview, as_json)
         _check(preview)
         return
-    with options.working(user, command, wait, as_json, in_force=target.settings) as repository:
+    with options.working(target.profile.name, command, wait, as_json, in_force=target.settings) as repository:
         session, rewind_request = request(repository)
         with projects.lock(repository.paths, session, wait=wait):
             view = rewound(repository, session, rewind_request)._replace(is_undo=is_undo)
@@ -355,7 +354,7 @@ def undo(
 
         return rewind.request_undo(repository, target.session, force=force)
 
-    _rewind("checkpoints undo", request, user, target, dry_run, wait, as_json)
+    _rewind("checkpoints undo", request, target, dry_run, wait, as_json)
 
 
 @app.command(epilog="Example: deepctl checkpoints fork '~3' another-try --user alice")
@@ -371,7 +370,7 @@ def fork(
     """Start a new session from the conversation of a checkpoint. The workspace does not change."""
     layout.check_name(name, "session")
     target = options.target(user, session, project, (ref,))
-    with options.working(user, "checkpoints fork", wait, as_json, in_force=target.settings) as work:
+    with options.working(target.profile.name, "checkpoints fork", wait, as_json, in_force=target.settings) as work:
         record = lookup.find_checkpoint(work.paths, work.ledger, ref, target.session)
         new_session = work.fork(record, name)
         view = views.CheckpointForkView(
@@ -409,7 +408,7 @@ def remove(
         prune.check_removable(ledger, records.values())
         return list(records.values())
 
-    _remove("checkpoints remove", select, user, dry_run, wait, as_json, target.settings)
+    _remove("checkpoints remove", select, target.profile.name, dry_run, wait, as_json, target.settings)
 
 
 @app.command(epilog="Example: deepctl checkpoints prune --older-than 30d --user alice --dry-run")

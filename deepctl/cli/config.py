@@ -13,7 +13,7 @@ from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import profiles, settings
 from deepctl.errors import BadSetting, DeepctlError, NotFound
 from deepctl.layout import ProfilePaths
-from deepctl.locks import Lease, Lock
+from deepctl.locks import Lease
 from deepctl.output import settings as views
 from deepctl.output.profiles import ProfilePathView
 from deepctl.output.render import notice, show
@@ -53,12 +53,9 @@ def _file(profile: ProfilePaths | None) -> str:
 
 
 def _lock(profile: ProfilePaths | None, command: str, wait: float) -> Lease:
-    root = options.root()
-    if profile is not None:
-        return profiles.lock(root, profile.name, command=command, wait=wait)
-    profiles.make_root(root)
-    # No profile can have this name, so it cannot be confused with a profile's lock.
-    return Lock(os.path.join(root.locks, ".config"), work="changing config.toml", command=command, wait=wait)
+    if profile is None:
+        return options.config_lock(command, wait)
+    return profiles.lock(options.root(), profile.name, command=command, wait=wait)
 
 
 @app.command("show", epilog="Example: deepctl config show --user alice")

@@ -245,7 +245,8 @@ def forget(
     """
     from deepctl.domain.memory import changes
 
-    profile, in_force = options.profile_and_settings(user)
+    profile, in_force = options.profile_and_settings(user, deletes=True)
+    options.say_ignored_directory(user, profile, as_json)
     memory = Memory(profile, agent)
     request = forget_request(text, file, ignore_case=ignore_case)
     if purge:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from deepctl import layout
-from deepctl.domain import profiles, settings
+from deepctl.domain import profile_choice, profiles, settings
+from deepctl.domain.profile_choice import ProfileChoice
 from deepctl.domain.settings import Settings
-from deepctl.errors import BadName, DeepctlError, ProfileNotFound, UsageError
+from deepctl.errors import DeepctlError, ProfileNotFound, UsageError
 from deepctl.files import atomic, ownership
 from deepctl.layout import ProfilePaths, Root
+from deepctl.locks import Lease, Lock
 from deepctl.output.render import notice
 from deepctl.quantities import size
 
@@ -38,7 +40,8 @@ User = Annotated[
         "-u",
         "--profile",
         metavar="NAME",
-        help="Profile to work on. Default: $DEEPCTL_USER, then the setting default_user, then `default`.",
+        help="Profile to work on. Default: $DEEPCTL_USER, then the profile of the directory (`profiles use --here`), "
+        "then the setting default_user, then `default`.",
         show_default=False,
     ),
 ]
@@ -235,40 +238,94 @@ def root() -> Root:
     return profiles.check_root(layout.root(os.environ))
 
 
-def user(option: str | None, in_force: Settings | None = None) -> str:
-    """The profile name of `--user`, else of `default_user`. Raises `BadName`, with the source of the name.
+def user(option: str | None, in_force: Settings | None = None, directory: str | None = None) -> str:
+    """The profile name of `--user`, else of the directory or the settings: see `choose`."""
+    return choose(option, in_force, directory).name
 
-    `in_force` are the settings of this machine's user if they have been read already.
+
+def choose(
+    option: str | None, in_force: Settings | None = None, directory: str | None = None, *, deletes: bool = False
+) -> ProfileChoice:
+    """The profile of `--user`, else of `$DEEPCTL_USER`, the directory, or `default_user`.
+
+    `in_force` are the settings of this machine's user if they have been read already. `directory` is the value of `-C`;
+    without it, the current directory counts. `deletes` is for commands that ask before they delete something
+    permanently: no directory counts. Raises `BadName` with the source of the name, and `NotFound` if the profile of the
+    directory is gone.
     """
     if option is not None:
-        return layout.check_name(option)
-    default = (in_force or settings.load(os.environ)).resolve("default_user")
+        return ProfileChoice(layout.check_name(option))
+    path = None if deletes else _real_path(directory)
+    return profile_choice.choose(in_force or settings.load(os.environ), root, path)
+
+
+def _real_path(directory: str | None) -> str | None:
+    """The directory of `-C`, or the current one; `None` if it was deleted or cannot be a directory."""
     try:
-        return layout.check_name(default.value or "default")
-    except BadName as error:
-        place = "$DEEPCTL_USER" if default.source == "environment" else "default_user in the settings"
-        raise BadName(f"{error.message} It comes from {place}.", error.hint) from None
+        return os.path.realpath(os.path.expanduser(directory) if directory is not None else os.getcwd())
+    except (OSError, ValueError):
+        return None
+
+
+def choice_here(in_force: Settings, profiles_of: Mapping[str, str]) -> ProfileChoice | None:
+    """What comes before `default_user` in the current directory; `None` if nothing does.
+
+    `profiles_of` are the profiles of directories.
+    """
+    if variable := in_force.variables.get("DEEPCTL_USER"):
+        return ProfileChoice(variable)
+    path = _real_path(None)
+    return profile_choice.nearest(profiles_of, path) if path is not None else None
+
+
+def config_lock(command: str, wait: float) -> Lease:
+    """The lock of config.toml."""
+    place = root()
+    profiles.make_root(place)
+    # No profile can have this name, so it cannot be confused with a profile's lock.
+    return Lock(os.path.join(place.locks, ".config"), work="changing config.toml", command=command, wait=wait)
+
+
+def say_ignored_directory(option: str | None, profile: ProfilePaths, as_json: bool) -> None:
+    """Say that a command deletes in `profile` although the current directory has another one."""
+    if option is not None or as_json or "DEEPCTL_USER" in os.environ:
+        return
+    with suppress(DeepctlError, OSError):
+        path = _real_path(None)
+        choice = profile_choice.nearest(profile_choice.read(root()), path) if path is not None else None
+        if choice is not None and not layout.same_name(choice.name, profile.name):
+            notice(
+                f"This command works on {profile.name}: it ignores the profile of this directory. `--user "
+                f"{choice.name}` names that one."
+            )
 
 
 def existing_profile(
     option: str | None,
     find: Callable[[Root, str], ProfilePaths] = profiles.find,
     in_force: Settings | None = None,
+    directory: str | None = None,
+    *,
+    deletes: bool = False,
 ) -> ProfilePaths:
-    """The profile of `--user`. Raises `ProfileNotFound` (exit 3) if it does not exist; creates nothing."""
-    name = user(option, in_force)
+    """The profile of `--user`; for the other arguments see `choose`. Raises `ProfileNotFound` (exit 3) if it does not
+    exist; creates nothing.
+    """
+    choice = choose(option, in_force, directory, deletes=deletes)
     try:
-        return find(root(), name)
+        return find(root(), choice.name)
     except ProfileNotFound as error:
         if option is None:
-            error.hint = "Name a profile with --user NAME, or set the default: deepctl config set default_user NAME"
+            error.hint = "Name a profile with --user NAME, or set the default: deepctl profiles use NAME"
         raise
 
 
-def profile_and_settings(option: str | None) -> tuple[ProfilePaths, Settings]:
+def profile_and_settings(
+    option: str | None, directory: str | None = None, *, deletes: bool = False
+) -> tuple[ProfilePaths, Settings]:
     """The profile of `--user` and its settings; each file is read once. Raises `ProfileNotFound`."""
     in_force = settings.load(os.environ) if option is None else None
-    profile = existing_profile(option, in_force=in_force)
+    profile = existing_profile(option, in_force=in_force, directory=directory, deletes=deletes)
     return profile, (in_force or settings.load(os.environ)).of_profile(profile)
 
 
@@ -317,7 +374,7 @@ def target(
     With `references`, no session is needed unless one of them is `~N`. Raises `UsageError` if `--session` and `-C`
     contradict each other, and `NotFound` if the directory has no session.
     """
-    profile, in_force = profile_and_settings(user)
+    profile, in_force = profile_and_settings(user, directory)
     is_needed = references is None or any(reference.startswith("~") for reference in references)
     from deepctl.domain import session_choice  # it imports the stores
 

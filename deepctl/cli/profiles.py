@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, BinaryIO, NamedTuple
 
 import typer
@@ -16,11 +17,12 @@ from deepctl.cancellation import interruptible
 from deepctl.cli import options
 from deepctl.cli.confirm import Yes, check_can_ask, confirm
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import profiles, setting_table, settings
+from deepctl.domain import profile_choice, profiles, setting_table, settings
 from deepctl.errors import DeepctlError, NotFound, ProfileNotFound, StorageError, UsageError
+from deepctl.files import atomic
 from deepctl.layout import UNTRUSTED, ProfilePaths
 from deepctl.output import profiles as views
-from deepctl.output.render import BYTES, Progress, discard_stdout, is_terminal, say, show, wrap
+from deepctl.output.render import BYTES, Progress, discard_stdout, is_terminal, notice, say, show, wrap
 
 if TYPE_CHECKING:
     from deepctl.domain.settings import Settings
@@ -44,16 +46,28 @@ Name = Annotated[
 
 @app.command("list", epilog="Example: deepctl profiles list --json")
 def list_(as_json: options.Json = False) -> None:
-    """List all profiles."""
+    """List all profiles, and the directories that use one. The default is the profile of commands without --user."""
     root = options.root()
     descriptions = [profiles.describe(root.profile(name)) for name in profiles.all_names(root)]
-    show(views.ProfileListView(descriptions), as_json)
+    in_force = settings.load(os.environ)
+    profiles_of = profile_choice.read(root)
+    here = options.choice_here(in_force, profiles_of)
+    show(views.ProfileListView(descriptions, _default_name(in_force), profiles_of, here), as_json)
 
 
 @app.command("show", epilog="Example: deepctl profiles show alice")
 def show_(name: Name = None, user: options.User = None, as_json: options.Json = False) -> None:
     """Show the path of a profile and the sizes of its parts."""
-    show(views.ProfileView(profiles.describe(options.named_profile(name, user))), as_json)
+    description = profiles.describe(options.named_profile(name, user))
+    show(views.ProfileView(description, _default_name(settings.load(os.environ))), as_json)
+
+
+def _default_name(in_force: Settings) -> str | None:
+    """The default profile; `None` with a broken config.toml, which must not prevent a list."""
+    try:
+        return profile_choice.default_name(in_force)
+    except DeepctlError:
+        return None
 
 
 @app.command(epilog="Example: deepctl profiles create alice")
@@ -67,6 +81,87 @@ def create(
     with profiles.lock(root, name, command="profiles create", wait=wait):
         paths = profiles.create(root, name)
     show(views.ProfileCreationView(paths.name, paths.directory), as_json)
+
+
+@app.command(epilog="Example: deepctl profiles use alice --here")
+def use(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Profile.")] = None,
+    here: Annotated[
+        bool, typer.Option("--here", help="Only in the current directory and below it. The same as -C .")
+    ] = False,
+    directory: Annotated[
+        str | None, typer.Option("-C", metavar="DIR", help="Only in this directory and below it.", show_default=False)
+    ] = None,
+    forget: Annotated[bool, typer.Option("--forget", help="With --here or -C: the directory has no profile.")] = False,
+    wait: options.Wait = 0.0,
+    as_json: options.Json = False,
+) -> None:
+    """Choose the profile of commands without --user: everywhere, or in one directory.
+
+    Nothing is written into the directory. `wipe`, `sessions delete`, `memory forget` and `projects forget` ignore the
+    profile of a directory.
+    """
+    if here and directory is not None:
+        raise UsageError("--here means the current directory, but -C names one.", "Give only one of the two.")
+    place = "." if here else directory
+    if forget:
+        if place is None:
+            raise UsageError(
+                "--forget needs the directory whose profile it removes.",
+                "Add --here or -C DIR. `deepctl config unset default_user` removes the default.",
+            )
+        if name is not None:
+            raise UsageError("--forget takes no NAME.", "Without --forget, NAME becomes the profile of the directory.")
+        _forget_directory(_located(place), wait, as_json)
+        return
+    if name is None:
+        raise UsageError("NAME is missing.", "`deepctl profiles list` lists the profiles.")
+    root = options.root()
+    profile = profiles.find(root, name)
+    if place is None:
+        config = layout.config_file(os.environ)
+        with options.config_lock("profiles use", wait):
+            settings.change(config, "default_user", profile.name)
+        view = views.ProfileUseView(profile.name, None, config)
+    else:
+        path = _located(place)
+        if not os.path.isdir(path):
+            raise NotFound(f"There is no directory {path!r}.", code="directory_not_found")
+        profile_choice.use(root, path, profile.name, wait=wait)
+        view = views.ProfileUseView(profile.name, path, profile_choice.path_of(root))
+    show(view, as_json)
+    if not as_json:
+        _say_overridden(profile.name)
+
+
+def _located(directory: str) -> str:
+    """The real path of a directory that a user has named."""
+    from deepctl.domain import projects
+
+    return projects.locate(directory)
+
+
+def _forget_directory(path: str, wait: float, as_json: bool) -> None:
+    root = options.root()
+    if (name := profile_choice.forget(root, path, wait=wait)) is None:
+        choice = profile_choice.nearest(profile_choice.read(root), path)
+        hint = "`deepctl profiles list` lists the directories that use a profile."
+        if choice is not None and choice.directory is not None:
+            command = f"deepctl profiles use --forget -C {shlex.quote(choice.directory)}"
+            hint = f"{choice.directory} above it uses {choice.name}: `{command}`."
+        raise NotFound(f"{path} has no profile.", hint, code="directory_not_found")
+    show(views.ProfileUseView(name, path, profile_choice.path_of(root), is_forgotten=True), as_json)
+
+
+def _say_overridden(name: str) -> None:
+    """Say that commands in the current directory use another profile than the chosen one."""
+    with suppress(DeepctlError):
+        in_force = settings.load(os.environ)
+        choice = options.choice_here(in_force, profile_choice.read(options.root()))
+        if choice is None or layout.same_name(choice.name, name):
+            return
+        source = choice.directory or "$DEEPCTL_USER"
+        notice(f"In this directory, commands still use {choice.name}: {source} comes first.")
 
 
 @app.command(epilog='Example: cd "$(deepctl profiles path alice)/workspace"')
@@ -100,8 +195,11 @@ def rename(
         profiles.check_free(root, new, by=paths)
         container = sandbox_settings.remove_container_if_any(os.environ, in_force.of_profile(paths), paths)
         new_paths = profiles.rename(root, paths, new)
+        with atomic.after_commit("The profile has its new name"):
+            directories = profile_choice.rename(root, paths.name, new_paths.name, wait=wait)
     sources = _naming(paths.name, in_force)
-    show(views.ProfileRenamingView(paths.name, new_paths.name, new_paths.directory, container, sources), as_json)
+    view = views.ProfileRenamingView(paths.name, new_paths.name, new_paths.directory, container, sources, directories)
+    show(view, as_json)
 
 
 def _naming(name: str, in_force: Settings) -> list[str]:

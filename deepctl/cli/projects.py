@@ -84,7 +84,8 @@ def forget(
     from deepctl.store import session_delete
     from deepctl.store.repository import Repository
 
-    profile, in_force = options.profile_and_settings(user)
+    profile, in_force = options.profile_and_settings(user, deletes=True)
+    options.say_ignored_directory(user, profile, as_json)
     planned: list[SessionDeletion] | None = None
     if dry_run or not yes:
         with Repository.read_only(profile) as reader:

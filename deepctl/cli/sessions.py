@@ -45,7 +45,7 @@ def list_(
     as_json: options.Json = False,
 ) -> None:
     """List the sessions of a profile. The session that was used last is the first."""
-    profile = options.existing_profile(user)
+    profile = options.existing_profile(user, directory=project)
     directory_project = session_choice.project_of(profile, project)
     summaries = session_catalogue.summaries(profile, lookup.heads(profile))
     if directory_project is not None:
@@ -125,7 +125,7 @@ def compact(
     with closing(ChatSetup(profile.name, in_force).summarizer(profile)) as runner:
         from deepctl.agent.chat import Chat
 
-        with options.working(user, "sessions compact", wait, as_json, in_force=in_force) as work:
+        with options.working(profile.name, "sessions compact", wait, as_json, in_force=in_force) as work:
             session = lookup.current_session(work.paths, name).name
             result = Chat(runner).compact(work, session, focus or None, emit)
     show(views.SessionCompactionView(profile.name, session, result.document()), as_json)
@@ -147,7 +147,8 @@ def delete(
     from deepctl.store import session_delete
     from deepctl.store.repository import Repository
 
-    profile, in_force = options.profile_and_settings(user)
+    profile, in_force = options.profile_and_settings(user, deletes=True)
+    options.say_ignored_directory(user, profile, as_json)
     plan = None
     if dry_run or not yes:
         with Repository.read_only(profile) as reader:
@@ -206,7 +207,7 @@ def search(
     from deepctl.store import session_search
 
     pattern = session_search.expression(query) if regex else session_search.words(query)
-    profile = options.existing_profile(user)
+    profile = options.existing_profile(user, directory=project)
     directory_project = session_choice.project_of(profile, project)
     if session is not None and directory_project is not None:
         session_choice.check_directory(profile, session_catalogue.find(profile, session), directory_project.path)

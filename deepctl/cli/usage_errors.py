@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from deepctl.errors import UsageError
+from deepctl.layout import is_good_name
 
 _MAX_LENGTH = 300
 _ALIKE = 0.7
@@ -56,6 +57,8 @@ def _error_and_correction(complaint: Any, command: str, arguments: Sequence[str]
         near = [repr(near_name) for near_name in near_to(word, commands)]
         groups = [group for group in commands if word in getattr(commands[group], "commands", ())]
         near = near or [repr(f"{group} {word}") for group in groups]
+        if command == "deepctl profiles" and word in _WIPES:
+            return f"`{command}` has no command {name}", f"To delete a profile: `{_wipe(arguments[2:])}`."
         return f"`{command}` has no command {name}", f"Did you mean {' or '.join(near)}?" if near else ""
     if message.startswith("Missing ") and missing is not None:
         missing_name = (
@@ -68,8 +71,24 @@ def _error_and_correction(complaint: Any, command: str, arguments: Sequence[str]
         return f"{option} takes no value", ""
     if "unexpected extra argument" in message:
         words = message.partition("(s) (")[2].removesuffix(")")
+        if command == "deepctl wipe" and (wipe := _wipe(arguments[1:])) != _WIPE:
+            return f"`{command}` takes no NAME; unexpected: {words}", f"To name the profile: `{wipe}`."
         return f"`{command}` takes fewer arguments; unexpected: {words}", "Several words need quotes around them."
     return message, ""
+
+
+_WIPE = "deepctl wipe --user NAME"
+_WIPES = ("delete", "remove", "rm", "wipe", "del")
+"""What people type for `wipe`."""
+
+
+def _wipe(words: Sequence[str]) -> str:
+    """The command that wipes the one profile among `words`, with the flags among them; `_WIPE` if it is unclear."""
+    names = [word for word in words if not word.startswith("-")]
+    flags = [word for word in words if word in ("--dry-run", "--yes", "-y", "--json")]
+    if len(names) != 1 or len(names) + len(flags) != len(words) or not is_good_name(names[0]):
+        return _WIPE
+    return " ".join(["deepctl wipe --user", names[0], *flags])
 
 
 def near_to(spelling: str, names: Iterable[str]) -> list[str]:

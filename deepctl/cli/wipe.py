@@ -14,11 +14,11 @@ from deepctl import layout
 from deepctl.cli import options
 from deepctl.cli.confirm import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import profiles, settings
+from deepctl.domain import profile_choice, profiles, settings
 from deepctl.domain.settings import Settings
 from deepctl.domain.wipe import trash, wipe_plan
 from deepctl.domain.wipe.wipe_plan import PARTS
-from deepctl.errors import DeepctlError, Interrupted, ProfileNotFound, Refused, UsageError
+from deepctl.errors import Damaged, DeepctlError, Interrupted, ProfileNotFound, Refused, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.output import profiles as views
 from deepctl.output.render import Progress, is_terminal, notice, say, show
@@ -58,8 +58,10 @@ def wipe(
     in_force = settings.load(os.environ)
     targets = _targets(user, in_force, wait, all_=all_, finish=not dry_run)
     if not targets and not all_:
-        show(views.FinishedWipeView(options.user(user, in_force)), as_json)
+        show(views.FinishedWipeView(options.choose(user, in_force, deletes=True).name), as_json)
         return
+    if not all_:
+        options.say_ignored_directory(user, targets[0], as_json)
     if dry_run:
         results = [_foreseen(target, parts, in_force, dry_run=True) for target in targets]
     else:
@@ -86,9 +88,9 @@ def _targets(user: str | None, in_force: Settings, wait: float, *, all_: bool, f
             _finish({unfinished_wipe.profile for unfinished_wipe in trash.unfinished_wipes(root)}, wait)
         return targets
     try:
-        return [options.existing_profile(user, profiles.locate, in_force)]
+        return [options.existing_profile(user, profiles.locate, in_force, deletes=True)]
     except ProfileNotFound:
-        folded_name = layout.folded_name(options.user(user, in_force))
+        folded_name = layout.folded_name(options.choose(user, in_force, deletes=True).name)
         if not finish or folded_name not in {
             unfinished_wipe.profile for unfinished_wipe in trash.unfinished_wipes(root)
         }:
@@ -174,6 +176,16 @@ def _prepared(targets: Mapping[ProfilePaths, Settings], parts: tuple[str, ...], 
     return [_foreseen(target, parts, in_force, dry_run=False) for target, in_force in targets.items()]
 
 
+def _forget_directories(target: ProfilePaths, wait: float, as_json: bool) -> None:
+    """Take the profile away from its directories, before it is deleted: a name without a profile must not stay."""
+    try:
+        profile_choice.rename(options.root(), target.name, None, wait=wait)
+    except (Damaged, Refused) as error:
+        # A file that cannot be read must not prevent a wipe.
+        if not as_json:
+            notice(f"{error.message} It may still name {target.name}.")
+
+
 def _take_back(targets: Sequence[ProfilePaths]) -> None:
     """Reserve the space again that the wipe needed on a full disk."""
     for target in targets:
@@ -208,6 +220,8 @@ def _wiped(
             if result.plan.is_nothing:
                 continue
             try:
+                if not parts:
+                    _forget_directories(target, wait, as_json)
                 trash_entries.append(wipe_plan.put_away(root, target, result.plan, os.environ, settings_of[target]))
             except (DeepctlError, OSError) as error:
                 problem = error

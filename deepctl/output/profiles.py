@@ -6,9 +6,10 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from deepctl import layout
 from deepctl.domain.addresses import without_passwords
 from deepctl.domain.profiles import Profile
 from deepctl.layout import UNTRUSTED
@@ -17,6 +18,7 @@ from deepctl.quantities import counted, size
 from deepctl.store.projects import command_to_move
 
 if TYPE_CHECKING:
+    from deepctl.domain.profile_choice import ProfileChoice
     from deepctl.domain.project_trust import TrustedFile
     from deepctl.domain.projects import ProjectDescription
     from deepctl.domain.transfer import profile_export, profile_import
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
     from deepctl.domain.wipe.wipe_plan import CopyCounts, WipePart, WipePlan
 
 
-def _document(profile: Profile) -> dict[str, Any]:
+def _document(profile: Profile, default: str | None) -> dict[str, Any]:
     document = profile._asdict()
+    document["default"] = is_default(profile, default)
     document["model"] = without_passwords(profile.model)
     document["bytes"] = profile.bytes._asdict()
     document["files"] = profile.files._asdict()
@@ -35,11 +38,26 @@ def _document(profile: Profile) -> dict[str, Any]:
     return document
 
 
+def is_default(profile: Profile, default: str | None) -> bool:
+    """Whether a profile is the default, whose name is `default`; `None` if it is unknown."""
+    return default is not None and layout.same_name(profile.name, default)
+
+
 class ProfileListView(NamedTuple):
+    """All profiles. `default` is the name of the default, `None` if it is unknown; `profiles_of` are the profiles of
+    directories, by path; `here` is what comes before the default in the current directory.
+    """
+
     profiles: list[Profile]
+    default: str | None
+    profiles_of: Mapping[str, str]
+    here: ProfileChoice | None
 
     def document(self) -> dict[str, Any]:
-        return {"profiles": [_document(profile) for profile in self.profiles]}
+        return {
+            "profiles": [_document(profile, self.default) for profile in self.profiles],
+            "directories": [{"path": path, "profile": name} for path, name in sorted(self.profiles_of.items())],
+        }
 
     def print(self) -> None:
         terminal = is_terminal(sys.stdout)
@@ -47,10 +65,10 @@ class ProfileListView(NamedTuple):
             notice("There are no profiles yet; `deepctl chat --user NAME` creates one.")
             return
         table(
-            ("PROFILE", "USED", "MODEL", "SESSIONS", "SIZE", "PATH"),
+            ("PROFILE", "USED", "MODEL", "SESSIONS", "SIZE", "PATH", *(() if terminal else ("DEFAULT",))),
             [
                 (
-                    profile.name,
+                    f"{profile.name} (default)" if terminal and is_default(profile, self.default) else profile.name,
                     Cell(profile.problem, "bad")
                     if profile.problem
                     else Cell(ago(profile.last_used_at) if terminal else profile.last_used_at or "-", "faint"),
@@ -58,19 +76,58 @@ class ProfileListView(NamedTuple):
                     str(profile.sessions),
                     size(profile.bytes.total) if terminal else str(profile.bytes.total),
                     home(profile.path) if terminal else profile.path,
+                    *(() if terminal else ("default" if is_default(profile, self.default) else "-",)),
                 )
                 for profile in self.profiles
             ],
             dispensable=("MODEL", "SESSIONS"),
             numbers=("SESSIONS", "SIZE"),
         )
+        if terminal:
+            self._print_directories()
+
+    def _print_directories(self) -> None:
+        for path, name in sorted(self.profiles_of.items()):
+            notice(f"{home(path)} uses {name}{'' if os.path.isdir(path) else ', but does not exist'}.")
+        if self.here is not None and self.here.directory is None:
+            notice(f"$DEEPCTL_USER is {self.here.name}, and comes before the default.")
+        elif self.here is not None:
+            notice(f"This directory uses {self.here.name}.")
+
+
+class ProfileUseView(NamedTuple):
+    """The profile of commands without --user; in `directory`, or everywhere (`None`). `path` is the changed file."""
+
+    profile: str
+    directory: str | None
+    path: str
+    is_forgotten: bool = False
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "profile": self.profile,
+            "directory": self.directory,
+            "path": self.path,
+            "forgotten": self.is_forgotten,
+        }
+
+    def print(self) -> None:
+        if self.directory is None:
+            print_sentence(f"The default profile is {self.profile}.")
+        elif self.is_forgotten:
+            print_sentence(f"{visible(self.directory)} no longer uses {self.profile}.")
+        else:
+            print_sentence(f"Commands in {visible(self.directory)} and below it use {self.profile}.")
 
 
 class ProfileView(NamedTuple):
+    """One profile; `default` is the name of the default, `None` if it is unknown."""
+
     profile: Profile
+    default: str | None
 
     def document(self) -> dict[str, Any]:
-        return {"profile": self.profile.name, "profiles": [_document(self.profile)]}
+        return {"profile": self.profile.name, "profiles": [_document(self.profile, self.default)]}
 
     def print(self) -> None:
         profile = self.profile
@@ -80,7 +137,7 @@ class ProfileView(NamedTuple):
             return f"{size(getattr(profile.bytes, name))} in {count:,} {'file' if count == 1 else 'files'}"
 
         rows = [
-            ("Profile", profile.name),
+            ("Profile", f"{profile.name} (default)" if is_default(profile, self.default) else profile.name),
             ("Path", profile.path),
             ("Created", profile.created_at or "unknown"),
             ("Last used", profile.last_used_at or "never"),
@@ -114,13 +171,14 @@ class ProfileCreationView(NamedTuple):
 
 
 class ProfileRenamingView(NamedTuple):
-    """A renamed profile. `container` was removed, and `naming` still has the old name."""
+    """A renamed profile. `container` was removed, `naming` still has the old name, and `directories` use it."""
 
     before: str
     name: str
     path: str
     container: str | None
     naming: list[str]
+    directories: list[str]
 
     @property
     def notes(self) -> list[str]:
@@ -135,6 +193,7 @@ class ProfileRenamingView(NamedTuple):
             "from": self.before,
             "container": self.container,
             "notes": self.notes,
+            "directories": self.directories,
         }
 
     def print(self) -> None:
@@ -143,6 +202,8 @@ class ProfileRenamingView(NamedTuple):
             notice(f"Removed its container {self.container}; the next chat creates another.")
         for note in self.notes:
             notice(note)
+        for path in self.directories:
+            notice(f"{path} now uses {self.name}.")
 
 
 class ProfilePathView(NamedTuple):

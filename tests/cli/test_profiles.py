@@ -37,7 +37,7 @@ def test_the_layout_is_what_the_contract_says(deepctl: InProcess, home: Path) ->
 
 
 def test_list_and_show_tell_what_there_is(deepctl: InProcess, home: Path) -> None:
-    assert deepctl("profiles", "list", "--json").ok().json == {"version": 1, "profiles": []}
+    assert deepctl("profiles", "list", "--json").ok().json == {"version": 1, "profiles": [], "directories": []}
     deepctl("chat", "--user", "bob", "write a.txt: 12345").ok()
     deepctl("profiles", "create", "alice").ok()
     alice, bob = deepctl("profiles", "list", "--json").ok().json["profiles"]

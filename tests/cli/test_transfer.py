@@ -290,6 +290,7 @@ def test_rename_keeps_everything_under_another_name(deepctl: InProcess, alice: P
         "from": "alice",
         "container": None,
         "notes": [],
+        "directories": [],
     }
     assert tree(alicia) == before
     assert deepctl("profiles", "show", "alice").code == 3

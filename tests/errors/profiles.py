@@ -30,3 +30,46 @@ def _(s: Situation) -> list[str]:
 @case("doctor", "the profile does not exist")
 def _(s: Situation) -> list[str]:
     return ["doctor", "--user", "nobody"]
+
+
+@case("profiles use", "the profile does not exist")
+def _(s: Situation) -> list[str]:
+    return ["profiles", "use", "nobody", "--here"]
+
+
+@case("profiles use", "NAME is missing")
+def _(s: Situation) -> list[str]:
+    return ["profiles", "use"]
+
+
+@case("profiles use", "`--here` and `-C` together")
+def _(s: Situation) -> list[str]:
+    return ["profiles", "use", "alice", "--here", "-C", "."]
+
+
+@case("profiles use", "the directory does not exist")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    return ["profiles", "use", "alice", "-C", "nowhere"]
+
+
+@case("profiles use", "`--forget` without a directory")
+def _(s: Situation) -> list[str]:
+    return ["profiles", "use", "--forget"]
+
+
+@case("profiles use", "`--forget` with a NAME")
+def _(s: Situation) -> list[str]:
+    return ["profiles", "use", "alice", "--here", "--forget"]
+
+
+@case("profiles use", "`--forget`, and the directory has no profile")
+def _(s: Situation) -> list[str]:
+    return ["profiles", "use", "--here", "--forget"]
+
+
+@case("profiles use", "`--forget`, and only a directory above has a profile")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    s.run("profiles", "use", "alice", "-C", "..")
+    return ["profiles", "use", "--here", "--forget"]

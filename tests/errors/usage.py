@@ -152,6 +152,21 @@ def _(s: Situation) -> list[str]:
     return ["sessions", "list"]
 
 
+@case(ANY, "the profile of the directory no longer exists")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    s.run("profiles", "use", "alice", "--here")
+    s.profile.rename(s.place / "moved")
+    return ["sessions", "list"]
+
+
+@case(ANY, "`directories.json` is damaged")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    (s.home / "directories.json").write_text("{")
+    return ["sessions", "list"]
+
+
 @case(ANY, "the profile is a symbolic link")
 def _(s: Situation) -> list[str]:
     s.alice()

@@ -45,6 +45,11 @@ def _(s: Situation) -> list[str]:
     return DONE
 
 
+@case("wipe", "the profile is named without `--user`")
+def _(s: Situation) -> list[str]:
+    return ["wipe", "carol"]
+
+
 @case("wipe", "`--all` and `--user` together")
 def _(s: Situation) -> list[str]:
     return [*DONE, "--all"]

@@ -122,6 +122,16 @@ def _imported_project(world: World) -> tuple[str, ...]:
     return ("checkpoints", "rewind", "--session", "session-2", "--user", "bob", "--json")
 
 
+def _directory_used(*arguments: str) -> Callable[[World], tuple[str, ...]]:
+    """A run where a directory uses alice, which `{0}` names."""
+
+    def run(world: World) -> tuple[str, ...]:
+        world.run("profiles", "use", "alice", "-C", str(world.directory))
+        return (*(argument.format(world.directory) for argument in arguments), "--json")
+
+    return run
+
+
 RUNS: dict[str, list[Run]] = {
     "checkpoints list": [_say("checkpoints", "list"), _say("checkpoints", "list", "--all", "--graph")],
     "checkpoints show": [_say("checkpoints", "show", "good")],
@@ -190,9 +200,14 @@ RUNS: dict[str, list[Run]] = {
     ],
     "memory history": [_say("memory", "history"), _after("memory", "add", "x")("memory", "history")],
     "memory diff": [_say("memory", "diff"), _say("memory", "diff", "~3"), _say("memory", "diff", "~2", "good")],
-    "profiles list": [lambda world: ("profiles", "list", "--json")],
+    "profiles list": [lambda world: ("profiles", "list", "--json"), _directory_used("profiles", "list")],
     "profiles show": [_say("profiles", "show")],
     "profiles create": [lambda world: ("profiles", "create", "bob", "--json")],
+    "profiles use": [
+        lambda world: ("profiles", "use", "alice", "--json"),
+        lambda world: ("profiles", "use", "alice", "-C", str(world.directory), "--json"),
+        _directory_used("profiles", "use", "--forget", "-C", "{0}"),
+    ],
     "profiles rename": [lambda world: ("profiles", "rename", "alice", "bob", "--json")],
     "profiles export": [
         lambda world: ("profiles", "export", str(world.directory / "archive"), *ALICE),
