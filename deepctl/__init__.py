@@ -92,9 +92,30 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
+def _explain(name: str) -> None:
+    """Raise an error that says what to use instead, if `name` is one of pydantic-deep.
 
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    `hasattr` must get an AttributeError, and `from deepctl import NAME` would replace it by a text of its own. So an
+    import gets an ImportError: its first request for a name comes from a function of importlib.
+    """
+    if name.startswith("_") or (name.islower() and "_" not in name):
+        return  # perhaps a submodule, for which every import asks here first
+    from deepctl.migration import about_name
+
+    if (message := about_name(name)) is not None:
+        import sys
+
+        if sys._getframe(2).f_code.co_name == "_handle_fromlist":
+            raise ImportError(message, name=__name__, path=__file__)
+        raise AttributeError(message)
+
+
+if not TYPE_CHECKING:  # type checkers would take every name for one of this module
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            _explain(name)
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
+
+        return getattr(importlib.import_module(_MODULES[name]), name)

@@ -13,7 +13,8 @@ import posixpath
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from functools import wraps
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic_ai import Agent, FunctionToolset, RunContext
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering, WrapToolExecuteHandler
@@ -38,7 +39,7 @@ from pydantic_ai_harness.tool_output_limits import (
     WorkspaceStore,
 )
 
-from deepctl import layout
+from deepctl import layout, migration
 from deepctl.agent import tasks
 from deepctl.agent.approvals import Approvals, Approve, Ask
 from deepctl.agent.backend import files_of, own_path, workspace_of
@@ -207,6 +208,25 @@ NO_MODEL = FunctionModel(_no_model, model_name="none")
 """The model of an agent without one."""
 
 
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _explains_arguments(function: _F) -> _F:
+    """Make the TypeError for an unknown argument say what to use instead of an argument of pydantic-deep."""
+    code = function.__code__
+    names = frozenset(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+
+    @wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        for name in options:
+            if name not in names:
+                raise TypeError(migration.about_argument(name))
+        return function(*args, **options)
+
+    return cast("_F", call)
+
+
+@_explains_arguments
 def create_deep_agent(
     model: Model | str | None = None,
     *,

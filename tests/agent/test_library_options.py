@@ -418,6 +418,52 @@ def test_every_exported_name_can_be_imported() -> None:
     assert sorted(deepctl._MODULES) == sorted(deepctl.__all__)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("create_default_deps", "`DeepAgentDeps(backend=backend)`"),
+        ("HooksCapability", "`Hooks` of `pydantic_ai.capabilities`, in `capabilities=`"),
+        ("load_memory", "no counterpart"),
+    ],
+)
+def test_the_import_of_a_name_of_pydantic_deep_says_what_to_use_instead(name: str, text: str) -> None:
+    import deepctl
+
+    message = f"cannot import name '{name}' of pydantic-deep from 'deepctl'; in deepctl: {text}"
+    with pytest.raises(ImportError) as caught:
+        exec(f"from deepctl import create_deep_agent, {name}", {})
+    assert (str(caught.value), caught.value.name) == (message, "deepctl")
+    assert not hasattr(deepctl, name)
+    assert getattr(deepctl, name, "default") == "default"
+    with pytest.raises(AttributeError) as missing:
+        getattr(deepctl, name)
+    assert str(missing.value) == message
+
+
+@pytest.mark.parametrize("name", ["nonsense", "Nonsense", "more_nonsense", "_private", "__wrapped__"])
+def test_a_name_of_neither_package_is_an_error_as_in_every_module(name: str) -> None:
+    import deepctl
+
+    with pytest.raises(ImportError, match=f"cannot import name '{name}' from 'deepctl'"):
+        exec(f"from deepctl import {name}", {})
+    assert not hasattr(deepctl, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("toolsets", "in deepctl: `capabilities=[Toolset(t)]`, with `Toolset` of `pydantic_ai.capabilities`"),
+        ("subagents", "in deepctl: no counterpart"),
+        ("instruction", "`help(deepctl.create_deep_agent)` lists its arguments"),
+    ],
+)
+def test_an_argument_of_pydantic_deep_says_what_to_use_instead(name: str, text: str) -> None:
+    arguments: dict[str, Any] = {name: []}
+    with pytest.raises(TypeError) as caught:
+        create_deep_agent("offline", **arguments)
+    assert str(caught.value) == f"create_deep_agent() got an unexpected keyword argument '{name}'; {text}"
+
+
 def _read_bytes() -> int:
     """Bytes that this process has read so far."""
     text = Path("/proc/self/io").read_text()

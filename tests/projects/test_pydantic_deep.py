@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import deepctl
+from deepctl import create_deep_agent, migration
 from tests.projects import sdists
 
 _ROOT = Path(__file__).parents[2]
@@ -56,3 +61,43 @@ def test_every_difference_is_in_the_table() -> None:
     subjects = [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| ")]
     for subject in DIFFERENCES.values():
         assert [row for row in subjects if subject in row], subject
+
+
+def _exported(source: str) -> set[str]:
+    """The names in `__all__`."""
+    for node in ast.parse(source).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="__all__")], value=value):
+                return set(ast.literal_eval(value))
+    raise AssertionError("there is no __all__")
+
+
+def _arguments(source: str) -> set[str]:
+    """All arguments of `create_deep_agent`."""
+    return {
+        argument.arg
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef) and node.name == "create_deep_agent"
+        for argument in (*node.args.args, *node.args.kwonlyargs)
+    }
+
+
+@pytest.mark.parametrize("distribution", ["pydantic_deep-0.3.32", "pydantic_deep-0.3.50"])
+def test_every_name_and_argument_of_pydantic_deep_is_here_or_says_what_to_use_instead(distribution: str) -> None:
+    names = _exported(sdists.text(distribution, "pydantic_deep/__init__.py"))
+    assert len(names) > 200
+    assert names - {*deepctl.__all__} <= migration.NAMES.keys()
+    arguments = _arguments(sdists.text(distribution, "pydantic_deep/agent.py"))
+    assert len(arguments) > 60
+    code = create_deep_agent.__wrapped__.__code__  # type: ignore[attr-defined]
+    own_arguments = {*code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]}
+    assert arguments - own_arguments <= migration.ARGUMENTS.keys()
+    assert not own_arguments & migration.ARGUMENTS.keys()
+    assert not {*deepctl.__all__} & migration.NAMES.keys()
+
+
+def test_the_tables_of_names_and_arguments_are_those_of_the_errors() -> None:
+    page = (_ROOT / "docs" / "library.md").read_text()
+    for rows in (migration.ARGUMENT_ROWS, migration.NAME_ROWS):
+        written = [f"| {', '.join(f'`{name}`' for name in names.split())} | {text} |" for names, text in rows]
+        assert "\n".join(written) in page
