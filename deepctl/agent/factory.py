@@ -28,8 +28,8 @@ from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.toolsets import AbstractToolset
 from pydantic_ai.workspaces import Workspace, WorkspaceBackend, WorkspaceRef, WrapperWorkspace
 from pydantic_ai_backends import StateBackend
-from pydantic_ai_harness.memory import FileStore, Memory, MemorySearchMatch, MemorySearchResult
-from pydantic_ai_harness.planning import InMemoryPlanStore, PlanItem, Planning
+from pydantic_ai_harness.memory import FileStore, Memory, MemorySearchMatch, MemorySearchResult, MemoryToolset
+from pydantic_ai_harness.planning import InMemoryPlanStore, PlanItem, Planning, PlanningToolset, PlanStore
 from pydantic_ai_harness.tool_output_limits import (
     READ_TOOL_RESULT_KIND,
     Band,
@@ -56,13 +56,14 @@ from deepctl.agent.media_filter import with_media_filter
 from deepctl.agent.model_wrappers import UnicodeFilterModel, with_both_ways
 from deepctl.agent.offline import OFFLINE, offline_model
 from deepctl.agent.tools import (
+    CAPABILITY,
     FAILURES,
     UNLIMITED_RETRIES,
     FixedTools,
     GuardedTools,
     console_toolset,
     failure_text,
-    made_ready,
+    one_by_one,
     plans_toolset,
     runs_commands,
 )
@@ -129,15 +130,16 @@ Instruction = str | Callable[[RunContext[DeepAgentDeps]], str | None]
 
 @dataclass
 class _RunBoundary(AbstractCapability[DeepAgentDeps]):
-    """The parts around every run: the deps' backend, a model of valid text, and tools that fail without ending the run.
+    """The parts around every run: the deps' backend, a model of valid text, tools that fail without ending the run,
+    approvals before a tool call and the limit of its result.
 
     It is one capability, because pydantic-ai copies the run's context for every capability at every hook.
     """
 
     environment: Mapping[str, str]
     """The environment with the keys to remove from results of tools."""
-    fixed_tools: Sequence[AbstractToolset[Any]]
-    """The toolsets of capabilities whose tools are the same in every step of a run."""
+    approvals: Approvals
+    eviction: ToolOutputLimits[Any]
     disabled: frozenset[str]
     """The tools that the agent does not have."""
     shell: bool | None
@@ -182,7 +184,28 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
         # To decode the variables of a process takes longer than to search a result for their values.
-        return GuardedTools(made_ready(toolset, self.fixed_tools), dict(self.environment), self.disabled, self.shell)
+        return GuardedTools(one_by_one(toolset), dict(self.environment), self.disabled, self.shell)
+
+    async def prepare_tools(
+        self, ctx: RunContext[DeepAgentDeps], tool_defs: list[ToolDefinition]
+    ) -> list[ToolDefinition]:
+        return await self.approvals.prepare_tools(ctx, tool_defs)
+
+    async def before_tool_execute(
+        self, ctx: RunContext[DeepAgentDeps], *, call: ToolCallPart, tool_def: ToolDefinition, args: dict[str, Any]
+    ) -> dict[str, Any]:
+        return await self.approvals.before_tool_execute(ctx, call=call, tool_def=tool_def, args=args)
+
+    async def after_tool_execute(
+        self,
+        ctx: RunContext[DeepAgentDeps],
+        *,
+        call: ToolCallPart,
+        tool_def: ToolDefinition,
+        args: dict[str, Any],
+        result: Any,
+    ) -> Any:
+        return await self.eviction.after_tool_execute(ctx, call=call, tool_def=tool_def, args=args, result=result)
 
     async def wrap_tool_execute(
         self,
@@ -293,31 +316,38 @@ def create_deep_agent(
     disabled = names_of_disabled(tools, disabled_tools)
     rules = permissions or {}
     secrets = os.environ if environment is None else environment
-    parts: list[AbstractCapability[Any]] = [
-        _eviction(context_window),
-        Approvals(approve=approve, ask=ask, permissions=rules),
-    ]
-    toolsets = [console_toolset(include_execute is not False, rules)]
-    if include_memory:
-        parts.append(Memory(store_resolver=memory_store, agent_name=agent_name, inject_memory=False, guidance=""))
+    eviction = _eviction(context_window)
+    toolsets: list[object] = [console_toolset(include_execute is not False, rules)]
     if include_checkpoints:
-        parts.append(Checkpointing(checkpoint_frequency, checkpoint_store, max_checkpoints))
         toolsets.append(checkpoints_toolset(checkpoint_store))
     if include_plans:
         toolsets.append(plans_toolset())
-        parts.append(Planning(store_resolver=_todo_store, inject=False, guidance="", tools=["write_plan"]))
+    toolsets.append(eviction.get_toolset())
+    if include_memory:
+        memory = Memory(store_resolver=memory_store, agent_name=agent_name, inject_memory=False)
+        toolsets.append(MemoryToolset(memory))
+    if include_plans:
+        toolsets.append(PlanningToolset(_Planning(tools=["write_plan"])))
     own_tools = _OwnTools(
-        [tool for toolset in toolsets for name, tool in toolset.tools.items() if name not in disabled], id="deepctl"
+        [
+            tool
+            for toolset in toolsets
+            for name, tool in (toolset.tools.items() if isinstance(toolset, FunctionToolset) else ())
+            if name not in disabled
+        ],
+        id="deepctl",
     )
     own_tools.shell = include_execute
-    fixed_toolsets = [toolset for part in parts if isinstance(toolset := part.get_toolset(), AbstractToolset)]
-    names = frozenset(
-        name
-        for toolset in [own_tools, *fixed_toolsets]
-        for name in (toolset.tools if isinstance(toolset, FunctionToolset) else ())
-        if name not in disabled
-    )
-    parts.append(
+    names = frozenset(own_tools.tools)
+    parts: list[AbstractCapability[Any]] = [
+        _RunBoundary(
+            secrets,
+            Approvals(approve=approve, ask=ask, permissions=rules),
+            eviction,
+            disabled,
+            include_execute,
+            id=CAPABILITY,
+        ),
         TurnContext(
             secrets,
             approve,
@@ -327,9 +357,10 @@ def create_deep_agent(
             names,
             memory=memory_store if include_memory else None,
             plan=(lambda ctx: _todo_store(ctx).valid_items()) if "write_plan" in names else None,
-        )
-    )
-    boundary = _RunBoundary(secrets, fixed_toolsets, disabled, include_execute)
+        ),
+    ]
+    if include_checkpoints:
+        parts.append(Checkpointing(checkpoint_frequency, checkpoint_store, max_checkpoints))
     model = model or os.environ.get("DEEPCTL_MODEL") or NO_MODEL
     return Agent(
         offline_model() if model == OFFLINE else model,
@@ -338,7 +369,7 @@ def create_deep_agent(
         output_type=output_type,
         instructions=[*fixed_instructions(names), *_listed(instructions)],
         toolsets=[FixedTools(own_tools)],
-        capabilities=[boundary, *parts, *capabilities],
+        capabilities=[*parts, *capabilities],
         retries={"tools": UNLIMITED_RETRIES},
         defer_model_check=True,
     )
@@ -515,6 +546,14 @@ class TodoStore(InMemoryPlanStore):
 
 def _todo_store(ctx: RunContext[DeepAgentDeps]) -> TodoStore:
     return TodoStore(ctx.workspace, ctx.deps.session)
+
+
+class _Planning(Planning[Any]):
+    """Only for its toolset, so it is not a capability of a run, and all runs share this object."""
+
+    def resolve_store(self, ctx: RunContext[Any]) -> PlanStore:
+        """The store of this run. The harness would keep the one of the first run for all users."""
+        return _todo_store(ctx)
 
 
 @dataclass

@@ -77,6 +77,10 @@ FAILURES = (
 )
 
 
+CAPABILITY = "deepctl"
+"""The id of the capability to which the agent's own tools belong."""
+
+
 def failure_text(error: Exception, workspace: object) -> str:
     """The text about a failure for the model."""
     return failure_in_words(error, workspace) or type(error).__name__
@@ -137,7 +141,7 @@ def _in_order(tool: ToolsetTool[Any]) -> ToolsetTool[Any]:
 
 @dataclass
 class FixedTools(WrapperToolset[Any]):
-    """Tools that stay the same, so that they are prepared once and not in every step."""
+    """The agent's own tools: they stay the same, so they are prepared once and not in every step."""
 
     _ready: dict[str, ToolsetTool[Any]] | None = field(default=None, init=False)
 
@@ -154,6 +158,8 @@ def _complete(tool: ToolsetTool[Any]) -> ToolsetTool[Any]:
         described(tool.tool_def),
         sequential=True,
         toolset_id=toolset_id,
+        # Only tools of a capability can report events, as `write_plan` does.
+        capability_id=CAPABILITY,
         # pydantic-ai would remove it in every step, because a model is not told what these tools return.
         return_schema=None,
         include_return_schema=False,
@@ -161,23 +167,20 @@ def _complete(tool: ToolsetTool[Any]) -> ToolsetTool[Any]:
     return replace(tool, max_retries=UNLIMITED_RETRIES, tool_def=definition)
 
 
-def made_ready(toolset: AbstractToolset[Any], fixed_toolsets: Sequence[AbstractToolset[Any]]) -> AbstractToolset[Any]:
-    """The same tools at less cost, for one run, in which the tools of `fixed_toolsets` stay the same.
+def one_by_one(toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
+    """The same tools; toolsets of functions are called one after another.
 
-    Toolsets of functions are called one after another. pydantic-ai starts a task for each, which takes longer than
-    their work.
+    pydantic-ai starts a task for each, which takes longer than their work.
     """
     if type(toolset) is CombinedToolset:
         leaves: list[AbstractToolset[Any]] = []
         toolset.apply(leaves.append)
-        parts = [made_ready(part, fixed_toolsets) for part in toolset.toolsets]
+        parts = [one_by_one(part) for part in toolset.toolsets]
         is_local = all(isinstance(leaf, FunctionToolset | WrapperToolset) for leaf in leaves)
         return _OneByOne(parts) if is_local else CombinedToolset(parts)
     if not isinstance(toolset, WrapperToolset) or isinstance(toolset, FixedTools):
         return toolset
-    if any(toolset.wrapped is tools for tools in fixed_toolsets):
-        return FixedTools(toolset)
-    return replace(toolset, wrapped=made_ready(toolset.wrapped, fixed_toolsets))
+    return replace(toolset, wrapped=one_by_one(toolset.wrapped))
 
 
 class _OneByOne(CombinedToolset[Any]):

@@ -13,7 +13,15 @@ import pytest
 from pydantic_ai import FunctionToolset, ModelRetry, RunContext
 from pydantic_ai.capabilities import Toolset
 from pydantic_ai.exceptions import ToolFailed, UsageLimitExceeded
-from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.usage import UsageLimits
 
@@ -135,6 +143,38 @@ def test_plans_and_the_to_do_list_are_files_of_the_workspace(work: Path) -> None
     assert plan.read_text() == "# Trip to ../Lisbon!\n\n1. pack\n2. go\n"
     _, script = _run(LocalBackend(work))
     assert "pack" in script.sent, "the next run is reminded of the list"
+
+
+def test_two_users_of_one_agent_have_their_own_lists_and_notebooks(tmp_path: Path) -> None:
+    async def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        prompt = next(part.content for part in messages[0].parts if isinstance(part, UserPromptPart))
+        name = str(prompt if isinstance(prompt, str) else prompt[-1])
+        if len(messages) > 1:
+            return ModelResponse(parts=[TextPart("done")])
+        plan = ToolCallPart("write_plan", {"items": [{"content": f"task of {name}"}]})
+        return ModelResponse(parts=[plan, ToolCallPart("write_memory", {"content": f"note of {name}"})])
+
+    agent = create_deep_agent(FunctionModel(answer))
+    names = ["alice", "bob"]
+    backends = [LocalBackend(tmp_path / name) for name in names]
+
+    async def run() -> None:
+        for name, backend in zip(names, backends, strict=True):
+            await agent.run(name, deps=DeepAgentDeps(backend=backend))
+        await asyncio.gather(
+            *(
+                agent.run(name, deps=DeepAgentDeps(backend=backend))
+                for name, backend in zip(names, backends, strict=True)
+            )
+        )
+
+    asyncio.run(run())
+    for name, other in (names, names[::-1]):
+        todo = (tmp_path / name / ".deep/todo.json").read_text()
+        notebook = (tmp_path / name / ".deep/memory/main/MEMORY.md").read_text()
+        assert f"task of {name}" in todo
+        assert other not in todo
+        assert notebook.split() == f"note of {name}".split() * 2
 
 
 def test_context_files_come_before_the_prompt(work: Path) -> None:
