@@ -43,13 +43,14 @@ _deepctl_table() {
 	' memory forget') arguments='-' options="--file=memory --ignore-case -i --purge --dry-run --yes -y $user --agent=agent --wait=- --json" ;;
 	' memory history') arguments='memory' options="$user --agent=agent --json" ;;
 	' memory diff') arguments='checkpoint checkpoint' options="$user --project=directory -C=directory --agent=agent --json" ;;
-	' profiles') commands='list show create use path rename export import trust' ;;
+	' profiles') commands='list show create use path rename copy export import trust' ;;
 	' profiles list') options='--json' ;;
 	' profiles show') arguments='profile' options="$user --json" ;;
 	' profiles create') arguments='-' options='--wait=- --json' ;;
 	' profiles use') arguments='profile' options='--here -C=directory --forget --wait=- --json' ;;
 	' profiles path') arguments='profile' options="$user --json" ;;
 	' profiles rename') arguments='profile -' options='--wait=- --json' ;;
+	' profiles copy') arguments='profile -' options='--only=+,settings,memory,files --wait=- --json' ;;
 	' profiles export') arguments='file' options="$user --force --json" ;;
 	' profiles import') arguments='file' options='--as=- --max-size=- --max-files=- --trust --yes -y --wait=- --json' ;;
 	' profiles trust') arguments='profile' options="$user --yes -y --wait=- --json" ;;

@@ -213,6 +213,43 @@ def _naming(name: str, in_force: Settings) -> list[str]:
     return sources
 
 
+@app.command(epilog="Example: deepctl profiles copy alice bob --only settings,memory")
+def copy(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="Profile to copy.")],
+    name: Annotated[str, typer.Argument(metavar="TO", help="Name of the new profile.")],
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PARTS", help="Copy only these parts, separated by commas: settings, memory, files."),
+    ] = None,
+    wait: options.Wait = 0.0,
+    as_json: options.Json = False,
+) -> None:
+    """Create a profile with the settings, the memory and the files of another one.
+
+    Never copied are sessions, checkpoints, keys, tokens, trust and usage. The output names what was left out.
+    """
+    from deepctl.domain.transfer import profile_copy
+    from deepctl.store import ledger
+
+    parts = profile_copy.parse_parts(only)
+    root = options.root()
+    profiles.find(root, source)
+    layout.check_name(name)
+    profiles.check_free(root, name)
+    with ExitStack() as stack:
+        for locked_name in sorted({layout.folded_name(source), layout.folded_name(name)}):
+            stack.enter_context(profiles.lock(root, locked_name, command="profiles copy", wait=wait))
+        paths = profiles.find(root, source)
+        if ledger.read(paths.checkpoints, paths.ledger_cache).unfinished is not None:
+            in_force = settings.load(os.environ, paths)
+            with options.open_repository(paths, in_force, (lambda note: None) if as_json else notice):
+                pass  # finishes the interrupted rewind, which would be copied half done
+        work = profile_copy.Copy(root, paths, parts)
+        with Progress("Copy", BYTES, work.measure().bytes) as progress:
+            result = work.write(name, os.environ, progress)
+    show(views.ProfileCopyView(result), as_json)
+
+
 @app.command(epilog="Example: deepctl profiles export alice.tgz --user alice")
 def export(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Archive to write, or - for stdout.")],

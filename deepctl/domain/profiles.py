@@ -7,7 +7,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from deepctl import layout, quantities
 from deepctl.domain import settings
@@ -176,30 +176,50 @@ def make_root(root: Root) -> None:
     check_root(root)  # another process may have been faster
 
 
-def create(root: Root, name: str) -> ProfilePaths:
+class ProfileSeed(NamedTuple):
+    """What a new profile starts with: the tables of its profile.toml, the bytes of its untrusted.toml, and files by
+    their paths in the workspace.
+    """
+
+    tables: Mapping[str, Any] = {}
+    untrusted: bytes | None = None
+    files: Mapping[str, bytes] = {}
+
+
+EMPTY = ProfileSeed()
+
+
+def create(root: Root, name: str, seed: ProfileSeed = EMPTY) -> ProfilePaths:
     """Create a profile. The caller holds its lock. Raises `Refused` if it exists."""
-    if (entry := _lookup(root, layout.check_name(name))) is not None:
-        raise Refused(
-            _taken(entry.name, name),
-            f"`deepctl chat --user {entry.name}` uses it.",
-            code="profile_exists",
-        )
+    check_new(root, name)
     make_root(root)
     staging = os.path.join(root.profiles, layout.NEW + layout.folded_name(name))
     # Under the lock, anything there was left by a killed `create` of the same profile.
     rmtree.make_anew(staging)
     for part in ("workspace", "sessions", "checkpoints"):
         atomic.make_directory(os.path.join(staging, part))
-    text = (
-        f"# Settings of the deepctl profile {name}. `deepctl config set KEY VALUE --user {name}` changes "
-        f'them.\nversion = {settings.FORMAT}\ncreated_at = "{quantities.now_in_seconds()}"\n'
-    )
-    settings.replace_document(os.path.join(staging, layout.SETTINGS), text.encode())
+    for path, content in seed.files.items():
+        full_path = os.path.join(staging, "workspace", path)
+        atomic.make_root(os.path.dirname(full_path))
+        atomic.write_file(full_path, content)
+    if seed.untrusted is not None:
+        settings.replace_document(os.path.join(staging, layout.UNTRUSTED), seed.untrusted)
+    settings.replace_document(os.path.join(staging, layout.SETTINGS), settings.new_document(name, seed.tables))
     paths = root.profile(name)
     os.rename(staging, paths.directory)
     with atomic.after_commit(f"Profile {name!r} was created"):
         atomic.sync_directory(root.profiles)
     return paths
+
+
+def check_new(root: Root, name: str) -> None:
+    """Raises `Refused` if there is a profile called `name`, with the command that uses it."""
+    if (entry := _lookup(root, layout.check_name(name))) is not None:
+        raise Refused(
+            _taken(entry.name, name),
+            f"`deepctl chat --user {entry.name}` uses it.",
+            code="profile_exists",
+        )
 
 
 def check_free(root: Root, name: str, *, by: ProfilePaths | None = None) -> None:

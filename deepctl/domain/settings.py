@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deepctl import layout
+from deepctl import layout, quantities
 from deepctl.domain import provider_keys, setting_table
 from deepctl.domain.addresses import without_passwords
 from deepctl.domain.permissions import Permissions, parse
@@ -89,6 +89,17 @@ def read_document(path: str) -> bytes:
 def replace_document(path: str, raw: bytes, *, is_last: bool = False) -> None:
     """Replace a whole settings file; see `deepctl.store.log_file.Documents`."""
     documents(os.path.dirname(path)).replace(os.path.basename(path), raw, is_last=is_last)
+
+
+def new_document(name: str, tables: Mapping[str, Any]) -> bytes:
+    """The profile.toml of the new profile `name` with these tables."""
+    import tomlkit
+
+    head = (
+        f"# Settings of the deepctl profile {name}. `deepctl config set KEY VALUE --user {name}` changes them.\n"
+        f'version = {FORMAT}\ncreated_at = "{quantities.now_in_seconds()}"\n'
+    )
+    return head.encode() + (tomlkit.dumps(tables).encode() if tables else b"")
 
 
 def _content(path: str) -> bytes | None:

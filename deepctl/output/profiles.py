@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from deepctl.domain.profile_choice import ProfileChoice
     from deepctl.domain.project_trust import TrustedFile
     from deepctl.domain.projects import ProjectDescription
-    from deepctl.domain.transfer import profile_export, profile_import
-    from deepctl.domain.transfer.archive import Totals
+    from deepctl.domain.transfer import profile_copy, profile_export, profile_import
+    from deepctl.domain.transfer.archive import OmittedPath, Totals
     from deepctl.domain.trust import TrustItem
     from deepctl.domain.wipe.wipe_plan import CopyCounts, WipePart, WipePlan
 
@@ -227,6 +227,13 @@ def _amount(totals: Totals) -> str:
     return f"{totals.files:,} {'file' if totals.files == 1 else 'files'}, {size(totals.bytes)}"
 
 
+def _notice_left_out(left_out: Sequence[OmittedPath]) -> None:
+    for path, reason in left_out[:_SHOWN]:
+        notice(f"Left out: {path} ({reason})")
+    if len(left_out) > _SHOWN:
+        notice(f"Also left out: {len(left_out) - _SHOWN:,} more; --json lists all.")
+
+
 class ProfileExportView(NamedTuple):
     """An archive that was written to `file`; `path` is its absolute path."""
 
@@ -253,11 +260,34 @@ class ProfileExportView(NamedTuple):
         """Print on stderr which files are not in the archive."""
         if self.archive.projects:
             notice(f"Its checkpoints contain files of these directories: {', '.join(self.archive.projects)}.")
-        left_out = self.archive.left_out
-        for path, reason in left_out[:_SHOWN]:
-            notice(f"Left out: {path} ({reason})")
-        if len(left_out) > _SHOWN:
-            notice(f"Also left out: {len(left_out) - _SHOWN:,} more; --json lists all.")
+        _notice_left_out(self.archive.left_out)
+
+
+class ProfileCopyView(NamedTuple):
+    """A copy of a profile."""
+
+    result: profile_copy.ProfileCopy
+
+    def document(self) -> dict[str, Any]:
+        result = self.result
+        return {
+            "profile": result.paths.name,
+            "path": result.paths.directory,
+            "from": result.origin,
+            "parts": list(result.parts),
+            **result.totals._asdict(),
+            "left_out": [entry._asdict() for entry in result.left_out],
+            "settings_left_out": [item._asdict() for item in result.settings_left_out],
+        }
+
+    def print(self) -> None:
+        result = self.result
+        print(f"Copied {result.origin} to {result.paths.name} ({', '.join(result.parts)}): {_amount(result.totals)}.")
+        for item in result.settings_left_out:
+            notice(f"Left out: {visible(item.key)} ({item.reason})")
+        _notice_left_out(result.left_out)
+        if result.stripped:
+            notice(f"Without their setuid, setgid or sticky bit: {counted(result.stripped, 'entry')}.")
 
 
 class ProfileImportView(NamedTuple):

@@ -73,3 +73,45 @@ def _(s: Situation) -> list[str]:
     s.alice()
     s.run("profiles", "use", "alice", "-C", "..")
     return ["profiles", "use", "--here", "--forget"]
+
+
+@case("profiles copy", "FROM does not exist")
+def _(s: Situation) -> list[str]:
+    return ["profiles", "copy", "nobody", "bob"]
+
+
+@case("profiles copy", "a profile called TO already exists")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    return ["profiles", "copy", "alice", "Alice"]
+
+
+@case("profiles copy", "TO is not a valid name")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    return ["profiles", "copy", "alice", "a/b"]
+
+
+@case("profiles copy", "the part does not exist")
+def _(s: Situation) -> list[str]:
+    return ["profiles", "copy", "alice", "bob", "--only", "memory,sessions"]
+
+
+@case("profiles copy", "`--only` names no part")
+def _(s: Situation) -> list[str]:
+    return ["profiles", "copy", "alice", "bob", "--only", ","]
+
+
+@case("profiles copy", "the `profile.toml` of FROM is not TOML")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    s.settings.write_text("model = \n")
+    return ["profiles", "copy", "alice", "bob"]
+
+
+@case("profiles copy", "the disk has too little free space")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    with (s.workspace / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+    return ["profiles", "copy", "alice", "bob"]

@@ -86,13 +86,13 @@ def _damaged_profile(world: World) -> tuple[str, ...]:
     return ("checkpoints", "repair", *ALICE)
 
 
-def untrusted(*arguments: str) -> Callable[[World], tuple[str, ...]]:
+def untrusted(*arguments: str, user: bool = True) -> Callable[[World], tuple[str, ...]]:
     """A run in a profile with imported settings that wait for a yes."""
 
     def run(world: World) -> tuple[str, ...]:
         waiting = Path(os.environ["DEEPCTL_HOME"], "profiles", "alice", "untrusted.toml")
         waiting.write_text('sandbox = "none"\n[mcp_servers.h]\ncommand = "x"\nstartup_timeout_sec = 1.5\n')
-        return (*arguments, *ALICE)
+        return (*arguments, *(ALICE if user else ("--json",)))
 
     return run
 
@@ -207,6 +207,10 @@ RUNS: dict[str, list[Run]] = {
         lambda world: ("profiles", "use", "alice", "--json"),
         lambda world: ("profiles", "use", "alice", "-C", str(world.directory), "--json"),
         _directory_used("profiles", "use", "--forget", "-C", "{0}"),
+    ],
+    "profiles copy": [
+        lambda world: ("profiles", "copy", "alice", "bob", "--json"),
+        untrusted("profiles", "copy", "alice", "bob", user=False),
     ],
     "profiles rename": [lambda world: ("profiles", "rename", "alice", "bob", "--json")],
     "profiles export": [

@@ -15,6 +15,7 @@ from typer.main import get_command
 from deepctl.cli.completion import SHELLS
 from deepctl.cli.main import app
 from deepctl.domain.settings import SETTINGS
+from deepctl.domain.transfer import profile_copy
 from deepctl.domain.wipe.wipe_plan import PARTS
 
 
@@ -121,6 +122,9 @@ TAKES: dict[tuple[str, str], Values] = {
     ("profiles", "name"): _PROFILE,
     ("profiles", "old"): _PROFILE,
     ("profiles", "new"): NOTHING,
+    ("profiles copy", "source"): _PROFILE,
+    ("profiles copy", "name"): NOTHING,
+    ("profiles copy", "only"): Values(Kind.WORDS, profile_copy.PARTS),
     ("profiles create", "name"): NOTHING,
     ("profiles export", "file"): _FILE,
     ("profiles import", "file"): _FILE,

@@ -209,11 +209,11 @@ class _ArchiveWriter:
             os.lseek(descriptor, 0, os.SEEK_SET)
         entry = entry._replace(mode=stat.S_IMODE(status.st_mode), size=size, modified=status.st_mtime_ns)
         if size <= _CHUNK:
-            self._small(entry, b"".join(_pieces(descriptor, size)))
+            self._small(entry, b"".join(pieces(descriptor, size)))
             return
         self._file.write(archive_reader.encode(entry))
         hasher = hashlib.sha256()
-        for piece in _pieces(descriptor, size):
+        for piece in pieces(descriptor, size):
             hasher.update(piece)
             self._file.write(piece)
             size -= len(piece)
@@ -253,7 +253,7 @@ class _ArchiveWriter:
         self._file.write(unpacker.flush() + bytes(archive_reader.padding(self._lines_size)) + archive_reader.END)
 
 
-def _pieces(descriptor: int, size: int) -> Iterator[bytes]:
+def pieces(descriptor: int, size: int) -> Iterator[bytes]:
     """Up to `size` bytes of an open file, in pieces of at most a mebibyte."""
     while size and (piece := os.read(descriptor, min(size, _CHUNK))):
         size -= len(piece)
@@ -284,12 +284,16 @@ class ExportEntry(NamedTuple):
 
 class ExportWalk:
     """One walk over the profile in `directory`; a context manager. `packs` are those that count, `None` for all.
+    Paths that `selects` refuses are passed over, with everything below them.
 
     Raises `Locked` if deepctl's own data vanishes during the walk, and `OSError` if it cannot be read.
     """
 
-    def __init__(self, directory: str, packs: frozenset[str] | None) -> None:
+    def __init__(
+        self, directory: str, packs: frozenset[str] | None, selects: Callable[[str], bool] = lambda path: True
+    ) -> None:
         self._directory = directory
+        self._selects = selects
         self._packs = packs
         self._descriptor = -1
         self.left_out: list[OmittedPath] = []
@@ -313,6 +317,8 @@ class ExportWalk:
 
     def _at(self, parent: int, name: bytes, path: str) -> Iterator[ExportEntry]:
         is_own = not path.startswith("workspace/")
+        if not self._selects(path):
+            return
         try:
             status = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except OSError as error:

@@ -108,7 +108,7 @@ def examine(
             "If you trust its source, allow more with --max-files and --max-size.",
             code="archive_too_large",
         )
-    free = _free(root)
+    free = free_bytes(root)
     needed_bytes = header.bytes + header.entries * _BLOCK
     if needed_bytes > free:
         raise StorageError(
@@ -128,7 +128,7 @@ def name_taken(name: str) -> Refused:
     )
 
 
-def _free(root: Root) -> int:
+def free_bytes(root: Root) -> int:
     """Free bytes on the disk of the profiles."""
     place = root.profiles
     while not os.path.isdir(place):
