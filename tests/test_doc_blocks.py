@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,24 @@ def test_python_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         if inspect.iscoroutinefunction(function) and function.__code__.co_filename == block.place:
             answered = asyncio.run(function("alice", "remember tea"))
             assert "Remembered" in answered
+
+
+def test_python_satisfies_a_strict_type_checker(tmp_path: Path) -> None:
+    """Code at the top level that awaits is in a function, as in an application. `make lint` checks the examples."""
+    pytest.importorskip("mypy")
+    files = []
+    for number, block in enumerate(_of("python")):
+        text = block.text
+        try:
+            compile(text, block.place, "exec")
+        except SyntaxError:
+            body = "".join(f"    {line}\n" if line else "\n" for line in text.splitlines())
+            text = f"async def main() -> None:\n{body}"
+        files.append(tmp_path / f"block_{number}.py")
+        files[-1].write_text(f"# {block.place}\n{text}")
+    assert len(files) > 5
+    # The cache of `make lint`, because a check of all libraries takes a minute.
+    settings = ("--config-file", str(pages.PROJECT / "pyproject.toml"))
+    words = ["mypy", *settings, "--cache-dir", str(pages.PROJECT / ".mypy_cache"), *map(str, files)]
+    done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args, overload
 from weakref import WeakKeyDictionary
@@ -25,7 +26,7 @@ from pydantic_ai.models import Model
 
 from deepctl import layout
 from deepctl.agent import tasks
-from deepctl.agent.backend import open_backend
+from deepctl.agent.backend import LocalBackend, open_backend
 from deepctl.agent.checkpoints import RewindRequested
 from deepctl.agent.factory import NO_MODEL, DeepAgentDeps
 from deepctl.agent.file_checkpoint_store import FileCheckpointStore
@@ -122,6 +123,13 @@ class _Locks:
                     error.hint = "Try again later, or wait longer: open_profile(…, wait=SECONDS)."
                     raise
             await asyncio.sleep(_POLL_SECONDS)
+
+
+@dataclass(kw_only=True)
+class ProfileDeps(DeepAgentDeps):
+    """The deps of a profile, for runs outside of its sessions."""
+
+    backend: LocalBackend  # the type of `deps.backend.close()`, for type checkers
 
 
 class OpenProfile:
@@ -246,7 +254,7 @@ class OpenProfile:
         engine = await _step(partial(self._engine, None, self.paths, [], self._engines_here()))
         return cast("Agent[DeepAgentDeps, str]", engine.agent)
 
-    async def deps(self, session: str | None = None) -> DeepAgentDeps:
+    async def deps(self, session: str | None = None) -> ProfileDeps:
         """The files and checkpoints of the profile, for runs by `deepctl.run` or `Agent.run`.
 
         Such a run belongs to no session: its conversation is in its checkpoints only. It works in the directory of
@@ -256,12 +264,12 @@ class OpenProfile:
         async with self._locked():
             work = await _step(partial(self._prepare, session, None))
 
-        def make() -> DeepAgentDeps:
+        def make() -> ProfileDeps:
             record = session_choice.named(work.profile, session, None)
             options = engine.options
             backend = open_backend(work.profile, work.directory, options.sandbox, protected=options.protected)
             identity = record.id if record is not None and layout.is_good_name(record.id) else None
-            return DeepAgentDeps(
+            return ProfileDeps(
                 backend=backend, checkpoint_store=FileCheckpointStore(work.profile.checkpoints), session=identity
             )
 
