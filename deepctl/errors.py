@@ -192,6 +192,12 @@ class ModelFailed(DeepctlError):
     exit_code = 7
 
 
+class BudgetReached(ModelFailed):
+    """A request was not sent, because a budget of the day or of the month is used up."""
+
+    code = "budget"
+
+
 class StorageError(DeepctlError):
     """The disk is full, read-only, broken, or access is denied."""
 

@@ -16,6 +16,7 @@ Each stored format has a number:
 | `TREE_FORMAT` | the list of a directory, an object in a pack | in the first line |
 | `PROJECTS_FORMAT` | `projects.json` | `v` |
 | `DIRECTORIES_FORMAT` | `directories.json` | `v` |
+| `USAGE_FORMAT` | each line of `usage.jsonl` | `v` |
 | `CACHE_FORMAT` | `cache/snapshots.sqlite` | SQLite's `user_version`; with another number the cache is rebuilt |
 
 Archives, exports of sessions, plans of moves and the to-do list have numbers of their own, beside the code that reads
@@ -64,6 +65,8 @@ PROJECTS = "projects.json"
 """The file with the projects of a profile, in its directory."""
 DIRECTORIES = "directories.json"
 """The file in the root with the profiles of directories (`deepctl.domain.profile_choice`)."""
+USAGE = "usage.jsonl"
+"""The file with the requests of a profile to models, in its directory."""
 NEW = ".new-"
 """Prefix of the name of a profile or session during its creation. No profile or session can have such a name."""
 IMPORT = ".import-"
@@ -144,6 +147,21 @@ class ProfilePaths(NamedTuple):
     def windows(self) -> str:
         """The context windows that servers of your own have reported: see `deepctl.agent.limits`."""
         return os.path.join(self.cache, "windows")
+
+    @property
+    def usage(self) -> str:
+        """The requests to models: see `deepctl.store.usage_log`."""
+        return os.path.join(self.directory, USAGE)
+
+    @property
+    def usage_sums(self) -> str:
+        """The sums of the requests, by day: see `deepctl.store.usage_sums`."""
+        return os.path.join(self.cache, "usage")
+
+    @property
+    def usage_lock(self) -> str:
+        """The lock of the usage of all profiles. No profile can have its name."""
+        return os.path.join(os.path.dirname(self.lock), ".usage")
 
     @property
     def reserve(self) -> str:
@@ -373,6 +391,7 @@ TREE_FORMAT = Format("tree", 1)
 CACHE_FORMAT = Format("cache", 3)
 PROJECTS_FORMAT = Format("projects", 1)
 DIRECTORIES_FORMAT = Format("directories", 1)
+USAGE_FORMAT = Format("usage", 1)
 
 FORMATS = (
     SETTINGS_FORMAT,
@@ -384,6 +403,7 @@ FORMATS = (
     CACHE_FORMAT,
     PROJECTS_FORMAT,
     DIRECTORIES_FORMAT,
+    USAGE_FORMAT,
 )
 
 

@@ -92,12 +92,14 @@ class TurnRunner:
         with warnings_told(lambda message: self.engine.notify(message, emit)):
             return self._guarded(turn, emit)
 
-    def compact(self, history: SentHistory, focus: str | None, emit: Emit) -> tuple[CompactionResult, ShortenedHistory]:
-        """Summarise a conversation between two turns. Raises like `run`, or `NotFound` if there is nothing to
-        summarise.
+    def compact(
+        self, history: SentHistory, focus: str | None, emit: Emit, session: str | None = None
+    ) -> tuple[CompactionResult, ShortenedHistory]:
+        """Summarise a conversation between two turns; `session` is the id of its session. Raises like `run`, or
+        `NotFound` if there is nothing to summarise.
         """
         with warnings_told(lambda message: emit({"type": "notice", "message": message})):
-            return self._guarded(self.engine.compact(history, focus, emit))
+            return self._guarded(self.engine.compact(history, focus, emit, session))
 
     def check(self) -> ModelCheck:
         """Send a test request to the model, without retries. Raises like `run`."""
@@ -174,7 +176,7 @@ class Chat:
         """
         reader, message_list, before, history = read_conversation(work, session, self._runner.engine.model)
         record = reader.session
-        result, short_history = self._runner.compact(history, focus, emit)
+        result, short_history = self._runner.compact(history, focus, emit, record.id)
         author, head = work.between(), work.head(record)
         if head is None or (head.log, head.offset) != (before.log, before.offset):
             head = work.save(record, "manual", before, author=author)
@@ -192,14 +194,14 @@ class _TurnMessages:
     """The record of a turn, in memory. After an interruption, its incomplete results and answer are lost."""
 
     def __init__(self, conversation: MessageList, turn: int) -> None:
-        self._turn = turn
+        self.turn = turn
         self.conversation = conversation
 
     def result(self, part: dict[str, Any]) -> None:
         """Nothing to record: the message with all results of the same answer contains this result again."""
 
     def message(self, message: dict[str, Any]) -> None:
-        self.conversation.messages.append(Message(self._turn, "", message))
+        self.conversation.messages.append(Message(self.turn, "", message))
 
     def compacted(self, summary: dict[str, Any], keeps: int) -> None:
         self.conversation.compactions.append(Compaction(len(self.conversation.messages), keeps))

@@ -56,10 +56,11 @@ from deepctl.agent.limits import (
     sent_tokens,
 )
 from deepctl.agent.message_filters import Places, SentHistory, is_prompt, without_usage
+from deepctl.agent.metering import purpose
 from deepctl.agent.model_wrappers import UnicodeFilter
 from deepctl.agent.offline import SUMMARISE
 from deepctl.agent.turn_context import without_blocks
-from deepctl.errors import CONTEXT_OVERFLOW, DeepctlError, NotFound
+from deepctl.errors import CONTEXT_OVERFLOW, BudgetReached, DeepctlError, NotFound
 
 if TYPE_CHECKING:
     from pydantic_ai.models import ModelRequestContext
@@ -275,8 +276,9 @@ class Compactor:
                     return None
                 why = "does not fit into" if is_refused else f"takes {tokens / window:.0%} of"
                 self.notify(f"The conversation {why} the model's context: summarising it.")
-                return await _shortened(_summarizing(self.model, window, keep_tokens=tail), messages, places, ctx)
-            except UsageLimitExceeded:
+                with purpose("compaction"):
+                    return await _shortened(_summarizing(self.model, window, keep_tokens=tail), messages, places, ctx)
+            except (UsageLimitExceeded, BudgetReached):
                 raise
             except Exception as error:  # as in `TurnRunner.run`: every client has its own exceptions
                 failure = self.explain(error)

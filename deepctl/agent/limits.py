@@ -42,7 +42,8 @@ from deepctl.files import atomic
 
 _FREE = ("ollama",)
 """Providers without a price for tokens."""
-_PLACES = 6
+_PLACES, _PLACES_OF_REQUEST = 6, 9
+"""Decimal places of the cost of a turn, and of a single request, in USD."""
 
 _CORRECTED = {"anthropic:claude-sonnet-4-5": 200_000}
 """Windows that are wrong in the registry of prices (it has that of a beta version); the harness' README measured
@@ -195,14 +196,22 @@ def limits_of(limits: ConfiguredLimits, model: Model, name: str) -> TurnLimits:
 
     Raises `UsageError` if money is limited and the price is unknown, because the limit would have no effect.
     """
-    free = is_free(model)
-    if limits.cost is not None and not free and not _has_price(model):
+    if limits.cost is not None:
+        check_price(model, name, "max_cost", "max_tokens", limits.places.get("max_cost", _MONEY).to_unset())
+    return TurnLimits(turn=limits, free=is_free(model))
+
+
+def check_price(model: Model, name: str, setting: str, substitute: str, command: str) -> None:
+    """Raises `UsageError` if the price of a model, called `name`, is unknown.
+
+    `setting` is the limit that needs the price, `substitute` one without a price, and `command` removes the limit.
+    """
+    if not is_free(model) and not _has_price(model):
         raise UsageError(
-            f"There is no price for {name}, so max_cost cannot be enforced.",
-            f"Limit max_tokens instead, and remove max_cost: {limits.places.get('max_cost', _MONEY).to_unset()}",
+            f"There is no price for {name}, so {setting} cannot be enforced.",
+            f"Limit {substitute} instead, and remove {setting}: {command}",
             code="no_price",
         )
-    return TurnLimits(turn=limits, free=free)
 
 
 def is_scripted(model: Model) -> bool:
@@ -211,7 +220,7 @@ def is_scripted(model: Model) -> bool:
     Such a model gives no reason to stop.
     """
     # The module of `TestModel` is not imported for this.
-    return any(kind.__name__ in ("FunctionModel", "TestModel") for kind in type(_unwrapped(model)).__mro__)
+    return any(kind.__name__ in ("FunctionModel", "TestModel") for kind in type(unwrapped(model)).__mro__)
 
 
 def is_free(model: Model) -> bool:
@@ -221,18 +230,30 @@ def is_free(model: Model) -> bool:
 
 def _has_price(model: Model) -> bool:
     """Whether genai-prices, which pydantic-ai uses, has a price for a model."""
+    return _price(RequestUsage(input_tokens=1, output_tokens=1), model, None) is not None
+
+
+def _price(usage: RequestUsage, model: Model, answer: ModelResponse | None) -> Decimal | None:
+    """The price of a request in USD; `answer` has the name of the model that has answered."""
     response = ModelResponse(
-        parts=[],
-        usage=RequestUsage(input_tokens=1, output_tokens=1),
-        model_name=model.model_name,
-        provider_name=model.system,
-        provider_url=model.base_url,
+        parts=[], usage=usage, model_name=model.model_name, provider_name=model.system, provider_url=model.base_url
     )
+    answers = [response] if answer is None else [replace(answer, parts=[], usage=usage), response]
+    for priced_answer in answers:
+        with suppress(LookupError, ValueError, AssertionError):
+            return priced_answer.cost().total_price
+    return None
+
+
+def request_cost(usage: RequestUsage, model: Model, answer: ModelResponse | None = None) -> float | None:
+    """The cost of one request in USD, `None` without a price. `usage` is bounded."""
+    if is_free(model):
+        return 0.0
+    price = usage.cost if usage.cost is not None else _price(usage, model, answer)
     try:
-        response.cost()
-    except (LookupError, ValueError):
-        return False
-    return True
+        return float(round(price, _PLACES_OF_REQUEST)) if price is not None and price.is_finite() else None
+    except InvalidOperation:  # it has more digits than the decimal context
+        return None
 
 
 def cost(usage: RunUsage, model: Model) -> float | None:
@@ -366,7 +387,7 @@ async def ask_window(model: Model, cache: str | None = None, *, is_urgent: bool 
     now = time.time()
     _silent[key] = attempts = [at for at in _silent.get(key, ()) if 0 <= now - at < _PAUSE]
     if len(attempts) < _ATTEMPTS:
-        window = await _asked(_unwrapped(model), key)
+        window = await _asked(unwrapped(model), key)
         if window is not None:
             _known_windows[key] = entry = _ReportedWindow(window, now)
             _silent.pop(key)
@@ -391,12 +412,13 @@ def profile_of(model: object) -> Mapping[str, Any]:
     try:
         profile: Mapping[str, Any] = getattr(model, "profile", {})
     except NotImplementedError:
-        choices = getattr(_unwrapped(model), "models", []) if isinstance(model, Model) else []
+        choices = getattr(unwrapped(model), "models", []) if isinstance(model, Model) else []
         return profile_of(choices[0]) if choices else {}
     return profile
 
 
-def _unwrapped(model: Model) -> Model:
+def unwrapped(model: Model) -> Model:
+    """The model inside all wrappers."""
     while isinstance(model, WrapperModel):
         model = model.wrapped
     return model
@@ -404,7 +426,7 @@ def _unwrapped(model: Model) -> Model:
 
 def _key(model: Model) -> _ServerModel | None:
     """The address and the name of a model at a server of your own; `None` for the model of a provider."""
-    model = _unwrapped(model)
+    model = unwrapped(model)
     address = (model.base_url or "").rstrip("/")
     if model.system not in _OWN_SERVERS or not address or is_openais(address):
         return None

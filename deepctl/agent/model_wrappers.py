@@ -43,7 +43,7 @@ from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
-from deepctl.agent.limits import bounded_usage
+from deepctl.agent.limits import bounded_usage, unwrapped
 from deepctl.agent.request_failures import SilentModel, is_temporary
 from deepctl.unicode import PieceDecoder, whole_value
 
@@ -386,7 +386,7 @@ class RetryingModel(WrapperModel):
         """
         longest = max(self._retries.first_answer or 0, self._retries.idle or 0)
         own = {"max_retries": 0, "timeout": max(_CLIENT_TIMEOUT, longest + _CLIENT_MARGIN)}
-        unsupported = type(self.wrapped).unsupported_settings
+        unsupported = type(unwrapped(self.wrapped)).unsupported_settings
         supported = {name: value for name, value in own.items() if name not in unsupported}
         return ModelSettings(**{**(settings or {}), **supported})  # type: ignore[typeddict-item]
 
@@ -447,6 +447,6 @@ async def _replayed(
         yield event
 
 
-_USED = {"_event_iterator", "_parts_manager", "_usage"}
+_USED = {"_event_iterator", "_finished", "_parts_manager", "_usage"}
 if not {*StreamedResponse.__dataclass_fields__, *vars(StreamedResponse)} >= _USED:
     raise ImportError("deepctl does not support how this version of pydantic-ai stores the events of an answer")

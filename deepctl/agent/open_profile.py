@@ -40,7 +40,7 @@ from deepctl.agent.profile_turn import ProfileTurn, TurnResult
 from deepctl.agent.runs import result_event
 from deepctl.agent.turn import ACTIVITY, Outcome
 from deepctl.agent.turn_engine import Options, TurnEngine
-from deepctl.domain import profiles, projects, session_choice, settings
+from deepctl.domain import budgets, profiles, projects, session_choice, settings
 from deepctl.domain.settings import Settings
 from deepctl.domain.wipe import wipe_plan
 from deepctl.errors import DeepctlError, Locked, UsageError
@@ -430,6 +430,7 @@ class OpenProfile:
 
             def begin() -> tuple[TurnEngine, ProfileTurn]:
                 engine = self._engine(agent, place.profile, notices, engines)
+                engine.meter.set_budgets(budgets.of_settings(place.settings, place.profile.name))
                 record = session_choice.begin(place.profile, place.directory, session, new_name, notices.append)
                 emit(
                     {

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
-from deepctl.domain import env_variables, mcp_servers, provider_keys
+from deepctl.domain import budgets, env_variables, mcp_servers, provider_keys
+from deepctl.domain.budgets import Spending
 from deepctl.domain.mcp_servers import McpServer
 from deepctl.domain.permissions import CommandPolicy, Permissions, without_sandbox
 from deepctl.domain.settings import Settings
@@ -101,19 +102,22 @@ class SetupReader(NamedTuple):
             profile=paths.name,
             window_cache=paths.windows,
             protected=in_force.paths("protected"),
+            spending=Spending(root, paths, budgets.of_settings(in_force, paths.name)),
         )
         notices = [commands.notice, mcp_servers.notice(servers) if servers else None]
         return options, commands._replace(notice=" ".join(filter(None, notices)) or None)
 
-    def without_profile(self) -> tuple[Options, CommandSetup]:
+    def without_profile(self, spending: Spending) -> tuple[Options, CommandSetup]:
         """The options of turns in memory."""
         self._prepare(())
-        return self._options(None)._replace(base_url=None, approve=self.approve), self._commands(None, self.approve, {})
+        options = self._options(None)._replace(base_url=None, approve=self.approve, spending=spending)
+        return options, self._commands(None, self.approve, {})
 
-    def without_commands(self, name: str, window_cache: str | None) -> Options:
+    def without_commands(self, root: Root, paths: ProfilePaths, window_cache: str | None) -> Options:
         """The options of requests for a profile that run no commands, so they need no sandbox."""
+        spending = Spending(root, paths, budgets.of_settings(self.settings, paths.name))
         self._prepare(())
-        return self._options(name)._replace(window_cache=window_cache)
+        return self._options(paths.name)._replace(window_cache=window_cache, spending=spending)
 
     def _prepare(self, servers: Sequence[McpServer]) -> None:
         """Check and set the environment variables for requests, and load. Raises `UsageError` for an invalid one."""

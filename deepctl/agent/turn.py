@@ -46,6 +46,7 @@ from deepctl.agent.interruption import Blocking, Emit, Event, storing
 from deepctl.agent.limits import CompactionPolicy, ContextUsage, context_tokens, cost, window_of
 from deepctl.agent.media_filter import MediaFilterModel
 from deepctl.agent.message_filters import Places, SentHistory
+from deepctl.agent.metering import purpose
 from deepctl.agent.model_wrappers import Retries, RetryingModel
 from deepctl.agent.tools import has_succeeded
 from deepctl.agent.turn_context import TurnContext, large_context_files
@@ -106,7 +107,9 @@ class Outcome(NamedTuple):
 
 
 class TurnRecord(Protocol):
-    """The record of a turn: `deepctl.store.session_log.LogWriter`, or memory."""
+    """The record of a turn: `deepctl.store.session_log.LogWriter`, or memory. `turn` is its number in the session."""
+
+    turn: int
 
     def result(self, part: dict[str, Any]) -> None: ...
 
@@ -127,6 +130,7 @@ async def run_turn(
     prompt: str | Sequence[UserContent],
     *,
     model: Model,
+    metered_model: Model,
     history: SentHistory,
     record: TurnRecord,
     emit: Emit,
@@ -142,6 +146,7 @@ async def run_turn(
 ) -> Outcome:
     """Run one turn. `emit` receives every event, and `record` every message as soon as it is complete.
 
+    Requests are sent by `metered_model`, which is `model` with a record of its usage.
     `tool_done` receives the name of a tool after its result was recorded and before the next tool starts. `blocking`
     runs the calls of `record`. `run_usage` is the earlier usage of the turn; the new usage is added to it. `policy`
     says when the history is compacted, and `explain` returns the error for an exception of the model, `None` for any
@@ -155,7 +160,7 @@ async def run_turn(
 
     recorder = _TurnRecorder(record, history, emit, blocking)
     # A request is recorded once, before it is first sent, and not again for a retry.
-    media_filter = MediaFilterModel(RetryingModel(model, retries), notify, retries.reason)
+    media_filter = MediaFilterModel(RetryingModel(metered_model, retries), notify, retries.reason)
     recorded_model = _RecordedModel(media_filter, recorder)
     compactor = Compactor(media_filter, recorder, policy, explain, notify)
     fits = _FitsContext(compactor)
@@ -181,8 +186,10 @@ async def run_turn(
                             raise AnswerCut(response, finish)
                     elif Agent.is_call_tools_node(node):
                         await recorder.catch_up()
-                        async with node.stream(run.ctx) as events:
-                            await _forward(events, emit, recorder, tool_done)
+                        # A tool may run an agent of its own with the model of its context.
+                        with purpose("subagent"):
+                            async with node.stream(run.ctx) as events:
+                                await _forward(events, emit, recorder, tool_done)
                     node = await run.next(node)
             except AnswerCut as error:
                 if (results := not_run(error.response, error.finish)) is not None:

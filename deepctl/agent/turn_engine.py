@@ -40,11 +40,13 @@ from deepctl.agent.media_filter import MediaFilterModel
 from deepctl.agent.mention_files import Files
 from deepctl.agent.mentions import AttachmentReader
 from deepctl.agent.message_filters import SentHistory
+from deepctl.agent.metering import Meter, purpose
 from deepctl.agent.model_wrappers import Retries, RetryingModel
 from deepctl.agent.models import ModelCheck, ResolvedModel, resolve
 from deepctl.agent.provider_errors import ModelEndpoint
 from deepctl.agent.sandboxes import Sandbox
 from deepctl.agent.turn import Outcome, TokenUsage, TurnRecord, run_turn
+from deepctl.domain.budgets import Spending
 from deepctl.domain.mcp_servers import McpServer
 from deepctl.domain.outside_files import OutsideFile
 from deepctl.domain.permissions import Permissions
@@ -87,6 +89,8 @@ class Options(NamedTuple):
     window_cache: str | None = None
     protected: Sequence[str] = PROTECTED
     """Files of a project that only the user changes, or the agent after an approval."""
+    spending: Spending | None = None
+    """Where requests are recorded, and the budgets; `None` if requests are not recorded."""
 
 
 class TurnEngine:
@@ -95,7 +99,7 @@ class TurnEngine:
     Without an `agent`, it is that of the options, and the constructor raises `UsageError` or `ModelFailed` if the model
     cannot be used, and `BadSetting` if a rule cannot be used. An application's own `agent` has its tools, approvals and
     instructions itself, and `model` is its model. The constructor also raises `UsageError` if the model has no price
-    and money is limited. `note` is the hint of errors that end a turn.
+    and money is limited, for a turn or by a budget. `note` is the hint of errors that end a turn.
     """
 
     def __init__(
@@ -117,6 +121,7 @@ class TurnEngine:
         self._has_history = self._has_results = self._has_begun = False
         self._servers = McpServers(options.mcp_servers, environment) if options.mcp_servers else None
         self._limits = limits_of(options.limits, self.model, options.model)
+        self.meter = Meter(options.spending, self.model, options.model)
         self._used = RunUsage()
         self._spent = RunUsage()
         self.agent: Agent[DeepAgentDeps, Any] = agent if agent is not None else self._own_agent(ask)
@@ -202,11 +207,15 @@ class TurnEngine:
 
         if self.settings_notice is not None:
             self.notify(self.settings_notice, emit)
+        meter = self.meter
+        meter.session, meter.turn, meter.emit, meter.blocking = deps.session, record.turn, emit, blocking
+        meter.check_prices()
         return await run_turn(
             self.agent,
             deps,
             user_content,
             model=self.model,
+            metered_model=meter.around(self.model),
             history=history,
             record=record,
             emit=observed,
@@ -257,19 +266,24 @@ class TurnEngine:
         ) if run_usage.input_tokens or run_usage.output_tokens else 0.0
 
     async def compact(
-        self, history: SentHistory, focus: str | None, emit: Emit
+        self, history: SentHistory, focus: str | None, emit: Emit, session: str | None = None
     ) -> tuple[CompactionResult, ShortenedHistory]:
-        """Summarise a conversation between two turns. Raises like `run`, or `NotFound` if there is nothing to
-        summarise.
+        """Summarise a conversation between two turns; `session` is the id of its session. Raises like `run`, or
+        `NotFound` if there is nothing to summarise.
         """
-        model = MediaFilterModel(RetryingModel(self.model, self._retries(emit)), reason=self._reason)
-        result, short_history = await compaction.by_hand(model, history, self._policy, focus)
+        self.meter.session, self.meter.turn, self.meter.emit = session, None, emit
+        metered_model = self.meter.around(self.model)
+        model = MediaFilterModel(RetryingModel(metered_model, self._retries(emit)), reason=self._reason)
+        with purpose("compaction"):
+            result, short_history = await compaction.by_hand(model, history, self._policy, focus)
         return result._replace(cost=cost(result.usage, self.model)), short_history
 
     async def check(self) -> ModelCheck:
         """Send a test request to the model, without retries. Raises like `run`."""
-        model = RetryingModel(self.model, self._retries(lambda event: None)._replace(most=0))
-        return await models.check_model(model, self._policy, self.options.tools)
+        metered_model = self.meter.around(self.model)
+        model = RetryingModel(metered_model, self._retries(lambda event: None)._replace(most=0))
+        with purpose("check"):
+            return await models.check_model(model, self._policy, self.options.tools)
 
     def _retries(self, emit: Emit) -> Retries:
         options = self.options

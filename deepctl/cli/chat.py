@@ -164,7 +164,7 @@ def chat(
     is_interactive = is_terminal(sys.stdin) and is_terminal(sys.stderr)
     with closing(_display(as_json, text)) as display:
         ask = ask_at_terminal(display) if is_interactive else None
-        setup = ChatSetup(choice.name, in_force, timeout, ask, choice.directory)
+        setup = ChatSetup(choice.name, in_force, timeout, ask, choice.directory, user if ephemeral else None)
         directory = None
         if not ephemeral:
             directory = ChatDirectory(options.root(), project, is_private=no_project, is_large=large, is_script=as_json)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from deepctl.agent.profile_setup import CommandSetup
 from deepctl.cli import options
 from deepctl.cli.chat_setup import BackgroundValue, ChatDirectory, ChatParts, ChatSetup
-from deepctl.domain import attachments, mention_syntax, profiles, session_choice, settings
+from deepctl.domain import attachments, budgets, mention_syntax, profiles, session_choice, settings
 from deepctl.domain.outside_files import OutsideFile
 from deepctl.errors import DeepctlError, ProfileGone, Refused
 from deepctl.layout import ProfilePaths, Root
@@ -319,6 +319,7 @@ class ProfileChat(ChatSession):
             profile = self._profile()
             # In a chat, the checkpoint settings are read again for every turn, but not the settings of the agent.
             in_force = self.setup.settings if is_first else settings.load(os.environ, profile)
+            parts.runner.engine.meter.set_budgets(budgets.of_settings(in_force, profile.name))
             locks.enter_context(lock_directory(profile, self.directory.path, wait=self.wait))
             record = session_choice.begin(
                 profile, self.directory.path, self.renamed(profile, session), new, self.display.notice
@@ -404,7 +405,9 @@ class ProfileChat(ChatSession):
         with profiles.lock(self.root, self._user, command="chat", wait=self.wait):
             profile = self.paths()
             current = self.directory.current(profile, self.renamed(profile, session))
-            with options.open_repository(profile, settings.load(os.environ, profile), self.display.notice) as work:
+            in_force = settings.load(os.environ, profile)
+            parts.runner.engine.meter.set_budgets(budgets.of_settings(in_force, profile.name))
+            with options.open_repository(profile, in_force, self.display.notice) as work:
                 result = parts.chat.compact(work, current.name, focus, self.display.event)
             self._at = current.name, current.id
         self.counts.compacted(current.name, result)

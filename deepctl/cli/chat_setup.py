@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from deepctl.agent.profile_setup import Approve, CommandSetup, SetupReader
 from deepctl.cli.confirm import confirm
-from deepctl.domain import profiles, projects, session_choice, settings
+from deepctl.domain import budgets, profiles, projects, session_choice, settings
 from deepctl.domain.settings import Settings
 from deepctl.errors import Refused, UsageError
 from deepctl.files import atomic
 from deepctl.layout import ProfilePaths, Root
-from deepctl.output.render import home, is_terminal
+from deepctl.output.render import home, is_terminal, notice
 from deepctl.store import lookup
 from deepctl.store import projects as stored
 from deepctl.store.coverage import CoverageSettings
@@ -63,6 +63,8 @@ class ChatSetup(NamedTuple):
     """The function that asks the person at the terminal; `None` without a terminal."""
     chosen_by: str | None = None
     """The directory that gave the profile (`profiles use --here`); `None` if another source did."""
+    profile_of_budgets: str | None = None
+    """The profile whose budgets hold for a chat in memory, if `--user` names one."""
 
     def changed(self, root: Root | None, **options: str) -> ChatSetup:
         """The same setup with other options. The settings files are read again, if there is a root."""
@@ -87,15 +89,16 @@ class ChatSetup(NamedTuple):
 
     def ephemeral(self) -> ChatParts[EphemeralChat]:
         """A chat in memory. The environment is read, settings files are not."""
-        agent_options, commands = self._reader.without_profile()
+        spending = budgets.of_chat_in_memory(os.environ, self.profile_of_budgets, notice)
+        agent_options, commands = self._reader.without_profile(spending)
         from deepctl.agent.chat import EphemeralChat
 
         runner = self._running(agent_options, note=None)
         return ChatParts(runner, EphemeralChat(runner), commands)
 
-    def summarizer(self, profile: ProfilePaths) -> TurnRunner:
+    def summarizer(self, root: Root, profile: ProfilePaths) -> TurnRunner:
         """What writes summaries of the profile's conversations."""
-        return self._without_commands(profile.windows, "The conversation has not changed.")
+        return self._without_commands(root, profile, profile.windows, "The conversation has not changed.")
 
     def profile(self, root: Root) -> ChatParts[Chat]:
         """A chat of a profile. Raises `Refused` if its sandbox cannot be used."""
@@ -111,14 +114,17 @@ class ChatSetup(NamedTuple):
         runner = self._running(agent_options)
         return ChatParts(runner, Chat(runner), commands)
 
-    def check(self) -> ModelCheck:
+    def check(self, root: Root) -> ModelCheck:
         """Send a test request to the model."""
-        with closing(self._without_commands(None, None)) as runner:
+        profile = known_profile(root, self.name) or root.profile(self.name)
+        with closing(self._without_commands(root, profile, None, None)) as runner:
             return runner.check()
 
-    def _without_commands(self, window_cache: str | None, note: str | None) -> TurnRunner:
+    def _without_commands(
+        self, root: Root, profile: ProfilePaths, window_cache: str | None, note: str | None
+    ) -> TurnRunner:
         """What sends requests that run no commands."""
-        return self._running(self._reader.without_commands(self.name, window_cache), note=note)
+        return self._running(self._reader.without_commands(root, profile, window_cache), note=note)
 
     def _running(self, agent_options: Options, note: str | None = "The conversation so far is stored.") -> TurnRunner:
         from deepctl.agent.chat import TurnRunner

@@ -7,16 +7,14 @@ thousand checkpoints.
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from deepctl import layout
-from deepctl.cli import options
+from deepctl.cli import ages, options
 from deepctl.cli.options import HELP_OPTIONS, Target
 from deepctl.domain import profiles, session_choice
 from deepctl.errors import Damaged, UsageError
@@ -40,10 +38,6 @@ app = typer.Typer(
     add_completion=False,
     context_settings=HELP_OPTIONS,
 )
-
-_AGE = re.compile(r"([0-9]{1,9})(mo|m|h|d|w|y)", re.ASCII)
-_DAY = 24 * 60
-_MINUTES = {"m": 1, "h": 60, "d": _DAY, "w": 7 * _DAY, "mo": 30 * _DAY, "y": 365 * _DAY}
 
 Ref = Annotated[
     str, typer.Argument(help="Checkpoint: an id, the first 4 or more digits of an id, a label, or ~N for N turns back.")
@@ -432,7 +426,7 @@ def prune(
     """
     if keep is None and older_than is None:
         raise UsageError("Neither --keep nor --older-than is given.", "Give --keep N, --older-than AGE, or both.")
-    oldest = time_before(older_than) if older_than is not None else None
+    oldest = ages.time_before(older_than) if older_than is not None else None
 
     def select(paths: ProfilePaths, ledger: Ledger) -> list[Record]:
         from deepctl.store import prune
@@ -440,21 +434,6 @@ def prune(
         return prune.to_prune(ledger, keep, oldest)
 
     _remove("checkpoints prune", select, user, dry_run, wait, as_json)
-
-
-def time_before(age: str, now: datetime | None = None) -> datetime:
-    """The time that was `age` ago, in UTC. A month is 30 days, a year 365. Raises `UsageError` for an invalid age."""
-    match = _AGE.fullmatch(age)
-    if match is None or not int(match[1]):
-        raise UsageError(
-            f"{age!a} is not an age.",
-            "Give a number and its unit, such as 90m (minutes), 12h, 30d, 2w, 6mo (months) or 1y.",
-            code="bad_age",
-        )
-    try:
-        return (now or datetime.now(timezone.utc)) - timedelta(minutes=int(match[1]) * _MINUTES[match[2]])
-    except OverflowError:
-        raise UsageError(f"The age {age} is too long.", "Give a shorter age.", code="bad_age") from None
 
 
 def _remove(

@@ -28,6 +28,7 @@ COMMANDS = {
     "projects": "The directories of yours in which an agent works.",
     "wipe": "Delete a profile, or parts of it, permanently.",
     "sandbox": "The place where the agent's commands run.",
+    "usage": "The requests to models, their tokens and their cost.",
     "models": "List the model in force, the usable providers, and the models of your own servers.",
     "config": "The settings of all profiles, or of one profile (--user).",
     "doctor": "Check whether deepctl works here: versions, paths, model, key, sandbox, locks, damage, temporary files "
@@ -39,7 +40,7 @@ which `--help` does not import. A test compares the texts.
 
 
 _USER = ("--user", "-u", "--profile")
-_GROUPS = frozenset(COMMANDS) - {"chat", "doctor", "models", "wipe"}
+_GROUPS = frozenset(COMMANDS) - {"chat", "doctor", "models", "usage", "wipe"}
 _UNLIMITED = 1000
 _SHELL_LEFT_OUT = ("--install-completion", "--show-completion")
 

@@ -43,7 +43,7 @@ def models(
     profile, in_force = options.profile_of_chat(user, {"model": model})
     if check:
         setup = ChatSetup(profile.name if profile is not None else options.user(None, in_force), in_force)
-        result = setup.check()
+        result = setup.check(options.root())
         hints = (*result.hints, *providers.hints(os.environ, in_force, setup.model))
         show(ModelCheckView(setup.model, result._replace(hints=hints)), as_json)
         return

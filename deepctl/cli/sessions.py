@@ -122,7 +122,7 @@ def compact(
         if event["type"] in ("notice", "retry") and not as_json:
             display.event(event)
 
-    with closing(ChatSetup(profile.name, in_force).summarizer(profile)) as runner:
+    with closing(ChatSetup(profile.name, in_force).summarizer(options.root(), profile)) as runner:
         from deepctl.agent.chat import Chat
 
         with options.working(profile.name, "sessions compact", wait, as_json, in_force=in_force) as work:

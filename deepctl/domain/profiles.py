@@ -205,6 +205,9 @@ def create(root: Root, name: str, seed: ProfileSeed = EMPTY) -> ProfilePaths:
     if seed.untrusted is not None:
         settings.replace_document(os.path.join(staging, layout.UNTRUSTED), seed.untrusted)
     settings.replace_document(os.path.join(staging, layout.SETTINGS), settings.new_document(name, seed.tables))
+    from deepctl.store import usage_log  # commands that only read do not need it
+
+    usage_log.begin(staging)
     paths = root.profile(name)
     os.rename(staging, paths.directory)
     with atomic.after_commit(f"Profile {name!r} was created"):

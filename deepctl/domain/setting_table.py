@@ -29,6 +29,7 @@ SERVICE_TIERS = ("auto", "default", "flex", "priority")
 
 
 _SPENDING = "it limits the cost of a turn"
+_BUDGET = "it limits the cost of a day or a month"
 _LIMIT = "it limits how much of this machine commands may use"
 _ANSWERS = "it changes the answers of the model, and what they cost"
 _PROFILE = "it changes what the model is sent, and how its answers are read"
@@ -208,6 +209,17 @@ SETTINGS: dict[str, Setting] = {
     "max_requests": Setting("maximum number of requests to the model in a turn", "100", kind="count", risk=_SPENDING),
     "max_tokens": Setting("maximum number of tokens that a turn sends and receives", kind="count", risk=_SPENDING),
     "max_cost": Setting("maximum cost of a turn, in USD", kind="cost", risk=_SPENDING),
+    "max_cost_day": Setting(
+        "maximum cost of a day, in USD: of the profile, or in config.toml of all profiles", kind="cost", risk=_BUDGET
+    ),
+    "max_cost_month": Setting(
+        "maximum cost of a month, in USD: of the profile, or in config.toml of all profiles", kind="cost", risk=_BUDGET
+    ),
+    "max_tokens_day": Setting(
+        "maximum number of tokens of a day: of the profile, or in config.toml of all profiles",
+        kind="count",
+        risk=_BUDGET,
+    ),
     "tools": Setting(
         "tools of the agent: all, or only those for files, commands and memory", "full", TOOLS, risk=_TOOLS
     ),

@@ -27,6 +27,7 @@ _DAMAGED = {
     repair_report.STRAY_PACK: "packs that are not in the list of checkpoints",
     "length of the ledger": "the recorded length of the list of checkpoints",
     "position of a checkpoint": "positions of checkpoints in message logs",
+    repair_report.USAGE: "the usage",
 }
 """Kinds of damage."""
 _FOLLOWING = (repair_report.STRAY_PACK, "length of the ledger", "position of a checkpoint")
@@ -41,6 +42,7 @@ _LOST_WITH = {
     repair_report.SESSION: "session",
     repair_report.FILE: "pack",
     repair_report.ALL_FILES: "pack",
+    repair_report.USAGE_LINE: repair_report.USAGE,
 }
 """The kind of damage of a loss."""
 
@@ -96,9 +98,12 @@ class RepairView(NamedTuple):
     def _losses(self) -> dict[str, list[str]]:
         """The losses, in lines under the names of sessions; equal losses of several sessions are listed once."""
         groups: dict[tuple[str, ...], list[Loss]] = {}
+        usage = [loss for loss in self.repair.lost if loss.what == repair_report.USAGE_LINE]
         for loss in self.repair.lost:
-            groups.setdefault(tuple(loss.sessions), []).append(loss)
-        return {
+            if loss not in usage:
+                groups.setdefault(tuple(loss.sessions), []).append(loss)
+        of_usage = {"In the usage": [f"{counted(len(usage), 'line')}, of one request each"]} if usage else {}
+        return of_usage | {
             self._heading(sessions): list(_lines(losses))
             for sessions, losses in sorted(groups.items(), key=lambda group: (not group[0], group[0]))
         }

@@ -6,6 +6,7 @@
       positions             found in any copy that has them; tied again if a hole lies before them; otherwise lost
       packs                 readable objects of a damaged pack are copied; unneeded strays move to lost+found
       trees                 written without lost contents; these paths count as unkept
+    usage.jsonl             corrected, or written without its unreadable lines, in one step
     a dry run ends here, and removes the directory
     .repair-… becomes .repaired                                       <- from here on the repair is done
     different files replace those of the profile, one by one
@@ -39,6 +40,7 @@ from deepctl.store import (
     reserve,
     session_catalogue,
     trees,
+    usage_log,
     verify,
     workspaces,
 )
@@ -84,6 +86,7 @@ def repair(paths: ProfilePaths, *, dry_run: bool = False) -> Repair:
         after = LogRepair(copy, paths, findings).repair()
         PackRepair(copy, paths, findings, after).repair()
         problems = verify.verify(copy).problems
+        _usage(paths, findings, dry_run=dry_run)
         result = Repair(
             findings.repaired, findings.lost, findings.moved, [_in(paths, copy, problem) for problem in problems]
         )
@@ -194,6 +197,22 @@ def _link_tree(source: str, target: str) -> None:
             _link_tree(entry.path, os.path.join(target, entry.name))
         elif not entry.name.endswith(".tmp"):
             log_file.share(entry.path, os.path.join(target, entry.name))
+
+
+def _usage(paths: ProfilePaths, findings: Findings, *, dry_run: bool) -> None:
+    """Correct lines of the usage, and remove those that stay unreadable. This changes one file, and needs no copy."""
+    with usage_log.lock(paths):
+        repaired = usage_log.repaired(paths)
+        if repaired is None:
+            return
+        raw, report = repaired
+        findings.repaired.append(RepairedItem(repair_report.USAGE, paths.usage, report.reason))
+        for number, reason in report.lost:
+            findings.lose(repair_report.USAGE_LINE, f"line {number}", reason)
+        findings.moved.append(repair_report.place_aside(paths, paths.usage))
+        if not dry_run:
+            repair_report.keep_aside(paths, paths.usage)
+            atomic.write_file(paths.usage, raw)
 
 
 def _ledger(paths: ProfilePaths, findings: Findings) -> None:

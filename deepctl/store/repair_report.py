@@ -31,6 +31,9 @@ SESSION = "session"
 CONVERSATION = "conversation of a checkpoint"
 ALL_FILES = "files of a checkpoint"
 FILE = "file of a checkpoint"
+USAGE_LINE = "line of the usage"
+USAGE = "usage"
+"""The kind of a repair of `usage.jsonl`."""
 
 
 class RepairedItem(NamedTuple):

@@ -9,7 +9,17 @@ from typing import NamedTuple
 from deepctl.errors import Damaged, DeepctlError, NewerFormat
 from deepctl.files import atomic, sealed_lines
 from deepctl.layout import PROJECTS, ProfilePaths
-from deepctl.store import log_file, lookup, pack_store, projects, records, repair_logs, session_catalogue, trees
+from deepctl.store import (
+    log_file,
+    lookup,
+    pack_store,
+    projects,
+    records,
+    repair_logs,
+    session_catalogue,
+    trees,
+    usage_log,
+)
 from deepctl.store.index_db import Cache, Location
 from deepctl.store.ledger import LEDGER, MESSAGES, Ledger
 from deepctl.store.lookup import CheckpointProblem
@@ -64,7 +74,7 @@ def _verified(
     for name in sorted(objects.names()):
         size += _pack(paths, objects, name, good, problems, _from(size, report))
     problems += _trees(paths, ledger, objects, good)
-    size += _logs(paths, problems)
+    size += _logs(paths, problems) + _usage(paths, problems)
     notes = []
     if ledger.unfinished is not None:
         notes.append("A rewind was interrupted; the next command that changes something finishes it.")
@@ -76,6 +86,20 @@ def _verified(
     if ledger.torn:
         notes.append(f"The last line of {os.path.join(paths.checkpoints, LEDGER)} is incomplete; it does not count.")
     return VerificationResult(len(ledger.records), len(good), size, problems, notes)
+
+
+def _usage(paths: ProfilePaths, problems: list[CheckpointProblem]) -> int:
+    """Check the lines of the usage; returns the bytes that were read."""
+    try:
+        raw = atomic.read_file(paths.usage)
+    except FileNotFoundError:
+        return 0
+    except (DeepctlError, OSError) as error:
+        problems.append(CheckpointProblem(None, paths.usage, str(error)))
+        return 0
+    for number, reason in usage_log.parse(raw, paths.usage).problems:
+        problems.append(CheckpointProblem(None, f"{paths.usage} line {number}", reason))
+    return len(raw)
 
 
 def _from(start: int, report: Report | None) -> Report:

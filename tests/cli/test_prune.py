@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deepctl import quantities
-from deepctl.cli.checkpoints import time_before
+from deepctl.cli.ages import time_before
 from deepctl.errors import UsageError
 from tests.support.command import InProcess, Result
 from tests.support.terminal import Terminal

@@ -103,6 +103,7 @@ TAKES: dict[tuple[str, str], Values] = {
     ("", "label"): NOTHING,
     ("", "model"): NOTHING,
     ("", "older_than"): NOTHING,
+    ("", "since"): NOTHING,
     ("", "max_size"): NOTHING,
     ("", "as_"): NOTHING,
     ("chat", "prompt"): NOTHING,

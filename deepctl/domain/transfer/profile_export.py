@@ -24,7 +24,7 @@ from deepctl.domain.transfer import archive, archive_reader
 from deepctl.domain.transfer.archive import ArchiveEntry, ArchiveHeader, Kind, OmittedPath, Totals
 from deepctl.errors import Locked
 from deepctl.files import atomic, ownership, sealed_lines
-from deepctl.layout import LOST_AND_FOUND, OWN_DIRECTORIES, PROJECTS, UNTRUSTED, ProfilePaths
+from deepctl.layout import LOST_AND_FOUND, OWN_DIRECTORIES, PROJECTS, UNTRUSTED, USAGE, ProfilePaths
 from deepctl.store import ledger, log_file, projects
 from deepctl.store.trees import NO_CONTENT
 
@@ -262,7 +262,8 @@ def pieces(descriptor: int, size: int) -> Iterator[bytes]:
 
 _FIRST = ("profile.toml", "prompt_history", "ledger.jsonl", "packs", "session.json", "checkpoints", "sessions")
 """Names in one of deepctl's own directories that come first, in this order; `workspace` comes last."""
-_PASSED_OVER = ("cache",)
+_PASSED_OVER = ("cache", USAGE)
+"""Names in a profile that are left out silently: the cache, and the requests, which were paid for on this machine."""
 _UNREADABLE = (errno.EACCES, errno.EPERM)
 
 

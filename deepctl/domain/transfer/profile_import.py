@@ -27,7 +27,7 @@ from deepctl.errors import Damaged, DeepctlError, Refused, StorageError
 from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import IMPORT, ProfilePaths, Root
 from deepctl.locks import Lease
-from deepctl.store import ledger, session_catalogue
+from deepctl.store import ledger, session_catalogue, usage_log
 from deepctl.store.records import SESSION_RECORD
 
 MAX_FILES = 250_000
@@ -219,9 +219,10 @@ def _check_session(incoming: ArchiveReader, entry: ArchiveEntry, folded_names: s
 
 
 def _complete(paths: ProfilePaths) -> None:
-    """Make the directories that a profile always has."""
+    """Make the directories that a profile always has, and its usage: imported sessions have cost nothing here."""
     for directory in (paths.workspace, paths.sessions, paths.checkpoints):
         atomic.make_directory(directory)
+    usage_log.begin(paths.directory)
 
 
 def _check_ledger(incoming: ArchiveReader, paths: ProfilePaths) -> None:

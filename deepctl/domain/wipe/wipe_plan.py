@@ -29,6 +29,7 @@ from deepctl.layout import (
     TODO_DIRECTORY,
     TODO_FILE,
     UNTRUSTED,
+    USAGE,
     ProfilePaths,
     Root,
 )
@@ -139,6 +140,7 @@ def plan(root: Root, paths: ProfilePaths, only: tuple[str, ...]) -> WipePlan:
         places |= {entry: "memory" for entry in sorted(os.listdir(paths.directory)) if entry.startswith(_DRAFTS)}
     if not only:
         places |= dict.fromkeys((SETTINGS, UNTRUSTED), "settings")
+        places[USAGE] = "usage"
         top = {place.partition("/")[0] for place in places}
         places |= dict.fromkeys(sorted(set(os.listdir(paths.directory)) - top), "other")
     try:
