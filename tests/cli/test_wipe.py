@@ -62,6 +62,7 @@ def test_everything_goes_with_yes_and_is_listed(deepctl: InProcess, alice: Path)
         "sessions": "sessions",
         "workspace": "workspace",
         "profile.toml": "settings",
+        "usage.jsonl": "usage",
     }
     assert os.listdir(alice.parent) == ["bob"]
     assert _seen(alice.parent / "bob") == bob

@@ -60,6 +60,9 @@ EXCUSED: dict[tuple[str, str], str] = {
         "needs a disk that fails at one moment; tests/cli/test_done_but.py tests every moment"
     ),
     ("store/checkpoint_store.py", "Interrupted twice during a rewind."): _RACE,
+    ("store/usage_log.py", "Another process has kept the lock of the usage for … s: …."): (
+        "needs a stopped process and ten seconds; tests/store/test_usage_log.py"
+    ),
     ("store/pydantic_deep.py", "… is not a checkpoint of pydantic-deep."): _LISTED,
     ("store/pydantic_deep.py", "… is not a checkpoint of pydantic-deep: …."): _LISTED,
     ("store/pydantic_deep.py", "… contains checkpoint …."): _LISTED,

@@ -209,3 +209,27 @@ def _(s: Situation) -> list[str]:
 @case("chat", "the cost is limited, and the price of the model is unknown")
 def _(s: Situation) -> list[str]:
     return _limited(s, "max_cost = 0.50", ToolCalls(_LIST))
+
+
+@case("chat", "the budget of a day is used up", prints=True)
+def _(s: Situation) -> list[str]:
+    return _limited(s, "max_tokens_day = 30000", ToolCalls(_LIST, used=(30000, 7)))
+
+
+@case("chat", "the budget of a month is used up", prints=True)
+def _(s: Situation) -> list[str]:
+    return _limited(s, "max_cost_month = 0.5", ToolCalls(_LIST, used=(900000, 7)), "openai-chat:gpt-4o")
+
+
+@case("chat", "the next request alone takes more than is left of a budget")
+def _(s: Situation) -> list[str]:
+    s.story()
+    with s.settings.open("a") as settings:
+        settings.write("max_cost_day = 0.000001\n")
+    s.provider(ToolCalls(_LIST))
+    return [*HELLO, "--model", "openai-chat:gpt-4o"]
+
+
+@case("chat", "the cost of a day is limited, and the price of the model is unknown")
+def _(s: Situation) -> list[str]:
+    return _limited(s, "max_cost_day = 0.50", ToolCalls(_LIST))

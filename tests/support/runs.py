@@ -248,6 +248,12 @@ RUNS: dict[str, list[Run]] = {
     "profiles path": [_say("profiles", "path")],
     "sandbox show": [_say("sandbox", "show")],
     "sandbox remove": [],  # needs Docker: tests/sandbox/test_containers.py
+    "usage": [
+        _say("usage"),
+        _say("usage", "--since", "30d", "--by", "model"),
+        lambda world: ("usage", "--all", "--by", "session", "--json"),
+        _after("sessions", "delete", "main", "--yes")("usage", "--by", "session"),
+    ],
     "models": [_say("models"), _say("models", "--check"), lambda world: ("models", "--all", "--json")],
     "config show": [_say("config", "show"), untrusted("config", "show"), lambda world: ("config", "show", "--json")],
     "config get": [_say("config", "get", "model")],
