@@ -115,23 +115,30 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
                 raise WorkspaceUnavailableError("the workspace directory does not exist") from None
             raise error_for_model(error, self._trees) from None
 
+    # Not in a thread, unlike work that may wait for a disk: lookups, and reads of what is in memory. They take
+    # microseconds, and starting a thread takes far longer.
+
     async def read_bytes(self, path: str) -> bytes:
-        await self.stat(path)  # a missing file is reported without a thread
-        return await self._call(partial(self._trees.tree_of(path).read, path))
+        tree = self._trees.tree_of(path)
+        with self._hiding():
+            content = tree.read_cached(path)
+        return content if content is not None else await self._call(partial(tree.read, path))
 
     async def write_bytes(self, path: str, data: bytes) -> None:
         await self._announce(path)
         await self._call(partial(self._trees.tree_of(path).write, path, data))
 
     async def stat(self, path: str) -> FileEntry:
-        # Not in a thread, unlike reading contents: a lookup takes microseconds, and starting a thread takes far longer.
         with self._hiding():
             entry = self._trees.tree_of(path).entry(path)
         return FileEntry(name=os.path.basename(path), path=path, is_dir=entry.is_directory, size=entry.size)
 
     async def list_dir(self, path: str) -> Sequence[FileEntry]:
-        await self.stat(path)
-        entries = await self._call(partial(self._trees.tree_of(path).entries, path))
+        tree = self._trees.tree_of(path)
+        with self._hiding():
+            entries = tree.few_entries(path)
+        if entries is None:
+            entries = await self._call(partial(tree.entries, path))
         return [
             FileEntry(name=name, path=os.path.join(path, name), is_dir=entry.is_directory, size=entry.size)
             for entry in entries

@@ -27,6 +27,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import NamedTuple
 
 from deepctl.files import atomic
@@ -36,6 +37,12 @@ _MAX_LINKS = 40
 _MAX_PARTS = 200
 _MAX_WHOLE = 64 << 20
 """Bytes of the largest file that is read at once, because a huge sparse file must not exhaust the memory."""
+_SMALL = 64 << 10
+"""Bytes of the largest file that `read_cached` reads."""
+_FEW = 32
+"""The most names of a directory that `few_entries` lists."""
+_NO_WAIT = getattr(os, "RWF_NOWAIT", None)
+"""A read with this flag fails if the bytes are not in memory; only Linux has it."""
 
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -251,6 +258,19 @@ class DirectoryTree:
             raise OSError(errno.EFBIG, "too large to be read whole", path)
         return data
 
+    def read_cached(self, path: str) -> bytes | None:
+        """The content of a regular file, `None` if it is large, or must be read from a disk. Raises as `read`."""
+        with self._place(path) as place, self._regular(path, os.O_RDONLY, place) as descriptor:
+            size = os.fstat(descriptor).st_size
+            if _NO_WAIT is None or size > _SMALL:
+                return None
+            buffer = bytearray(size + 1)
+            try:
+                count = os.preadv(descriptor, [buffer], 0, _NO_WAIT)
+            except OSError:
+                return None  # not in memory, or the file system does not support it
+        return bytes(buffer[:size]) if count == size else None
+
     def write(self, path: str, data: bytes) -> None:
         """Replace or create a file, with its missing parents. A failed write leaves the old content.
 
@@ -305,14 +325,26 @@ class DirectoryTree:
 
         Temporary files are left out.
         """
+        entries = self._entries(path, None)
+        assert entries is not None
+        return entries
+
+    def few_entries(self, path: str) -> list[DirectoryEntry] | None:
+        """The same, `None` if the directory has many names: each of them takes a lookup."""
+        return self._entries(path, _FEW)
+
+    def _entries(self, path: str, most: int | None) -> list[DirectoryEntry] | None:
         with self._place(path) as place:
             descriptor = os.open(
                 place.name or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=place.parent
             )
             try:
                 with os.scandir(descriptor) as dir_entries:
+                    items = list(dir_entries if most is None else islice(dir_entries, most + 1))
+                    if most is not None and len(items) > most:
+                        return None
                     entries = []
-                    for item in dir_entries:
+                    for item in items:
                         if atomic.is_temporary(item.name) and not item.is_dir(follow_symlinks=False):
                             continue
                         if item.is_symlink():

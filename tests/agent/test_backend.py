@@ -144,3 +144,39 @@ def test_a_missing_file_is_reported_without_a_thread(tmp_path: Path, monkeypatch
                 await operation("missing/file")
 
     asyncio.run(use())
+
+
+@pytest.mark.parametrize("kind", ["a large file", "content on a disk", "many names"])
+def test_what_may_wait_for_a_disk_is_read_in_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    work = tmp_path / "work"
+    backend = LocalBackend(root_dir=work)
+    names = [f"file-{number:02}" for number in range(40 if kind == "many names" else 4)]
+    for name in names:
+        (work / name).write_bytes(b"x" * (100_000 if kind == "a large file" else 5))
+    if kind == "content on a disk":
+
+        def not_cached(*_: object) -> int:
+            raise BlockingIOError
+
+        monkeypatch.setattr("os.preadv", not_cached)
+    threads = 0
+    in_thread = anyio.to_thread.run_sync
+
+    async def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal threads
+        threads += 1
+        return await in_thread(*arguments, **options)
+
+    monkeypatch.setattr("anyio.to_thread.run_sync", counted)
+
+    async def use() -> None:
+        assert [entry.name for entry in await backend.list_dir(".")] == names
+        assert await backend.read_bytes(names[0]) == (work / names[0]).read_bytes()
+
+    asyncio.run(use())
+    # Only Linux reads without waiting, and not on every file system.
+    assert threads >= 1
+    if kind != "many names":
+        assert threads == 1

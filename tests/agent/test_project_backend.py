@@ -162,7 +162,7 @@ def test_errors_name_the_project_by_its_path_and_nothing_beside_it(place: Place)
         raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(code / "other" / "secret.txt"))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deepctl.files.paths_beneath.DirectoryTree.read", fails)
+        patch.setattr("deepctl.files.paths_beneath.DirectoryTree.read_cached", fails)
         with pytest.raises(PermissionError, match=r"^\[Errno 13\] Permission denied(: 'other/secret.txt')?$"):
             place.read("a.txt")
 

@@ -65,14 +65,17 @@ def test_links_that_stay_inside_are_followed_for_tools_and_refused_for_deepctl(p
         with pytest.raises(OutsideTree):
             refuses.read(path)
         with pytest.raises(OutsideTree):
+            refuses.read_cached(path)
+        with pytest.raises(OutsideTree):
             refuses.write(path, b"x")
 
 
 def test_a_fifo_or_a_device_is_an_error_and_never_a_hang(place: Path) -> None:
     os.mkfifo(place / "fifo")
     tree = DirectoryTree(str(place), follow=True)
-    with pytest.raises(OSError, match="not a regular file"):
-        tree.read("fifo")
+    for read in (tree.read, tree.read_cached):
+        with pytest.raises(OSError, match="not a regular file"):
+            read("fifo")
     with pytest.raises(OSError, match="not a regular file"):
         tree.write("fifo", b"x")
     assert tree.entry("fifo").size is None
@@ -88,6 +91,16 @@ def test_a_write_keeps_the_mode_and_leaves_hard_links_together(place: Path) -> N
     tree.write("other", b"three")
     assert (place / "deep/down/file").read_bytes() == b"three"
     assert sorted(entry.name for entry in (place / "deep/down").iterdir()) == ["file"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_536, 65_537])
+def test_a_small_file_is_read_at_once_if_it_is_in_memory(place: Path, size: int) -> None:
+    content = os.urandom(size)
+    (place / "file").write_bytes(content)
+    tree = DirectoryTree(str(place), follow=True)
+    # Some file systems cannot read without waiting.
+    assert tree.read_cached("file") in ((None, content) if size <= 65_536 else (None,))
+    assert tree.read("file") == content
 
 
 def test_removing_a_link_leaves_what_it_leads_to(place: Path, tmp_path: Path) -> None:
