@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from deepctl.agent.profile_results import ProfileCheckpoint, ProfileResult, ProfileRewind, ProfileSession
     from deepctl.agent.runs import run, stream
     from deepctl.agent.sandboxes import Bubblewrap, Docker, NoSandbox
+    from deepctl.agent.tasks import end_runs
     from deepctl.distribution import __version__
     from deepctl.sandbox.policy import Limits
 
@@ -54,6 +55,7 @@ _MODULES = {
     "StateBackend": "pydantic_ai_backends",
     "__version__": "deepctl.distribution",
     "create_deep_agent": "deepctl.agent.factory",
+    "end_runs": "deepctl.agent.tasks",
     "fork_from_checkpoint": "deepctl.agent.checkpoint_stores",
     "offline_model": "deepctl.agent.offline",
     "open_profile": "deepctl.agent.open_profile",
@@ -84,6 +86,7 @@ __all__ = [
     "StateBackend",
     "__version__",
     "create_deep_agent",
+    "end_runs",
     "fork_from_checkpoint",
     "offline_model",
     "open_profile",

@@ -7,21 +7,21 @@ continues a conversation of `deepctl chat`.
 It works with the offline model. Set DEEPCTL_MODEL for another model (`anthropic:…`), and STATE for another directory.
 
     pip install deepctl-agents fastapi uvicorn
-    uvicorn --app-dir examples fastapi_app:app --workers 2
+    uvicorn --app-dir examples fastapi_app:app --workers 2 --timeout-graceful-shutdown 10
     curl 127.0.0.1:8000/chat -H 'X-User: alice' -H 'Content-Type: application/json' \
         -d '{"message": "remember I prefer window seats"}'
     curl -N 127.0.0.1:8000/stream -H 'X-User: alice' -H 'Content-Type: application/json' \
         -d '{"message": "recall window"}'
 
 All state is on disk, so any number of workers on one machine may serve the same users. Turns of one user run one after
-another: a lock on disk decides, and the others wait.
+another: a lock on disk decides, and the others wait. At its end, the server gives turns ten seconds, then cancels them.
 """
 
 import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,7 +33,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deepctl import OpenProfile, create_deep_agent, open_profile
+from deepctl import OpenProfile, create_deep_agent, end_runs, open_profile
 from deepctl.errors import DeepctlError, TimedOut
 
 STATE = Path(os.environ.get("STATE", "state")).absolute()
@@ -47,7 +47,20 @@ STATUS_OF_EXIT_CODE = {2: 400, 3: 404, 4: 503, 5: 500, 6: 409, 7: 502, 8: 507, 1
 
 # One agent serves all users: the state of a user is in the profile of each run.
 agent = create_deep_agent(os.environ.get("DEEPCTL_MODEL") or "offline")
-app = FastAPI()
+requests: set[asyncio.Task[Any]] = set()
+"""The requests that are not answered yet."""
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    """At the end of the application, store the ends of the turns that the server has cancelled, and answer."""
+    yield
+    await end_runs()
+    if requests:
+        await asyncio.wait(requests)
+
+
+app = FastAPI(lifespan=lifespan)
 
 
 async def signed_in(x_user: Annotated[str, Header()]) -> AsyncIterator[OpenProfile]:
@@ -182,4 +195,38 @@ class BodyLimit:
         await self.app(scope, counted, send)
 
 
+class Ending:
+    """Answers the requests that the server cancels at its end, instead of a traceback for each."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Remember a request until it is answered."""
+        has_begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        task = asyncio.current_task()
+        if scope["type"] != "http" or task is None:
+            await self.app(scope, receive, send)
+            return
+        requests.add(task)
+        try:
+            await self.app(scope, receive, noted)
+        except asyncio.CancelledError:
+            error = DeepctlError("The server ends.", "What is complete is stored.", code="server_ends", retryable=True)
+            if has_begun:  # events of a turn
+                body = server_sent({"type": "error", **error.document()}).encode()
+                await send({"type": "http.response.body", "body": body})
+            else:
+                await JSONResponse({"error": error.document()}, 503, {"Retry-After": "1"})(scope, receive, send)
+        finally:
+            requests.discard(task)
+
+
 app.add_middleware(BodyLimit)
+app.add_middleware(Ending)

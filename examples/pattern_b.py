@@ -13,21 +13,32 @@ Turns of one user run one after another in this process, so run one worker. fast
 import asyncio
 import os
 from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import FastAPI, Header, HTTPException
 from pydantic import BaseModel
 
-from deepctl import DeepAgentDeps, FileCheckpointStore, LocalBackend, create_deep_agent, layout, run
+from deepctl import DeepAgentDeps, FileCheckpointStore, LocalBackend, create_deep_agent, end_runs, layout, run
 from deepctl.errors import BadName
 
 STATE = Path(os.environ.get("STATE", "state")).absolute()
 
 # The newest 100 checkpoints of a user are enough; those with a label stay.
 agent = create_deep_agent(os.environ.get("DEEPCTL_MODEL") or "offline", max_checkpoints=100)
-app = FastAPI()
 turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    """At the end of the application, store the ends of the turns that the server has cancelled."""
+    yield
+    await end_runs()
+
+
+app = FastAPI(lifespan=lifespan)
 
 
 class Message(BaseModel):

@@ -24,7 +24,7 @@ from fastapi import FastAPI, Header, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from deepctl import DeepAgentDeps, FileCheckpointStore, SessionManager, create_deep_agent, layout, run
+from deepctl import DeepAgentDeps, FileCheckpointStore, SessionManager, create_deep_agent, end_runs, layout, run
 from deepctl.errors import DeepctlError
 
 STATE = Path(os.environ.get("STATE", "state")).absolute()
@@ -38,9 +38,10 @@ turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    """Remove all containers when the application ends."""
+    """At the end of the application, store the ends of turns that the server has cancelled, and remove containers."""
     async with sandboxes:
         yield
+        await end_runs()
 
 
 app = FastAPI(lifespan=lifespan)

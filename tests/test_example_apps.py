@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from deepctl import locks
+from deepctl import locks, open_profile
 from tests.support import docker
 from tests.support.loopback import Provider, Stalled, Text, ToolCalls, provider
 from tests.support.web_server import WebServer, served
@@ -331,3 +332,76 @@ def test_a_turn_that_takes_too_long_ends_with_an_error_and_is_stored(tmp_path: P
         assert (state / "profiles/carol/workspace/a.txt").read_text() == "kept"
         assert client.post("/rewind", json={"to": "~1"}).json()["deleted_paths"] == ["a.txt"], "the lock is free"
     _verify(state, "carol")
+
+
+def test_the_end_of_the_server_ends_turns_and_streams_and_stores_their_ends(tmp_path: Path) -> None:
+    """The server cancels requests at its end, and does not wait for them."""
+    state, log = tmp_path / "state", tmp_path / "log"
+    users = ("alice", "bob", "carol", "dave")
+    answers: dict[str, str] = {}
+
+    def chat(server: WebServer, user: str) -> None:
+        with _client(server, user) as client:
+            answer = client.post("/chat", json={"message": "go on"})
+            answers[user] = f"{answer.status_code} {_error(answer)['code']}"
+
+    def stream(server: WebServer, user: str) -> None:
+        events = _events(server, user, "go on")
+        answers[user] = f"{events[-1]['type']} {events[-1]['code']}"
+
+    with provider(_HANGS, repeat_last=True) as model:
+        with served("fastapi_app:app", log, _with_model(model, state), workers=2) as server:
+            requests = [chat, chat, stream, stream]
+            threads = [threading.Thread(target=requests[n], args=(server, user)) for n, user in enumerate(users)]
+            for thread in threads:
+                thread.start()
+            deadline = time.monotonic() + _TIMEOUT
+            while len(model.requests) < len(users):
+                assert time.monotonic() < deadline, model.requests
+                time.sleep(0.02)
+            time.sleep(0.5)  # until half of each answer has arrived
+        for thread in threads:
+            thread.join(_TIMEOUT)
+    assert answers == {**dict.fromkeys(users[:2], "503 server_ends"), **dict.fromkeys(users[2:], "error server_ends")}
+    assert "Traceback" not in log.read_text()
+    for user in users:
+        assert locks.holder(str(state / "locks" / user)) is None
+        _verify(state, user)
+        history, turns = asyncio.run(_stored(state, user))
+        assert "Half an" in history
+        assert turns == [1, 0]
+
+
+async def _stored(state: Path, user: str) -> tuple[str, list[int]]:
+    """The conversation of a user as text, and the turns of the checkpoints, newest first."""
+    async with open_profile(user, root=state) as profile:
+        return str(await profile.history()), [checkpoint.turn for checkpoint in await profile.checkpoints()]
+
+
+def test_a_rewind_waits_for_the_turn_of_another_request(tmp_path: Path) -> None:
+    state, may_end = tmp_path / "state", threading.Event()
+
+    def gate() -> None:
+        may_end.wait(_TIMEOUT)
+
+    with (
+        provider(Text(["Hello."]), _WRITES, Text(["Do", "ne."], gate)) as model,
+        served("fastapi_app:app", tmp_path / "log", _with_model(model, state), workers=2) as server,
+        _client(server, "alice") as client,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        _say(server, "alice", "hello")
+        turn = threads.submit(_say, server, "alice", "go on")
+        deadline = time.monotonic() + _TIMEOUT
+        while len(model.requests) < 3:
+            assert time.monotonic() < deadline, model.requests
+            time.sleep(0.02)
+        assert (state / "profiles/alice/workspace/a.txt").exists()
+        rewind = threads.submit(client.post, "/rewind", json={"to": "~1"})
+        time.sleep(1)
+        assert not rewind.done()
+        assert (state / "profiles/alice/workspace/a.txt").exists()
+        may_end.set()
+        assert turn.result(_TIMEOUT) == "Done."
+        assert rewind.result(_TIMEOUT).json()["deleted_paths"] == ["a.txt"]
+    _verify(state, "alice")

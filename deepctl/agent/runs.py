@@ -46,10 +46,22 @@ async def run(
 
     Raises the exceptions of `Agent.run`, and `deepctl.errors.DeepctlError` if a checkpoint cannot be stored.
     """
-    user_content, history, total = prompt, message_history, usage if usage is not None else RunUsage()
+    total = usage if usage is not None else RunUsage()
+    return await tasks.finished(_run(agent, prompt, deps, message_history, total, options))
+
+
+async def _run(
+    agent: Agent[DeepAgentDeps, OutputT],
+    prompt: str | Sequence[UserContent],
+    deps: DeepAgentDeps,
+    history: Sequence[ModelMessage] | None,
+    usage: RunUsage,
+    options: dict[str, Any],
+) -> AgentRunResult[OutputT]:
+    user_content = prompt
     while True:
         try:
-            return await agent.run(user_content, deps=deps, message_history=history, usage=total, **options)
+            return await agent.run(user_content, deps=deps, message_history=history, usage=usage, **options)
         except RewindRequested as request:
             user_content, history = request.prompt(prompt), request.messages
 
@@ -89,14 +101,8 @@ def stream(
                         emit(whole_value(output_event))
 
         with reported_to(emit):
-            result = await run(
-                agent,
-                prompt,
-                deps=deps,
-                message_history=message_history,
-                usage=total,
-                event_stream_handler=forward,
-                **options,
+            result = await _run(
+                agent, prompt, deps, message_history, total, {"event_stream_handler": forward, **options}
             )
         emit(result_event(result.output, TokenUsage.of(total)))
 

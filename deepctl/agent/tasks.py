@@ -10,7 +10,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, TypeVar, TypeVarTuple, Unpack
-from weakref import WeakKeyDictionary, WeakValueDictionary, ref
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary, ref
 
 import anyio
 import anyio.to_thread
@@ -69,9 +69,31 @@ async def in_thread(action: Callable[[], T], /) -> T:
     return worker.result()
 
 
+_RUNS: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakSet[asyncio.Task[Any]]] = WeakKeyDictionary()
+"""The runs of each event loop, and the changes of profiles."""
+
+
+def _start(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    task = asyncio.create_task(work)
+    _RUNS.setdefault(asyncio.get_running_loop(), WeakSet()).add(task)
+    return task
+
+
+async def end_runs() -> None:
+    """Cancel all runs of this event loop, and wait until they have stored their ends: for the end of an application.
+
+    A web server cancels the requests that take too long at its end, but does not wait for them. The process may then
+    end before the last checkpoint of a turn is stored. So call this function at the end of the application's lifespan.
+    The runs are those of `deepctl.run`, `deepctl.stream` and of open profiles, and so are rewinds. They raise
+    `asyncio.CancelledError` where they were called.
+    """
+    current = asyncio.current_task()
+    await asyncio.gather(*[_ended(task) for task in _RUNS.get(asyncio.get_running_loop(), ()) if task is not current])
+
+
 async def finished(work: Coroutine[Any, Any, T]) -> T:
     """The result of work in a task of its own."""
-    task = asyncio.create_task(work)
+    task = _start(work)
     try:
         await asyncio.wait([task])
     finally:
@@ -93,7 +115,7 @@ async def streamed(work: Callable[[Emit], Coroutine[Any, Any, object]]) -> Async
         else:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-    task = asyncio.create_task(work(emit))
+    task = _start(work(emit))
     task.add_done_callback(lambda task: events.put_nowait(None))
     try:
         while (event := await events.get()) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from deepctl import (
     LocalBackend,
     StateBackend,
     create_deep_agent,
+    end_runs,
     run,
     stream,
 )
@@ -175,3 +177,42 @@ def test_an_error_of_the_model_is_raised_after_the_events_before_it() -> None:
     with pytest.raises(ValueError, match="broken"):
         asyncio.run(main())
     assert seen == ["tool_call", "tool_result"]
+
+
+@pytest.mark.parametrize("how", ["run", "stream"])
+def test_the_end_of_an_application_stores_the_ends_of_runs(tmp_path: Path, how: str) -> None:
+    async def story() -> None:
+        await end_runs()  # there are none
+        may_end, has_begun = asyncio.Event(), asyncio.Event()
+        agent = create_deep_agent(FunctionModel(write_and_wait))
+
+        @agent.tool_plain
+        async def wait() -> str:
+            has_begun.set()
+            await may_end.wait()
+            return ""
+
+        deps = DeepAgentDeps(
+            backend=LocalBackend(tmp_path / "files"), checkpoint_store=FileCheckpointStore(tmp_path / "s")
+        )
+
+        async def streamed() -> None:
+            async with aclosing(stream(agent, "go", deps=deps)) as events:
+                async for _ in events:
+                    pass
+
+        task = asyncio.ensure_future(streamed() if how == "stream" else run(agent, "go", deps=deps))
+        await asyncio.wait_for(has_begun.wait(), 30)
+        await asyncio.wait_for(end_runs(), 30)
+        # The run has stored its end before its caller has noticed anything.
+        newest = await FileCheckpointStore(tmp_path / "s").newest()
+        assert newest is not None
+        assert "write_file" in str(newest.messages)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    def write_and_wait(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        name, arguments = ("write_file", {"path": "a.txt", "content": "x"}) if len(messages) < 2 else ("wait", {})
+        return ModelResponse(parts=[ToolCallPart(name, arguments)])
+
+    asyncio.run(story())
