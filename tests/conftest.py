@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support import preflight, tool_schemas
 from tests.support.command import Command, InProcess
+from tests.support.tmux import Tmux
 
 # A shell ignores Ctrl-C in what it runs in the background, and nohup SIGHUP; what tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,7 +37,7 @@ gc.set_threshold(50_000, 20, 100)
 _LONG = (
     *("cli/test_tmux", "sandbox/test_containers", "agent/test_kill", "agent/test_interruption", "cli/test_repl_ends"),
     *("test_examples", "test_example_apps", "test_web_soak", "agent/test_compaction", "cli/test_wipe"),
-    *("cli/test_user_commands", "cli/test_repl"),
+    *("cli/test_user_commands", "cli/test_repl", "cli/test_work_in_tmux"),
     *(
         "agent/test_docker_sandbox",
         "projects/test_guide",
@@ -115,3 +116,17 @@ def process() -> Iterator[Command]:
     command = Command()
     yield command
     command.stop()
+
+
+@pytest.fixture
+def tmux(tmp_path: Path) -> Iterator[Callable[..., Tmux]]:
+    """Open alice's conversation with these further arguments."""
+    opened: list[Tmux] = []
+
+    def open_one(*arguments: str, size: tuple[int, int] = (100, 60)) -> Tmux:
+        opened.append(Tmux(tmp_path, *arguments, size=size))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        one.close()

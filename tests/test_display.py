@@ -216,7 +216,7 @@ def test_from_the_start_on_a_line_says_what_goes_on() -> None:
         display.tell(call("1", "execute", command="make"))
         display.expect("Running execute · ")
         display.tell(came("1", "execute", ""), RESULT)
-        assert display.end() == ["Hm.", "", "Well", "", "✓ execute  make  → no output"]
+        assert display.end() == ["Hm.", "", "Well", "", "✓ execute  make  → no output", "", "1 command"]
         assert not display.screen.cursor.hidden
 
 
@@ -289,7 +289,7 @@ def test_screen_and_scrollback_are_the_answer_rendered_at_once(
         start += length
         if chance.random() < 0.5:
             frame()
-    turn.broke_off(columns)
+    turn.ended(columns)
     frame(tail=False)
     found = [_row(line, columns) for line in screen.history.top] + [line.rstrip() for line in screen.display]
     # What is wider than the window (code) is wrapped by the terminal; pyte knows other widths of rare characters.
@@ -372,6 +372,8 @@ def test_calls_become_a_line_each_with_what_came_of_them() -> None:
             "✗ execute  false  → exit code 2: no rule",
             "✓ write_file  b  → 1 line",
             "✓ grep  def  → 3 matches",
+            "",
+            "2 commands",
         ]
 
 
@@ -386,7 +388,7 @@ def test_a_call_never_takes_more_than_a_row_and_keeps_its_outcome() -> None:
         columns=50,
     ) as display:
         found = display.end()
-    assert len(found) == 2
+    assert found[2:] == ["", "2 commands"]
     # Beginning and end of a command tell most.
     assert re.fullmatch(r"✓ execute  echo (漢字)*漢?…字?(漢字)+  → 12 lines", found[0])
     assert re.match(r"✗ execute  echo (漢字)*漢?…字?(漢字)+  → exit code 1: long", found[1])
@@ -396,7 +398,7 @@ def test_what_takes_long_says_how_long() -> None:
     with shown(START, call("1", "execute", command="sleep 2")) as display:
         display.matched(r"sleep 2  \d+ s")
         display.tell(came("1", "execute", ""), RESULT)
-        (line,) = display.end()
+        line = display.end()[0]
         assert re.fullmatch(r"✓ execute  sleep 2  → no output  \d+ s", line)
 
 
@@ -407,7 +409,9 @@ def test_a_question_has_an_empty_line_and_nothing_is_drawn_over_it() -> None:
         assert display.lines == ["Half a sent", "May I?"]
         assert not display.screen.cursor.hidden
         display.tell({"answer": True}, came("1", "execute", ""), RESULT)
-        assert display.end() == ["Half a sent", "May I? yes", "", "✓ execute  make  → no output"]
+        assert display.end() == [
+            *("Half a sent", "May I? yes", "", "✓ execute  make  → no output", "", "1 command"),
+        ]
 
 
 def test_a_retry_is_counted_down_and_leaves_a_line() -> None:
@@ -504,7 +508,7 @@ def test_details_are_everything_of_the_last_turns_calls() -> None:
         {"do": "details", "number": 3},
         columns=40,
     ) as display:
-        found = display.end()[3:]
+        found = display.end()[5:]
     second = ["2. ✗ save_plan", "   title: T", "   steps:", "     [", '       "a"', "     ]", "   → Error: \\x1bno"]
     assert found == [
         *("1. ✓ execute", "   command:", "     make", "     test", "   →", "     one"),

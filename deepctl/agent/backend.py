@@ -43,6 +43,7 @@ from pydantic_ai_backends.workspaces import StateWorkspaceBackend
 from deepctl import layout
 from deepctl.agent.sandboxes import Sandbox, listener, sandbox_missing, searcher, shell_command
 from deepctl.agent.tasks import in_worker
+from deepctl.agent.work_events import CHANGE_LISTENER, FileContent, bounded, present_content
 from deepctl.domain.projects import WHOLE_PROJECT, SearchScope, search_scope
 from deepctl.files import atomic
 from deepctl.files.paths_beneath import DirectoryTree, MountTable, OutsideTree
@@ -126,7 +127,8 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
 
     async def write_bytes(self, path: str, data: bytes) -> None:
         await self._announce(path)
-        await self._call(partial(self._trees.tree_of(path).write, path, data))
+        tree = self._trees.tree_of(path)
+        await self._told(path, partial(tree.write, path, data), data)
 
     async def stat(self, path: str) -> FileEntry:
         with self._hiding():
@@ -152,7 +154,27 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
 
     async def remove(self, path: str) -> None:
         await self._announce(path, follow=False)
-        await self._call(partial(self._trees.tree_of(path).remove, path))
+        await self._told(path, partial(self._trees.tree_of(path).remove, path), None)
+
+    async def _told(self, path: str, operation: Callable[[], object], after: bytes | None) -> None:
+        """Change the file `path`, and report the change if a display shows it."""
+        tell = CHANGE_LISTENER.get()
+        if tell is None:
+            await self._call(operation)
+            return
+        tree = self._trees.tree_of(path)
+
+        def changed() -> FileContent:
+            before = present_content(tree, path)
+            operation()
+            return before
+
+        before = await self._call(changed)
+        tell(
+            path.removeprefix(f"{self._trees.first.mount}/"),
+            before,
+            bounded(after) if after is not None else FileContent(None),
+        )
 
     async def exists(self, path: str) -> bool:
         try:

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 from pydantic_ai.messages import UserContent
-from pydantic_ai_backends import StateBackend
 
 from deepctl.agent import interruption
 from deepctl.agent.approvals import Ask
@@ -30,6 +29,7 @@ from deepctl.agent.models import ModelCheck, warnings_told
 from deepctl.agent.profile_turn import ProfileTurn, TurnResult, read_conversation
 from deepctl.agent.turn import Outcome, TurnRecord, to_json
 from deepctl.agent.turn_engine import Options, TurnEngine
+from deepctl.agent.work_events import ReportingState
 from deepctl.domain import attachments
 from deepctl.domain.outside_files import OutsideFile
 from deepctl.errors import DeepctlError
@@ -213,7 +213,7 @@ class EphemeralChat:
 
     def __init__(self, runner: TurnRunner) -> None:
         self._runner = runner
-        self._state = StateBackend()
+        self._state = ReportingState()
         self._deps = DeepAgentDeps(backend=self._state, checkpoint_store=InMemoryCheckpointStore())
         self._conversation = _conversation_of([], 0)
 

@@ -51,13 +51,14 @@ from deepctl.agent.interruption import STOPPED, Blocking, Emit, directly, storin
 from deepctl.agent.message_filters import has_typed_text
 from deepctl.errors import DeepctlError, Refused
 from deepctl.quantities import counted
-from deepctl.store import lookup, not_covered, rewind, session_log, workspaces
+from deepctl.store import diff, lookup, not_covered, rewind, session_log, trees, workspaces
 from deepctl.store.lookup import CheckpointNotFound
 from deepctl.store.not_covered import Look, NotCovered
-from deepctl.store.records import Position, Record, SessionRecord, check_label
+from deepctl.store.records import OTHER, Position, Record, SessionRecord, check_label
 from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindRequest
 from deepctl.store.tool_calls import ToolCall
+from deepctl.store.trees import TreeChange
 from deepctl.unicode import one_line
 
 if TYPE_CHECKING:
@@ -484,6 +485,17 @@ def _names(paths: Iterable[str]) -> str:
     return ", ".join([*names[:_NAMES_SHOWN], *remainder])
 
 
+class TurnWork(NamedTuple):
+    """The changes of a turn: numbers of files and lines (`None` if there is too much to count), and the id of the
+    checkpoint before it.
+    """
+
+    files: int
+    added_lines: int | None
+    removed_lines: int | None
+    checkpoint: str
+
+
 class TurnCheckpoints:
     """The checkpoints of one turn of a profile's session.
 
@@ -503,6 +515,10 @@ class TurnCheckpoints:
         self._look: Look | None = None
         self._had_repository = False
         self._not_covered = NotCovered([], [])
+        self._start: Record | None = None
+        """The checkpoint of the state before the turn."""
+        self._records: list[Record] = []
+        """The checkpoints of the turn, after `_start`."""
         self.created_repositories: list[str] = []
         """Nested repositories that commands of the turn created, relative to the project."""
         self.latest: Record | None = None
@@ -519,8 +535,9 @@ class TurnCheckpoints:
         """Store the state before the turn."""
         self._first = self._work.head(session)
         self._tell_all(self._work.before_turn(session, before))
-        at_start = self.latest or self._first
-        self._had_repository = at_start is not None and bool(at_start.git)
+        self._start = self.latest or self._first
+        self._records.clear()
+        self._had_repository = self._start is not None and bool(self._start.git)
         self._look = self._looked(session)
 
     async def tool_starts(self, ctx: RunContext[Any], name: str) -> None:
@@ -588,6 +605,29 @@ class TurnCheckpoints:
             self._is_over = True
             raise
 
+    def work(self) -> TurnWork | None:
+        """What the agent has changed since the start of the turn, from its checkpoints; `None` if they do not tell."""
+        start, end = self._start, self.latest
+        if start is None or end is None or end is start or not (start.tree and end.tree):
+            return None
+        objects = self._work.objects
+        try:
+            net = list(trees.changes(objects, bytes.fromhex(start.tree), bytes.fromhex(end.tree)))
+            if any(record.author == OTHER for record in self._records):
+                own = {change.path for change in self._own_changes()}
+                net = [change for change in net if change.path in own]
+            counts = diff.totals(net, diff.read_from_store(objects), end.project)
+        except (DeepctlError, OSError):
+            return None
+        return TurnWork(*counts, start.id)
+
+    def _own_changes(self) -> Iterator[TreeChange]:
+        """The changes between two checkpoints of the turn whose author is the agent."""
+        for record in self._records:
+            parent = self._work.ledger.records.get(record.parent or "")
+            if record.author != OTHER and parent is not None and parent.tree and record.tree:
+                yield from trees.changes(self._work.objects, bytes.fromhex(parent.tree), bytes.fromhex(record.tree))
+
     def unkept(self) -> list[str]:
         """Notes for the user about files that the last checkpoint could not store, without those that were unkept at
         the start of the turn.
@@ -633,6 +673,7 @@ class TurnCheckpoints:
     def _tell(self, record: Record | None, unseen: Sequence[str] = ()) -> None:
         if record is not None:
             self.latest = record
+            self._records.append(record)
             event: dict[str, Any] = {"type": "checkpoint", "id": record.id, "kind": record.kind}
             if record.not_covered:
                 event |= {"not_covered": record.not_covered, "not_covered_count": record.not_covered_count}

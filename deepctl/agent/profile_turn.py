@@ -175,6 +175,7 @@ class ProfileTurn:
         self._close()
         if self._writer is not None:
             self._checkpoints.broke_off()
+            self._tell_work()
         # A turn that ends has these in its result.
         for note in self._checkpoints.unkept():
             self._emit({"type": "notice", "message": note})
@@ -183,9 +184,17 @@ class ProfileTurn:
         """Store the state after the turn."""
         self._close()
         self._checkpoints.ended()
+        self._tell_work()
         latest = self._checkpoints.latest.id if self._checkpoints.latest else None
         notices = self._notices + self._checkpoints.unkept()
         return TurnResult(outcome, self._conversation.session.name, latest, notices)
+
+    def _tell_work(self) -> None:
+        """Tell a display what the turn has changed, and how it is taken back."""
+        if self._engine.options.shows_work and (work := self._checkpoints.work()) is not None:
+            undo = f"`deepctl checkpoints rewind {work.checkpoint[:8]} --user {self._work.paths.name}`"
+            counts = {"files": work.files, "added_lines": work.added_lines, "removed_lines": work.removed_lines}
+            self._emit({"type": "work", **counts, "undo": undo})
 
     def _close(self) -> None:
         """End the commands of the run, and close the log."""

@@ -46,6 +46,7 @@ from deepctl.agent.models import ModelCheck, ResolvedModel, resolve
 from deepctl.agent.provider_errors import ModelEndpoint
 from deepctl.agent.sandboxes import Sandbox
 from deepctl.agent.turn import Outcome, TokenUsage, TurnRecord, run_turn
+from deepctl.agent.work_events import WorkEvents
 from deepctl.domain.budgets import Spending
 from deepctl.domain.mcp_servers import McpServer
 from deepctl.domain.outside_files import OutsideFile
@@ -86,6 +87,8 @@ class Options(NamedTuple):
     """The profile of the agent; an ephemeral chat has none."""
     is_at_terminal: bool = True
     """Whether a terminal shows the answers, as the instructions of the agent say."""
+    shows_work: bool = False
+    """Whether a display shows changes of files and the output of commands while they run (`agent.work_events`)."""
     window_cache: str | None = None
     protected: Sequence[str] = PROTECTED
     """Files of a project that only the user changes, or the agent after an approval."""
@@ -227,8 +230,11 @@ class TurnEngine:
             policy=self._policy,
             explain=self._explain,
             explain_cut=self._explain_cut,
-            capabilities=self._capabilities,
+            capabilities=[*self._capabilities, *self._observers(observed)],
         )
+
+    def _observers(self, emit: Emit) -> list[AbstractCapability[Any]]:
+        return [WorkEvents(emit, dict(self._environment))] if self.options.shows_work else []
 
     def notify(self, message: str, emit: Emit) -> None:
         """Emit a notice, once for this object."""

@@ -164,7 +164,10 @@ def chat(
     is_interactive = is_terminal(sys.stdin) and is_terminal(sys.stderr)
     with closing(_display(as_json, text)) as display:
         ask = ask_at_terminal(display) if is_interactive else None
-        setup = ChatSetup(choice.name, in_force, timeout, ask, choice.directory, user if ephemeral else None)
+        in_memory_for = user if ephemeral else None
+        setup = ChatSetup(
+            choice.name, in_force, timeout, ask, choice.directory, in_memory_for, shows_work=display.shows_work
+        )
         directory = None
         if not ephemeral:
             directory = ChatDirectory(options.root(), project, is_private=no_project, is_large=large, is_script=as_json)

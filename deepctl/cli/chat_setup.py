@@ -65,6 +65,8 @@ class ChatSetup(NamedTuple):
     """The directory that gave the profile (`profiles use --here`); `None` if another source did."""
     profile_of_budgets: str | None = None
     """The profile whose budgets hold for a chat in memory, if `--user` names one."""
+    shows_work: bool = False
+    """Whether the display shows the work of tools, as in `Options`."""
 
     def changed(self, root: Root | None, **options: str) -> ChatSetup:
         """The same setup with other options. The settings files are read again, if there is a root."""
@@ -129,6 +131,7 @@ class ChatSetup(NamedTuple):
     def _running(self, agent_options: Options, note: str | None = "The conversation so far is stored.") -> TurnRunner:
         from deepctl.agent.chat import TurnRunner
 
+        agent_options = agent_options._replace(shows_work=self.shows_work)
         try:
             return TurnRunner(agent_options, environment=os.environ, ask=self.ask, note=note)
         except UsageError as error:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
+from deepctl import layout
 from deepctl.errors import Damaged, NotFound
 from deepctl.files.atomic import is_of_machine
 from deepctl.store import log_file, lookup, projects, session_catalogue, trees, workspaces
@@ -15,11 +16,16 @@ from deepctl.store.object_store import ObjectReader
 from deepctl.store.records import Record, SessionRecord
 from deepctl.store.repository import ReadOnlyRepository
 from deepctl.store.rewind_plan import above
-from deepctl.store.trees import DIRECTORY, TreeChange, TreeEntry
+from deepctl.store.trees import DIRECTORY, FILE, TreeChange, TreeEntry
 from deepctl.store.workspaces import Content
 
 _LARGE = 1 << 20
 _BINARY_PEEK = 8000
+_MOST_COUNTED = 200
+_MOST_BYTES = 4 << 20
+"""The most files, and bytes of both sides, whose lines are counted at the end of a turn."""
+_OWN = (b".deep/", os.fsencode(f"{layout.EVICTED_DIRECTORY}/"))
+_NOTEBOOKS = os.fsencode(f"{layout.MEMORY_DIRECTORY}/")
 
 
 class Turn(NamedTuple):
@@ -92,6 +98,53 @@ def unread_difference(change: TreeChange, project: str = "") -> FileDifference:
     kind = "modified" if change.after is not None else "deleted"
     name = os.fsdecode(workspaces.shown(change.path, project))
     return FileDifference(name, kind, None, change.after, None, None, b"", "cannot be read")
+
+
+class LineTotals(NamedTuple):
+    """The number of changed files, and of their added and removed lines; `None` if there is too much to count."""
+
+    files: int
+    added: int | None
+    removed: int | None
+
+
+def totals(changes: Iterable[TreeChange], content: Content, project: str = "") -> LineTotals:
+    """The totals of `changes`, without deepctl's own files. Lines of binary files do not count.
+
+    `content` reads both sides. Paths are those of a session of `project`.
+    """
+    shown_changes = [
+        change
+        for change in changes
+        if not change.is_directory
+        and workspaces.is_shown(change.path, project)
+        and not is_internal(change.path)
+        and not _is_dull(change)
+    ]
+    if len(shown_changes) > _MOST_COUNTED or sum(_compared_bytes(change) for change in shown_changes) > _MOST_BYTES:
+        return LineTotals(len(shown_changes), None, None)
+    added = removed = 0
+    for change in shown_changes:
+        entries = (change.before, change.after)
+        if any(entry is not None and entry.kind != FILE for entry in entries):
+            continue
+        before, after = (content(change.path, entry) if entry is not None else b"" for entry in entries)
+        if any(b"\0" in text[:_BINARY_PEEK] for text in (before, after)):
+            continue
+        counts = line_counts(before, after)
+        if counts is None:
+            return LineTotals(len(shown_changes), None, None)
+        added, removed = added + counts[0], removed + counts[1]
+    return LineTotals(len(shown_changes), added, removed)
+
+
+def is_internal(path: bytes) -> bool:
+    """Whether a file of the workspace is deepctl's own, such as a large result. Notebooks of memory are not."""
+    return path.startswith(_OWN) and not (path.startswith(_NOTEBOOKS) and path.endswith(b".md"))
+
+
+def _compared_bytes(change: TreeChange) -> int:
+    return sum(entry.size for entry in (change.before, change.after) if entry is not None)
 
 
 def _is_dull(change: TreeChange) -> bool:

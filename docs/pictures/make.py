@@ -85,6 +85,10 @@ class Shell:
         """Wait until `text` is on the screen, and the screen is still."""
         self._wait(lambda: any(text in line for line in self.screen.display), repr(text), still=True)
 
+    def see(self, text: str) -> None:
+        """Wait until `text` is on the screen, which goes on changing."""
+        self._wait(lambda: any(text in line for line in self.screen.display), repr(text))
+
     def clear(self) -> None:
         """Wipe the screen, as a person does before something new."""
         self("clear")
@@ -161,6 +165,14 @@ def _session(person: Shell) -> None:
     person.until("> clean up")
 
 
+def _work(person: Shell) -> None:
+    _stored(person, {"prices.py": _PRICES, "test_prices.sh": _TESTS})
+    person.begin("deepctl chat --user alice")
+    person.enter("round the total, and add a discount")
+    person.see("│ ok     total of three")
+    person.see("2 s")
+
+
 def _approval(person: Shell) -> None:
     (_workspace(person) / "trip.md").write_text(_TRIP)
     person.begin("deepctl chat --user alice")
@@ -208,12 +220,24 @@ _TRIP = "# Lisbon\nflight: Friday, 7:00\nseat:   to be chosen\nroom:   two night
 
 _PLAN = "# Lisbon\n\nFri  Alfama, on foot\nSat  Belém by tram 15\nSun  Sintra\n"
 
+_PRICES = "TAX = 0.19\n\n\ndef total(prices):\n    return sum(prices)\n"
+
+_TESTS = "for name in nothing one two three; do echo \"ok     total of $name\"; done\nsleep 20\n"
+
+_STEPS = ("Round the total", "Add the discount", "Run the tests")
+
+
+def _plan(*statuses: str) -> tuple[str, dict[str, Any]]:
+    steps = [{"content": content, "status": status} for content, status in zip(_STEPS, statuses, strict=True)]
+    return "write_plan", {"items": steps}
+
+
 SCENES = {
     "session": Scene(
         "deepctl chat: a turn goes wrong, and is rewound",
         _session,
         90,
-        30,
+        37,
         [
             ToolCalls(
                 [
@@ -254,6 +278,32 @@ SCENES = {
             ),
         ],
     ),
+    "work": Scene(
+        "deepctl chat: the work of a turn",
+        _work,
+        90,
+        34,
+        [
+            ToolCalls([_plan("in_progress", "pending", "pending"), ("read_file", {"path": "prices.py"})], (2380, 61)),
+            ToolCalls(
+                [
+                    (
+                        "edit_file",
+                        {
+                            "path": "prices.py",
+                            "old_string": "def total(prices):\n    return sum(prices)\n",
+                            "new_string": "def total(prices, discount=0):\n"
+                            "    return round(sum(prices) * (1 - discount), 2)\n",
+                        },
+                    ),
+                    _plan("completed", "completed", "in_progress"),
+                    ("execute", {"command": "sh test_prices.sh"}),
+                ],
+                (2466, 120),
+            ),
+            Text(["Done."]),
+        ],
+    ),
     "approval": Scene(
         "a question before a file is changed",
         _approval,
@@ -281,6 +331,14 @@ SCENES = {
     "graph": Scene("deepctl checkpoints list --graph", _graph, 96, 30, []),
     "commands": Scene("commands of a conversation", _slash, 96, 22, []),
 }
+
+
+def _stored(person: Shell, files: dict[str, str]) -> None:
+    """Files in the workspace of alice, before her first conversation."""
+    person("deepctl profiles create alice")
+    for name, content in files.items():
+        (person.root / "deepctl/profiles/alice/workspace" / name).write_text(content)
+    person.clear()
 
 
 def _workspace(person: Shell) -> Path:

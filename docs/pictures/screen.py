@@ -174,12 +174,13 @@ def _blend(ink: str, paper: str) -> str:
 
 
 _ID = re.compile(r"\b(?=[0-9a-f]*[0-9])[0-9a-f]{8}(?:[0-9a-f]{8})?\b")
+_SPINNER = re.compile("[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏]")
 _AGE = re.compile(r"just now|\b\d+ (?:seconds?|minutes?) ago|\b\d+(?:\.\d+)? ?s\b")
 
 
 def settled(picture: str) -> str:
-    """A picture, or what is to be read in it, with ids and ages as a sign that there is one."""
-    return _AGE.sub("(age)", _ID.sub("(id)", picture))
+    """A picture, or what is to be read in it, with ids, ages and spinners as a sign that there is one."""
+    return _SPINNER.sub("(spinner)", _AGE.sub("(age)", _ID.sub("(id)", picture)))
 
 
 def text(picture: str) -> str:

@@ -4,93 +4,17 @@ from __future__ import annotations
 
 import random
 import re
-import shlex
-import shutil
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from tests.support.loopback import Text, provider
+from tests.support.tmux import Tmux
 
 ABOVE = "Ctrl-Dleaves."
 """The end of what is printed above the first prompt, without its blanks."""
-
-
-class Tmux:
-    """A server of its own with one window, in which `deepctl chat` runs."""
-
-    def __init__(self, place: Path, *arguments: str) -> None:
-        program = shutil.which("tmux")
-        assert program is not None, "tmux is not installed: apt install tmux"
-        self._command = [program, "-S", str(place / "socket")]
-        chat = [sys.executable, "-m", "deepctl", "chat", "--user", "alice", "--sandbox", "none", *arguments]
-        self.tell("-f", "/dev/null", "new-session", "-d", "-x", "100", "-y", "60", shlex.join(chat))
-
-    def tell(self, *arguments: str) -> str:
-        done = subprocess.run([*self._command, *arguments], capture_output=True, text=True, check=False, timeout=30)
-        assert done.returncode == 0, (arguments, done.stderr)
-        return done.stdout
-
-    @property
-    def screen(self) -> str:
-        """What is in the window."""
-        return self._captured()
-
-    @property
-    def scrolled(self) -> str:
-        """With what a person sees who scrolls up to the beginning."""
-        return self._captured("-S", "-")
-
-    def _captured(self, *which: str) -> str:
-        lines = self.tell("capture-pane", "-p", *which).splitlines()
-        return "\n".join(line.rstrip() for line in lines).rstrip()
-
-    def type(self, text: str) -> None:
-        self.tell("send-keys", "-l", text)
-
-    def press(self, *keys: str) -> None:
-        self.tell("send-keys", *keys)
-
-    def resize(self, columns: int, rows: int) -> None:
-        self.tell("resize-window", "-x", str(columns), "-y", str(rows))
-
-    def expect(self, text: str) -> None:
-        end = time.monotonic() + 30
-        while text not in self.screen:
-            assert time.monotonic() < end, f"{text!r} is not on the screen:\n{self.screen}"
-            time.sleep(0.05)
-
-    def settled(self) -> str:
-        """The screen, once it has not changed for a while."""
-        end = time.monotonic() + 30
-        before = None
-        while before != (now := self.screen):
-            assert time.monotonic() < end, f"it goes on changing:\n{now}"
-            before = now
-            time.sleep(0.4)
-        return now
-
-    def close(self) -> None:
-        subprocess.run([*self._command, "kill-server"], capture_output=True, check=False, timeout=30)
-
-
-@pytest.fixture
-def tmux(tmp_path: Path) -> Iterator[Callable[..., Tmux]]:
-    """Open alice's conversation with these further arguments."""
-    opened: list[Tmux] = []
-
-    def open_one(*arguments: str) -> Tmux:
-        opened.append(Tmux(tmp_path, *arguments))
-        return opened[-1]
-
-    yield open_one
-    for one in opened:
-        one.close()
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -27,7 +27,8 @@ class Text:
 
     `used` is the tokens it says were sent and received; with `None` it says nothing of that. `cached` is how many of
     those sent it says were in its cache, where it says so. `finish` is the reason to stop in the words of the format,
-    by default that of a whole answer; `refusal` is the text of a refusal of OpenAI.
+    by default that of a whole answer; `refusal` is the text of a refusal of OpenAI. `thinking` comes before the
+    pieces, in chat completions only; the gate is called after each piece of it.
     """
 
     pieces: list[str]
@@ -36,6 +37,7 @@ class Text:
     finish: str | None = None
     refusal: str = ""
     cached: int | None = None
+    thinking: list[str] = field(default_factory=list)
 
     def gated(self) -> Iterator[str]:
         """The pieces, each but the first held back until `gate` returns."""
@@ -237,6 +239,10 @@ def _openai(answer: Answer, model: str) -> Iterator[bytes]:
 
     match answer:
         case Text():
+            for piece in answer.thinking:
+                yield chunk({"role": "assistant", "reasoning_content": piece})
+                if answer.gate is not None:
+                    answer.gate()
             for piece in answer.gated():
                 yield chunk({"role": "assistant", "content": piece})
             if answer.refusal:

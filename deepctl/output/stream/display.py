@@ -20,9 +20,12 @@ from deepctl.errors import StorageError
 from deepctl.output import render
 from deepctl.output.render import is_terminal, printable_lines, terminal_size, with_command_names
 from deepctl.output.stream.lines import of_stdout
+from deepctl.quantities import counted
 
 if TYPE_CHECKING:
     from deepctl.output.stream.live_region import LiveRegion
+    from deepctl.output.stream.plain_work import PlainWork
+    from deepctl.output.stream.thinking import Thinking
     from deepctl.output.stream.tool_lines import ShownCall
     from deepctl.output.stream.turn_view import TurnView
 
@@ -32,8 +35,16 @@ _REST_FACTOR = 8
 """After a frame, the thread rests for this multiple of the processor time of the frame."""
 
 
+_WORK = ("activity", "change", "output", "work")
+"""Events for people only: they are no part of the JSON output."""
+_COMMANDS_IN = {"notice": "message", "work": "undo"}
+"""The text of events that can name a shell command."""
+
+
 class Display(Protocol):
-    """Shows the events of a turn."""
+    """Shows the events of a turn. `shows_work` says whether it shows changes of files and the work of commands."""
+
+    shows_work: bool
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Show one event as it happens."""
@@ -51,8 +62,10 @@ class Display(Protocol):
 class JsonDisplay:
     """NDJSON: one event per line, flushed at once; the last is a `result` or an `error`."""
 
+    shows_work = False
+
     def event(self, event: Mapping[str, Any]) -> None:
-        if event["type"] != "activity":
+        if event["type"] not in _WORK:
             render.write(json.dumps(event) + "\n")
 
     def notice(self, message: str) -> None:
@@ -63,11 +76,16 @@ class JsonDisplay:
 
 
 class TextDisplay:
-    """The answer on stdout as it arrives; tool calls, a line each, on stderr if that is a terminal."""
+    """The answer on stdout as it arrives; tool calls, a line each, and their work on stderr if that is a terminal."""
 
     def __init__(self) -> None:
         self._clean: Callable[[str], str] = printable_lines if is_terminal(sys.stdout) else str
-        self._watched = is_terminal(sys.stderr)
+        self.shows_work = self._watched = is_terminal(sys.stderr)
+        self._work: PlainWork | None = None
+        if self._watched:
+            from deepctl.output.stream.plain_work import PlainWork
+
+            self._work = PlainWork()
         self._at_line_start = True
 
     def event(self, event: Mapping[str, Any]) -> None:
@@ -96,6 +114,8 @@ class TextDisplay:
                 self._end_line()
                 if event.get("notice"):
                     self.notice(event["notice"])
+        if self._work is not None:
+            self._work.event(event)
 
     def _write(self, text: str) -> None:
         render.write(self._clean(text))
@@ -111,10 +131,14 @@ class TextDisplay:
 
     def close(self) -> None:
         self._end_line()
+        if self._work is not None:
+            self._work.end()
 
 
 class LiveDisplay:
     """The display of a chat at a terminal. `status` returns more text for the status line."""
+
+    shows_work = True
 
     def __init__(self, status: Callable[[], str] | None = None) -> None:
         self._status = status
@@ -125,7 +149,7 @@ class LiveDisplay:
         self._end = threading.Event()
         self._paused = False
         self._failure: BaseException | None = None
-        self._calls: list[ShownCall] = []
+        self._parts: list[ShownCall | Thinking] = []
         self._usage = ""
         self._is_between_turns = False
 
@@ -138,8 +162,8 @@ class LiveDisplay:
             case "error":
                 self.stop()
             case kind:
-                if kind == "notice":
-                    event = {**event, "message": with_command_names(event["message"])}
+                if (text := _COMMANDS_IN.get(kind)) is not None:
+                    event = {**event, text: with_command_names(event[text])}
                 # Events without a running turn, as from `/compact`, are shown at once. Only a retry is shown until the
                 # next event or `close`, so that several have one line.
                 is_alone = self._turn is None or self._is_between_turns
@@ -175,6 +199,7 @@ class LiveDisplay:
         with self._drawing:
             self._paused = True
             self._draw(tail=False)
+            self._turn.asked()
         began = time.monotonic()
         try:
             yield
@@ -185,25 +210,33 @@ class LiveDisplay:
                     self._turn.waited(time.monotonic() - began)
 
     def details(self, number: int | None = None) -> None:
-        """Print the full arguments and results of the last turn with tool calls, or only of its call `number`.
+        """Print the thinking, and the full arguments, changes and results of the last turn with tool calls or thinking,
+        or only of its call `number`.
 
         Without `number`, also print the usage, if this was the last turn or no turn has called a tool.
         """
-        if not self._calls:
+        from deepctl.output.stream.thinking import Thinking
+
+        calls = sum(not isinstance(part, Thinking) for part in self._parts)
+        if not self._parts or (number is not None and not calls):
             render.notice("No tool has been called in this chat yet.")
             self._show_usage(number)
             return
-        if number is not None and not 1 <= number <= len(self._calls):
-            count = len(self._calls)
-            calls = f"{count} call{'' if count == 1 else 's'}"
-            render.notice(f"The last turn with tool calls made {calls}, so there is no number {number}.")
+        if number is not None and not 1 <= number <= calls:
+            render.notice(
+                f"The last turn with tool calls made {counted(calls, 'call')}, so there is no number {number}."
+            )
             return
         caps, (width, _) = of_stdout(), terminal_size()
-        for place, call in enumerate(self._calls, 1):
-            if number is None or place == number:
-                text = "".join(f"{caps.ansi(line)}\n" for line in call.details(place, caps, width))
-                if not render.write(text):
-                    return
+        place = 0
+        for part in self._parts:
+            if isinstance(part, Thinking):
+                rows = part.details(width) if number is None else []
+            else:
+                place += 1
+                rows = part.details(place, caps, width) if number in (None, place) else []
+            if not render.write("".join(f"{caps.ansi(row)}\n" for row in rows)):
+                return
         self._show_usage(number)
 
     def _show_usage(self, number: int | None) -> None:
@@ -253,7 +286,7 @@ class LiveDisplay:
         while self._queue:
             turn.event(*self._queue.popleft(), width)
         if settle_all:
-            turn.broke_off(width)
+            turn.ended(width)
         caps = of_stdout()
         lines = [caps.ansi(line) for line in turn.settled(width)]
         status = self._status() if self._status is not None and tail else ""
@@ -281,8 +314,8 @@ class LiveDisplay:
             finally:
                 turn = self._turn
                 # `details` shows one turn.
-                self._usage = turn.usage if turn.calls or not self._calls else ""
-                self._calls = turn.calls or self._calls
+                self._usage = turn.usage if turn.parts or not self._parts else ""
+                self._parts = turn.parts or self._parts
                 self._turn = self._region = None
 
 

@@ -56,6 +56,10 @@ class TerminalCaps(NamedTuple):
             return line.plain
         from rich.color import ColorSystem
 
+        if line.style and not line.spans:
+            # Rich's `render` uses the style of a whole line only beside those of its parts.
+            line = line.copy()
+            line.stylize(line.style)
         return "".join(
             segment.style.render(segment.text, color_system=ColorSystem.STANDARD) if segment.style else segment.text
             for segment in line.render(console(), end="")

@@ -1,4 +1,4 @@
-"""A tool call in one line: its subject and its outcome."""
+"""A tool call at a terminal: one line with its subject and its outcome, the files that it changes, its output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from deepctl.output.render import cells, clip, printable
-from deepctl.output.stream.lines import TerminalCaps, cut_line, wrap
+from deepctl.output.stream import checklist
+from deepctl.output.stream.checklist import Checklist
+from deepctl.output.stream.file_diff import FileDiff
+from deepctl.output.stream.lines import TAB, TerminalCaps, cut_line, wrap
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -44,6 +47,15 @@ _OF = {"ls": "entry", "glob": "file", "grep": "match", "edit_file": "place"}
 _LISTS = ("Contents of ", "Files containing ", "Matches for ")
 _MORE = re.compile(r"\s+\.\.\. and (\d+) more")
 _PLURALS = {"entry": "entries", "match": "matches"}
+_OUTPUT_ROWS = 5
+_TAIL = 8192
+"""Characters at the end of a command's output that are searched for its last lines."""
+_MOST_OUTPUT = 1 << 20
+"""Characters of a command's output that are kept for `/details`."""
+_CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_DETAILS = " (/details)"
+_SHOWN_AS_CHANGE = ("content", "old_string", "new_string", "old_text")
+"""Arguments whose text is in the change of the file."""
 
 
 class ShownCall:
@@ -56,6 +68,35 @@ class ShownCall:
         self.seconds: float | None = None
         self.ok = False
         self.result = ""
+        self.changes: list[FileDiff] = []
+        """The files that it has changed."""
+        self.is_previewed = False
+        """Whether an approval request has shown the change."""
+        self._output = ""
+        self._partial = ""
+
+    def printed(self, lines: str, partial: str) -> None:
+        """A running command has printed more `lines`; `partial` is the present form of the line after them."""
+        self._output = (self._output + lines)[-_MOST_OUTPUT:]
+        self._partial = partial
+
+    def output_rows(self, caps: TerminalCaps, width: int, room: int) -> list[Text]:
+        """The last lines of the output of a running command, at most `room`."""
+        from rich.text import Text
+
+        lines = _CONTROL_SEQUENCE.sub("", self._output[-_TAIL:] + self._partial).split("\n")
+        last = [line for line in lines if line.strip()][-max(min(room, _OUTPUT_ROWS), 0) :] if room > 0 else []
+        bar = caps.sign("│", "|")
+        return [
+            cut_line(Text(f"  {bar} {caps.safe(line[: 4 * width]).expandtabs(TAB)}", "dim"), width, caps)
+            for line in last
+        ]
+
+    def change_rows(self, caps: TerminalCaps, width: int) -> list[Text]:
+        """The changes in short, unless a person has just seen them."""
+        if not self.ok or self.is_previewed:
+            return []
+        return [row for change in self.changes for row in change.preview(caps, width, _DETAILS)]
 
     def ended(self, ok: bool, result: str, now: float) -> None:
         """Set the outcome of the call."""
@@ -93,6 +134,8 @@ class ShownCall:
         """The outcome in a few words."""
         if not self.ok:
             return self._failure()
+        if self.changes:
+            return ", ".join(change.outcome() for change in self.changes)
         lines = self.result.strip().splitlines()
         if self.name == "execute" and not lines:
             return "no output"
@@ -124,9 +167,19 @@ class ShownCall:
         sign = caps.sign("✓", "+") if self.ok else caps.sign("✗", "x")
         state = "" if self.seconds is not None else " (no result)"
         lines = [Text(f"{number}. {sign if not state else '-'} {caps.safe(printable(self.name))}{state}", "bold")]
+        plan = Checklist.of(self.arguments) if self.name == checklist.TOOL and self.ok else None
+        if plan is not None:
+            return [*lines, *plan.rows(caps, width)]
         for name, value in self.arguments.items():
+            if self.changes and name in _SHOWN_AS_CHANGE:
+                continue
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
             lines += _indented(caps, f"{printable(str(name))}: ", text, width)
+        for change in self.changes:
+            lines += change.details(caps, width)
+        if len(self._output) > len(self.result):
+            # The result was cut, or the command has not ended.
+            lines += _indented(caps, "output:", _CONTROL_SEQUENCE.sub("", self._output).rstrip("\n"), width)
         if self.seconds is not None:
             lines += _indented(caps, f"{caps.sign('→', '->')} ", self.result.rstrip("\n") or "(empty)", width)
         return lines

@@ -1,4 +1,4 @@
-"""The events of a turn as lines: permanent lines, and below them lines about the present work."""
+"""The events of a turn as lines: permanent lines, and below them what is going on."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from deepctl.output.render import printable
-from deepctl.output.stream.lines import TAB, TerminalCaps, cut_line, fold, wrap
+from deepctl.output.stream import checklist
+from deepctl.output.stream.checklist import Checklist
+from deepctl.output.stream.file_diff import FileDiff
+from deepctl.output.stream.lines import TerminalCaps, cut_line, fold, wrap
 from deepctl.output.stream.markdown import Markdown
+from deepctl.output.stream.thinking import Thinking
 from deepctl.output.stream.tool_lines import ShownCall
+from deepctl.output.stream.turn_summary import TurnSummary, dollars
+from deepctl.store.records import COMMAND
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -20,64 +26,27 @@ _MAX_TOKENS = 1_000_000_000_000
 """No answer has this many tokens, but a server may say so."""
 SILENT_SECONDS = 15
 """A model that is silent for so long is named so in the status line."""
+_MOST_WAITING = 4
+"""The most calls that are named while another one runs."""
 _ROOMY_LINES = 8
 """In a window of fewer lines, there is no empty line above the status line."""
 
 
-class PlainText:
-    """Plain text as it arrives, wrapped between words, in `style`: final rows are returned once.
-
-    `width` may change from call to call.
+class TurnView:
+    """The lines of a turn. `parts` are its tool calls and its thinking so far; `usage` is its usage in words after its
+    end.
     """
 
-    def __init__(self, caps: TerminalCaps, style: str) -> None:
-        self._caps = caps
-        self._style = style
-        self._text = ""
-        self._begun = False
-
-    def feed(self, delta: str) -> None:
-        """The next piece of the text."""
-        self._text += self._caps.safe(delta.replace("\r", "")).expandtabs(TAB)
-        if not self._begun:
-            self._text = self._text.lstrip()
-            self._begun = bool(self._text)
-
-    def settled(self, width: int) -> list[Text]:
-        """The rows that have become final since the last call. A word that grows may still move to another row."""
-        # Empty lines at the end are final only when text follows them, because the text may end there.
-        final = self._rows(self._text.rstrip(), width)[:-1]
-        if final:
-            last_line = self._text[self._text.rstrip().rfind("\n") + 1 :]
-            last = self._rows(last_line.rstrip(), width)[-1].plain
-            self._text = last_line[len(last_line.rstrip()) - len(last) :]
-        return final
-
-    def tail(self, width: int) -> list[Text]:
-        """The rows after the final ones, in their present form."""
-        return self._rows(self._text.rstrip(), width)
-
-    def finish(self, width: int) -> list[Text]:
-        """The text is complete: returns the remaining rows."""
-        rows, self._text = self.tail(width), ""
-        return rows
-
-    def _rows(self, text: str, width: int) -> list[Text]:
-        from rich.text import Text
-
-        return wrap(Text(text, self._style), width) if text else []
-
-
-class TurnView:
-    """The lines of a turn. `calls` are its tool calls so far; `usage` is its usage in words after its end."""
-
     def __init__(self, caps: TerminalCaps, now: float) -> None:
-        self.calls: list[ShownCall] = []
+        self.parts: list[ShownCall | Thinking] = []
         self.usage = ""
+        self._summary = TurnSummary()
+        self._checklist: Checklist | None = None
+        self._cost: float | None = None
         self._caps = caps
         self._began = self._heard = now
         self._pending: dict[str, ShownCall] = {}
-        self._stream: Markdown | PlainText | None = None
+        self._stream: Markdown | Thinking | None = None
         self._streaming = ""
         self._retry: tuple[Mapping[str, Any], float] | None = None
         self._retries = 0
@@ -91,19 +60,26 @@ class TurnView:
         self._heard = at
         if kind == "activity":
             return
+        if kind in ("change", "output", "work"):
+            self._work(event)
+            return
         if self._retry is not None and kind != "notice" and not self._is_same_retry(event):
             self._end_retry(width)
         if kind not in (self._streaming, "checkpoint", "notice"):
             self._end_stream(width)
         match kind:
-            case "text" | "thinking":
-                if self._stream is None:
-                    self._stream = Markdown(self._caps) if kind == "text" else PlainText(self._caps, "dim")
-                    self._streaming = kind
+            case "text":
+                if not isinstance(self._stream, Markdown):
+                    self._stream, self._streaming = Markdown(self._caps), kind
                 self._stream.feed(event["delta"])
+            case "thinking":
+                if not isinstance(self._stream, Thinking):
+                    self._stream, self._streaming = Thinking(self._caps, at), kind
+                    self.parts.append(self._stream)
+                self._stream.feed(event["delta"], at)
             case "tool_call":
                 call = ShownCall(event["name"], event["args"], at)
-                self.calls.append(call)
+                self.parts.append(call)
                 self._pending[event["id"]] = call
             case "tool_result":
                 self._result(event, at, width)
@@ -121,20 +97,45 @@ class TurnView:
         call = self._pending.pop(event["id"], None)
         if call is None:
             call = ShownCall(event["name"], {}, at)
-            self.calls.append(call)
+            self.parts.append(call)
         call.ended(event["ok"], event["content"], at)
-        self._add("tool", [call.line(self._caps, width, "")])
+        if call.name == COMMAND:
+            self._summary.command_ended()
+        plan = Checklist.of(call.arguments) if call.name == checklist.TOOL and call.ok else None
+        if plan is not None:
+            self._checklist = plan
+        else:
+            self._add("tool", [call.line(self._caps, width, ""), *call.change_rows(self._caps, width)])
         for pending in self._pending.values():
             # Calls run one after another, so the next one starts now.
             pending.began = at
+
+    def _work(self, event: Mapping[str, Any]) -> None:
+        """The work of a running tool, or of the whole turn."""
+        call = self._pending.get(event.get("id", ""))
+        if event["type"] == "work":
+            self._summary.work(event)
+        elif call is not None and event["type"] == "output":
+            call.printed(event["lines"], event["partial"])
+        elif call is not None:
+            change = FileDiff.of(event)
+            call.changes.append(change)
+            self._summary.changed(change)
+
+    def asked(self) -> None:
+        """The running call waits for an approval, and its request shows what it changes."""
+        for call in self._pending.values():
+            call.is_previewed = True
+            return
 
     def _end(self, event: Mapping[str, Any], width: int) -> None:
         if event.get("notice"):
             self._notice(event["notice"], width)
         cost, usage = event.get("cost"), event.get("usage", {})
+        self._cost = cost
         tokens = f"{_thousands(usage.get('input_tokens', 0))} in, {_thousands(usage.get('output_tokens', 0))} out"
         # Not printed after every turn, because the toolbar shows the sums.
-        self.usage = f"{tokens}, {_dollars(cost)}" if cost else tokens
+        self.usage = f"{tokens}, {dollars(cost)}" if cost else tokens
 
     def _notice(self, message: str, width: int) -> None:
         """Show a message that is not part of the answer."""
@@ -149,8 +150,8 @@ class TurnView:
         for call in self._pending.values():
             call.began += seconds
 
-    def broke_off(self, width: int) -> None:
-        """The turn was stopped: unfinished parts stay as they are."""
+    def ended(self, width: int) -> None:
+        """The turn has ended or was stopped: unfinished parts stay as they are, and the summary follows."""
         if self._retry is not None:
             self._end_retry(width)
         if isinstance(self._stream, Markdown):
@@ -159,10 +160,16 @@ class TurnView:
         for call in self._pending.values():
             self._add("tool", [call.line(self._caps, width, self._caps.sign("·", "-"))])
         self._pending.clear()
+        if self._checklist is not None:
+            self._add("plan", self._checklist.rows(self._caps, width))
+            self._checklist = None
+        if line := self._summary.line(self._cost, self._caps.sign(" · ", " - ")):
+            self._notice(line, width)
+            self._summary = TurnSummary()
 
     def settled(self, width: int) -> list[Text]:
         """The lines that have become final since the last call."""
-        if self._stream is not None:
+        if isinstance(self._stream, Markdown):
             self._print_stream(self._stream.settled(width))
         lines, self._settled = self._settled, []
         return lines
@@ -172,17 +179,37 @@ class TurnView:
         from rich.text import Text
 
         rows = [row for line in (self._stream.tail(width) if self._stream else ()) for row in fold(line, width)]
-        rows += [
-            call.line(self._caps, width, self._spinner() if not number else self._caps.sign("·", "-"))
-            for number, call in enumerate(self._pending.values())
-        ]
+        room = max(height - 2, 0)
         if rows and self._kind and not self._continued:
             rows.insert(0, Text())
-        if (rows or self._kind) and height >= _ROOMY_LINES:
+        work = self._working(width, room)
+        if work and not rows and self._kind not in ("", "tool"):
             rows.append(Text())
-        room = max(height - 2, 0)
+        if (rows or work or self._kind) and height >= _ROOMY_LINES:
+            work.append(Text())
+        rows = [*rows, *work]
         rows = rows[len(rows) - room :] if len(rows) > room else rows
         return [*rows, self._status(width, status)]
+
+    def _working(self, width: int, room: int) -> list[Text]:
+        """The running call with its output, the waiting calls, and the to-do list, in at most `room` rows."""
+        from rich.text import Text
+
+        plan_room = room if not self._pending else max(room // 2, 1)
+        plan = self._checklist.rows(self._caps, width, plan_room) if self._checklist is not None else []
+        room -= len(plan)
+        rows: list[Text] = []
+        calls = list(self._pending.values())
+        if calls and room > 0:
+            waiting = calls[1 : max(room - 1, 1)][:_MOST_WAITING]
+            rows.append(calls[0].line(self._caps, width, self._spinner()))
+            rows += calls[0].output_rows(self._caps, width, room - 1 - len(waiting) - (len(calls) > 1))
+            rows += [call.line(self._caps, width, self._caps.sign("·", "-")) for call in waiting]
+            if (left_out := len(calls) - 1 - len(waiting)) and len(rows) < room:
+                rows.append(Text(f"{self._caps.sign('·', '-')} {left_out} more waiting", "dim"))
+        if plan and rows and len(plan) + len(rows) < room:
+            rows.append(Text())
+        return [*rows, *plan]
 
     def _end_stream(self, width: int) -> None:
         if self._stream is not None:
@@ -261,7 +288,3 @@ def _thousands(count: int | None) -> str:
     if count >= _MAX_TOKENS:
         return f"over {_MAX_TOKENS // 1000:,}k"
     return f"{count / 1000:.1f}k" if count < 100_000 else f"{count / 1000:.0f}k"
-
-
-def _dollars(cost: float) -> str:
-    return f"${cost:.2f}" if cost >= 0.01 else f"${cost:.4f}" if cost >= 0.0001 else "less than $0.0001"
