@@ -222,7 +222,7 @@ _PLAN = "# Lisbon\n\nFri  Alfama, on foot\nSat  Belém by tram 15\nSun  Sintra\n
 
 _PRICES = "TAX = 0.19\n\n\ndef total(prices):\n    return sum(prices)\n"
 
-_TESTS = "for name in nothing one two three; do echo \"ok     total of $name\"; done\nsleep 20\n"
+_TESTS = 'for name in nothing one two three; do echo "ok     total of $name"; done\nsleep 20\n'
 
 _STEPS = ("Round the total", "Add the discount", "Run the tests")
 

@@ -152,7 +152,8 @@ def turn(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Turn]:
 
         def play(*calls: Call, shows_work: bool = True) -> list[Event]:
             options = Options("offline", sandbox=NoSandbox(), approve="auto", shows_work=shows_work)
-            monkeypatch.setattr("deepctl.agent.turn_engine._resolve", lambda *_: ResolvedModel(with_both_ways(calling(*calls)), None))
+            model = ResolvedModel(with_both_ways(calling(*calls)), None)
+            monkeypatch.setattr("deepctl.agent.turn_engine._resolve", lambda *_: model)
             runner = TurnRunner(options, environment={})
             stack.callback(runner.close)
             events: list[Event] = []
