@@ -17,6 +17,7 @@ Each stored format has a number:
 | `PROJECTS_FORMAT` | `projects.json` | `v` |
 | `DIRECTORIES_FORMAT` | `directories.json` | `v` |
 | `USAGE_FORMAT` | each line of `usage.jsonl` | `v` |
+| `ROLE_FORMAT` | `roles/<name>/role.toml` | `version`; a file without one was written by a person: format 1 |
 | `CACHE_FORMAT` | `cache/snapshots.sqlite` | SQLite's `user_version`; with another number the cache is rebuilt |
 
 Archives, exports of sessions, plans of moves and the to-do list have numbers of their own, beside the code that reads
@@ -195,6 +196,10 @@ class Root(NamedTuple):
     @property
     def locks(self) -> str:
         return os.path.join(self.path, "locks")
+
+    @property
+    def roles(self) -> str:
+        return os.path.join(self.path, "roles")
 
     def profile(self, name: str) -> ProfilePaths:
         """The paths of a profile whose directory is spelled `name`."""
@@ -392,6 +397,7 @@ CACHE_FORMAT = Format("cache", 3)
 PROJECTS_FORMAT = Format("projects", 1)
 DIRECTORIES_FORMAT = Format("directories", 1)
 USAGE_FORMAT = Format("usage", 1)
+ROLE_FORMAT = Format("role", 1, key="version", without=1)
 
 FORMATS = (
     SETTINGS_FORMAT,
@@ -404,6 +410,7 @@ FORMATS = (
     PROJECTS_FORMAT,
     DIRECTORIES_FORMAT,
     USAGE_FORMAT,
+    ROLE_FORMAT,
 )
 
 

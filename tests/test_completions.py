@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -69,6 +70,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (directory / name).mkdir()
         if name != "al..":  # with something behind the dots it is a name
             (memory / "main" / f"{name}.md").write_text("")
+    for name in ("our-reviewer", *HOSTILE):
+        (root / "roles" / name).mkdir(parents=True)
     (root / "config.toml").write_text("# mine\ndefault_user = 'bob'\n[docker]\nimage = 'x'\n")
     return root
 
@@ -136,6 +139,13 @@ CASES = [
     ("deepctl chat --user albert@ex", "deepctl chat --user albert@example.com "),
     ("deepctl profiles show ali", "deepctl profiles show alice "),
     ("deepctl profiles create ali", "deepctl profiles create ali"),
+    ("deepctl profiles create ali --like rev", "deepctl profiles create ali --like reviewer "),
+    ("deepctl profiles create ali --like=our", "deepctl profiles create ali --like=our-reviewer "),
+    ("deepctl profiles use ali", "deepctl profiles use alice "),
+    ("deepctl roles show wri", "deepctl roles show writer "),
+    ("deepctl roles delete our", "deepctl roles delete our-reviewer "),
+    ("deepctl roles create x --from ali", "deepctl roles create x --from alice "),
+    ("deepctl roles import fol", "deepctl roles import folder/"),
     ("deepctl sessions show --user alice mee", "deepctl sessions show --user alice meeting "),
     ("deepctl sessions show mee --user alice", "deepctl sessions show mee --user alice "),
     ("deepctl chat --session mai", "deepctl chat --session main "),
@@ -295,6 +305,28 @@ def test_the_user_comes_from_the_environment_before_the_settings(name: str, root
         assert opened.line("deepctl checkpoints show --user bob bo") == "deepctl checkpoints show --user bob bobs |"
     finally:
         opened.close()
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_the_user_comes_from_the_directory_before_the_settings(name: str, root: Path, tmp_path: Path) -> None:
+    """The root of this test is another one: the directory is alice's, and the settings name bob."""
+    own = tmp_path / "root"
+    for user, label in (("alice", "tidy"), ("bob", "bobs")):
+        (_profile(own, user) / "cache" / "index").write_text(f"a1b2c3d4e5f60718\t{label}\tmain\n")
+    (own / "config.toml").write_text('default_user = "bob"\n')
+    shop = tmp_path / "shop [a] *" / "src"
+    shop.mkdir(parents=True)
+    directories = {str(tmp_path / "else"): "carol", str(tmp_path / "shop [a] *"): "alice"}
+    (own / "directories.json").write_text(json.dumps({"v": 1, "directories": directories}, indent=1))
+    environment = {"DEEPCTL_HOME": str(own), "DEEPCTL_CONFIG": str(own / "config.toml")}
+    for place, line in ((shop, "tidy |"), (tmp_path, "bobs |")):
+        opened = Shell(name, tmp_path / f"shell-{line[:4]}", environment, cwd=place)
+        try:
+            assert (
+                opened.line("deepctl checkpoints show -s main " + line[0]) == f"deepctl checkpoints show -s main {line}"
+            )
+        finally:
+            opened.close()
 
 
 @pytest.mark.parametrize("name", SHELLS)

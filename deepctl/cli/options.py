@@ -348,11 +348,11 @@ def profile_of_chat(
     return profile, in_force.of_profile(profile)
 
 
-def named_profile(argument: str | None, option: str | None) -> ProfilePaths:
+def named_profile(argument: str | None, option: str | None, in_force: Settings | None = None) -> ProfilePaths:
     """The profile of a NAME argument or `--user`. Both are allowed only if they agree."""
     if argument is not None and option is not None and not layout.same_name(argument, option):
         raise UsageError(f"NAME is {argument!r} and --user is {option!r}.", "Give one of them.")
-    return existing_profile(argument if argument is not None else option)
+    return existing_profile(argument if argument is not None else option, in_force=in_force)
 
 
 class Target(NamedTuple):

@@ -58,8 +58,9 @@ def list_(as_json: options.Json = False) -> None:
 @app.command("show", epilog="Example: deepctl profiles show alice")
 def show_(name: Name = None, user: options.User = None, as_json: options.Json = False) -> None:
     """Show the path of a profile and the sizes of its parts."""
-    description = profiles.describe(options.named_profile(name, user))
-    show(views.ProfileView(description, _default_name(settings.load(os.environ))), as_json)
+    in_force = settings.load(os.environ)
+    description = profiles.describe(options.named_profile(name, user, in_force))
+    show(views.ProfileView(description, _default_name(in_force)), as_json)
 
 
 def _default_name(in_force: Settings) -> str | None:
@@ -70,17 +71,28 @@ def _default_name(in_force: Settings) -> str | None:
         return None
 
 
-@app.command(epilog="Example: deepctl profiles create alice")
+@app.command(epilog="Example: deepctl profiles create alice --like reviewer")
 def create(
     name: Annotated[str, typer.Argument(help="Name of the new profile.")],
+    like: Annotated[
+        str | None,
+        typer.Option(metavar="ROLE", help="Start with the settings, files and memory of a role: see `roles list`."),
+    ] = None,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
     """Create a profile."""
     root = options.root()
+    role, waiting, seed = None, [], profiles.EMPTY
+    if like is not None:
+        from deepctl.domain.roles import catalogue
+
+        layout.check_name(name)
+        role = catalogue.find(root, like, os.environ)
+        waiting, seed = catalogue.waiting(role), catalogue.seed(role)
     with profiles.lock(root, name, command="profiles create", wait=wait):
-        paths = profiles.create(root, name)
-    show(views.ProfileCreationView(paths.name, paths.directory), as_json)
+        paths = profiles.create(root, name, seed)
+    show(views.ProfileCreationView(paths.name, paths.directory, role, waiting), as_json)
 
 
 @app.command(epilog="Example: deepctl profiles use alice --here")

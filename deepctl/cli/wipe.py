@@ -128,9 +128,18 @@ def _foreseen(target: ProfilePaths, parts: tuple[str, ...], in_force: Settings, 
         copies=wipe_plan.copies(target, plan),
         history_stays="sessions" in parts and "history" not in parts and wipe_plan.has_history(target),
         is_default=not parts and _is_default(target, in_force),
+        roles=_roles(target) if not parts else [],
         leaves_rewound=wipe_plan.leaves_rewound(target, parts),
         rewinding=dry_run and wipe_plan.is_rewinding(target, parts),
     )
+
+
+def _roles(target: ProfilePaths) -> list[str]:
+    """The roles that contain data of the profile, because they were made from it."""
+    from deepctl.domain.roles import catalogue  # most profiles have none
+
+    root = options.root()
+    return catalogue.made_from(root, target.name, os.environ) if os.path.isdir(root.roles) else []
 
 
 def _is_default(target: ProfilePaths, in_force: Settings) -> bool:

@@ -124,13 +124,15 @@ def _misplaced(path: str) -> DeepctlError:
     return Refused(f"{path} is not a regular file.", help)
 
 
-def parse_tables(raw: bytes, path: str) -> dict[str, Any]:
-    """The tables of the settings file at `path` that has the bytes `raw`, in the present format.
+def parse_tables(raw: bytes, path: str, form: layout.Format | None = None) -> dict[str, Any]:
+    """The tables of the settings file at `path` that has the bytes `raw`, in the present format; a role.toml has
+    another `form`.
 
     Raises `Damaged` if it is not TOML and `NewerFormat`.
     """
     import tomllib
 
+    form = form or layout.SETTINGS_FORMAT
     try:
         tables = tomllib.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -140,11 +142,11 @@ def parse_tables(raw: bytes, path: str) -> dict[str, Any]:
             code="bad_toml",
         ) from None
     try:
-        layout.bring_up(layout.SETTINGS_FORMAT, tables, path)
+        layout.bring_up(form, tables, path)
     except layout.BadVersion:
         raise Damaged(
             f"{path} has version = {tables['version']!r}, which is not a valid version.",
-            f"It must be {layout.SETTINGS_FORMAT.current}, or missing. Correct the file with an editor.",
+            f"It must be {form.current}, or missing. Correct the file with an editor.",
         ) from None
     return tables
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from deepctl.domain.profile_choice import ProfileChoice
     from deepctl.domain.project_trust import TrustedFile
     from deepctl.domain.projects import ProjectDescription
+    from deepctl.domain.roles.role import Role
     from deepctl.domain.transfer import profile_copy, profile_export, profile_import
     from deepctl.domain.transfer.archive import OmittedPath, Totals
     from deepctl.domain.trust import TrustItem
@@ -159,15 +160,47 @@ class ProfileView(NamedTuple):
 
 
 class ProfileCreationView(NamedTuple):
+    """A new profile; `role` is what it started with; `waiting` settings of it are not in force."""
+
     name: str
     path: str
+    role: Role | None = None
+    waiting: Sequence[TrustItem] = ()
 
     def document(self) -> dict[str, Any]:
-        return {"profile": self.name, "path": self.path, "created": True}
+        document: dict[str, Any] = {"profile": self.name, "path": self.path, "created": True, "role": None}
+        if self.role is None:
+            return document
+        from deepctl.output import roles
+
+        return {
+            **document,
+            "role": self.role.name,
+            "settings": roles.keys_of(self.role.tables),
+            "waiting": documents(self.waiting),
+            "files": sorted(self.role.workspace_files()),
+        }
 
     def print(self) -> None:
         where = home(self.path) if is_terminal(sys.stdout) else self.path
-        print(f"Created profile {self.name}: {printable(where)}")
+        like = f" like role {self.role.name}" if self.role is not None else ""
+        print(f"Created profile {self.name}{like}: {printable(where)}")
+        if self.role is None:
+            return
+        from deepctl.output import roles
+
+        if settings := roles.keys_of(self.role.tables):
+            notice(f"It has these settings: {', '.join(map(visible, settings))}.")
+        if files := sorted(self.role.workspace_files()):
+            notice(f"It has these files: {', '.join(map(visible, files))}.")
+        if self.role.skills:
+            notice("This version does not use the skills of the role.")
+        roles.notice_omissions(self.role.settings_left_out, self.role.left_out)
+        if self.waiting:
+            notice(
+                f"Not in force: {', '.join(visible(item.key) for item in self.waiting)}. `deepctl profiles trust "
+                f"{self.name}` shows these settings, asks, and puts them into force."
+            )
 
 
 class ProfileRenamingView(NamedTuple):
@@ -227,7 +260,8 @@ def _amount(totals: Totals) -> str:
     return f"{totals.files:,} {'file' if totals.files == 1 else 'files'}, {size(totals.bytes)}"
 
 
-def _notice_left_out(left_out: Sequence[OmittedPath]) -> None:
+def notice_left_out(left_out: Sequence[OmittedPath]) -> None:
+    """Print on stderr which paths were left out."""
     for path, reason in left_out[:_SHOWN]:
         notice(f"Left out: {path} ({reason})")
     if len(left_out) > _SHOWN:
@@ -260,7 +294,7 @@ class ProfileExportView(NamedTuple):
         """Print on stderr which files are not in the archive."""
         if self.archive.projects:
             notice(f"Its checkpoints contain files of these directories: {', '.join(self.archive.projects)}.")
-        _notice_left_out(self.archive.left_out)
+        notice_left_out(self.archive.left_out)
 
 
 class ProfileCopyView(NamedTuple):
@@ -285,7 +319,7 @@ class ProfileCopyView(NamedTuple):
         print(f"Copied {result.origin} to {result.paths.name} ({', '.join(result.parts)}): {_amount(result.totals)}.")
         for item in result.settings_left_out:
             notice(f"Left out: {visible(item.key)} ({item.reason})")
-        _notice_left_out(result.left_out)
+        notice_left_out(result.left_out)
         if result.stripped:
             notice(f"Without their setuid, setgid or sticky bit: {counted(result.stripped, 'entry')}.")
 
@@ -401,7 +435,8 @@ class WipeView(NamedTuple):
 
     `copies` are the remaining copies elsewhere, `None` if there can be none. `leaves_rewound`: rewound turns stay in
     message logs. `history_stays`: typed text stays in the input history. `is_default`: the settings name the profile.
-    `rewinding`: a rewind must be finished first. Lists that were `seen` before are not shown again.
+    `rewinding`: a rewind must be finished first. `roles` were made from the profile. Lists that were `seen` before are
+    not shown again.
     """
 
     plan: WipePlan
@@ -413,6 +448,7 @@ class WipeView(NamedTuple):
     rewinding: bool = False
     leaves_rewound: bool = False
     seen: bool = False
+    roles: Sequence[str] = ()
 
     def document(self) -> dict[str, Any]:
         return {
@@ -485,6 +521,8 @@ class WipeView(NamedTuple):
             notes.append(f"{stays}rewound turns in message logs; `--only sessions` deletes them.")
         if self.history_stays:
             notes.append(f"{stays}typed text in the prompt history; `--only history` deletes it.")
+        for role in self.roles:
+            notes.append(f"{stays}role {role}, made from {profile}; `deepctl roles delete {role}` deletes it.")
         if self.is_default:
             notes.append(f"The settings still name {profile}: `deepctl config unset default_user` removes it.")
         return notes

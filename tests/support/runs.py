@@ -132,6 +132,23 @@ def _directory_used(*arguments: str) -> Callable[[World], tuple[str, ...]]:
     return run
 
 
+def _imported_role(*arguments: str) -> Callable[[World], tuple[str, ...]]:
+    """A run after the import of a role with dangerous settings and other files; `{0}` is its directory."""
+
+    def run(world: World) -> tuple[str, ...]:
+        directory = world.directory / "theirs"
+        (directory / "memory").mkdir(parents=True)
+        (directory / "role.toml").write_text(
+            'description = "Theirs"\nsandbox = "none"\ninstructions = "x"\n[keys]\nA = { env = "B" }\n'
+        )
+        (directory / "memory" / "MEMORY.md").write_text("- tea\n")
+        (directory / "README.md").write_text("x")
+        world.run("roles", "import", str(directory))
+        return (*(argument.format(directory) for argument in arguments), "--json")
+
+    return run
+
+
 RUNS: dict[str, list[Run]] = {
     "checkpoints list": [_say("checkpoints", "list"), _say("checkpoints", "list", "--all", "--graph")],
     "checkpoints show": [_say("checkpoints", "show", "good")],
@@ -202,7 +219,20 @@ RUNS: dict[str, list[Run]] = {
     "memory diff": [_say("memory", "diff"), _say("memory", "diff", "~3"), _say("memory", "diff", "~2", "good")],
     "profiles list": [lambda world: ("profiles", "list", "--json"), _directory_used("profiles", "list")],
     "profiles show": [_say("profiles", "show")],
-    "profiles create": [lambda world: ("profiles", "create", "bob", "--json")],
+    "profiles create": [
+        lambda world: ("profiles", "create", "bob", "--json"),
+        lambda world: ("profiles", "create", "bob", "--like", "writer", "--json"),
+        _imported_role("profiles", "create", "bob", "--like", "theirs"),
+    ],
+    "roles list": [lambda world: ("roles", "list", "--json"), _imported_role("roles", "list")],
+    "roles show": [lambda world: ("roles", "show", "reviewer", "--json"), _imported_role("roles", "show", "theirs")],
+    "roles create": [
+        untrusted("roles", "create", "ours", "--from", "alice", user=False),
+        lambda world: ("roles", "create", "coder", "--from", "alice", "--description", "Ours", "--json"),
+    ],
+    "roles import": [_imported_role("roles", "import", "{0}", "--as", "again")],
+    "roles export": [_imported_role("roles", "export", "theirs", "{0}-copy")],
+    "roles delete": [_imported_role("roles", "delete", "theirs", "--yes")],
     "profiles use": [
         lambda world: ("profiles", "use", "alice", "--json"),
         lambda world: ("profiles", "use", "alice", "-C", str(world.directory), "--json"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deepctl.cli.completion_scripts.tree import CommandNode, Kind, Option, Values, commands, settings
+from deepctl.cli.completion_scripts.tree import CommandNode, Kind, Option, Values, commands, roles, settings
 
 _USER = "--user=profile --profile=profile -u=profile"
 """What most commands have."""
@@ -12,6 +12,7 @@ def parts() -> dict[str, str]:
     """What the template's `@NAME@` lines become."""
     return {
         "USER": _USER,
+        "ROLES": f",{','.join(roles())}",
         "TABLE": "\n".join(_row(command) for command in commands()),
         "SETTINGS": "\n".join(
             f"\t{key}) kind={_kind(values)} ;;"

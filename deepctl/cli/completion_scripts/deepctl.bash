@@ -151,7 +151,13 @@ _deepctl_offer() {
 		;;
 	file) compopt -o default ;;
 	directory) compopt -o dirnames ;;
-	profile | session | checkpoint | memory | agent)
+	role)
+		kind=@ROLES@
+		_deepctl_offer
+		kind=role-of-user
+		_deepctl_offer
+		;;
+	profile | role-of-user | session | checkpoint | memory | agent)
 		# No name has anything else in it, and ~N is as good as it stands.
 		[[ $value == *[!A-Za-z0-9._@+-]* ]] && return 0
 		if shopt -q failglob; then
@@ -180,6 +186,10 @@ _deepctl_names() {
 	[[ $root ]] || return 0
 	if [[ $kind == profile ]]; then
 		_deepctl_entries "$root/profiles"
+		return 0
+	fi
+	if [[ $kind == role-of-user ]]; then
+		_deepctl_entries "$root/roles"
 		return 0
 	fi
 	[[ $named ]] || _deepctl_default_user
@@ -233,7 +243,23 @@ _deepctl_default_user() {
 		user=$DEEPCTL_USER
 		return
 	fi
-	local file=${DEEPCTL_CONFIG-} lines line
+	local file=$root/directories.json lines line place=$PWD
+	if [[ -f $file && -r $file && ! -L $file ]]; then
+		mapfile -t -n 10000 lines <"$file"
+		while [[ $place ]]; do
+			for line in "${lines[@]}"; do
+				if [[ $line == "  \"$place\": \""* ]]; then
+					line=${line#"  \"$place\": \""}
+					user=${line%%\"*}
+					return
+				fi
+			done
+			[[ $place == / ]] && break
+			place=${place%/*}
+			place=${place:-/}
+		done
+	fi
+	file=${DEEPCTL_CONFIG-}
 	if [[ ! ${DEEPCTL_CONFIG+set} ]]; then
 		file=$HOME/.config
 		[[ $OSTYPE == darwin* ]] && file="$HOME/Library/Application Support"

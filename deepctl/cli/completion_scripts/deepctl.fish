@@ -160,7 +160,7 @@ function __deepctl_offer -S
             __deepctl_paths
         case directory
             __deepctl_paths | string match -r '.*/$'
-        case profile session checkpoint memory agent
+        case profile role session checkpoint memory agent
             __deepctl_names
     end
 end
@@ -199,8 +199,13 @@ function __deepctl_names -S
         __deepctl_entries $root/profiles/*/
         return
     end
+    if test $kind = role
+        printf "$before%s\n" @ROLES@
+        __deepctl_entries $root/roles/*/
+        return
+    end
     set -q user[1]
-    or set user (__deepctl_default_user "$config")
+    or set user (__deepctl_default_user "$config" $root/directories.json)
     __deepctl_is_name "$user"
     or return
     set -l profile $root/profiles/$user
@@ -261,6 +266,27 @@ function __deepctl_default_user
     if set -q DEEPCTL_USER
         echo "$DEEPCTL_USER"
         return
+    end
+    if test -f $argv[2]; and test -r $argv[2]; and not test -L $argv[2]
+        set -l lines
+        while read -l line
+            set -a lines $line
+        end <$argv[2]
+        set -l place (pwd -P | string collect)
+        while test -n "$place"
+            set -l start "  \"$place\": \""
+            for line in $lines
+                if test (string sub -l (string length -- $start) -- $line | string collect) = $start
+                    string match -r '[^"]*' -- (string sub -s (math (string length -- $start) + 1) -- $line)
+                    return
+                end
+            end
+            test $place = /
+            and break
+            set place (string replace -r '/[^/]*$' '' -- $place | string collect)
+            test -z "$place"
+            and set place /
+        end
     end
     if test -f "$argv[1]"; and test -r "$argv[1]"
         while read -l line

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deepctl.cli.completion_scripts.tree import CommandNode, Kind, Option, Values, commands, settings
+from deepctl.cli.completion_scripts.tree import CommandNode, Kind, Option, Values, commands, roles, settings
 
 
 def parts() -> dict[str, str]:
     """What the template's `@NAME@` lines become."""
     return {
+        "ROLES": " ".join(roles()),
         "TABLE": "\n".join(line for command in commands() for line in _rows(command)),
         "SETTINGS": "\n".join(_settings()),
     }

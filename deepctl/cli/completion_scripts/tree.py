@@ -6,6 +6,7 @@ profile, a file) does not follow from its type, so `TAKES` defines it by command
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from enum import Enum
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from typer.main import get_command
 
 from deepctl.cli.completion import SHELLS
 from deepctl.cli.main import app
+from deepctl.domain.roles import catalogue
 from deepctl.domain.settings import SETTINGS
 from deepctl.domain.transfer import profile_copy
 from deepctl.domain.wipe.wipe_plan import PARTS
@@ -32,6 +34,7 @@ class Kind(Enum):
     SETTING_VALUE = "value"
     FILE = "file"
     DIRECTORY = "directory"
+    ROLE = "role"
     WORD = "word"
     WORDS = "words"
 
@@ -82,6 +85,7 @@ _CHECKPOINT = Values(Kind.CHECKPOINT)
 _PROFILE = Values(Kind.PROFILE)
 _SESSION = Values(Kind.SESSION)
 _FILE = Values(Kind.FILE)
+_ROLE = Values(Kind.ROLE)
 
 TAKES: dict[tuple[str, str], Values] = {
     # The first existing key of (command, parameter), (group, parameter) and ("", parameter) counts.
@@ -127,10 +131,16 @@ TAKES: dict[tuple[str, str], Values] = {
     ("profiles copy", "name"): NOTHING,
     ("profiles copy", "only"): Values(Kind.WORDS, profile_copy.PARTS),
     ("profiles create", "name"): NOTHING,
+    ("profiles create", "like"): _ROLE,
     ("profiles export", "file"): _FILE,
     ("profiles import", "file"): _FILE,
     ("profiles import", "name"): NOTHING,
     ("profiles import", "user"): NOTHING,
+    ("roles", "name"): _ROLE,
+    ("roles create", "name"): NOTHING,
+    ("roles create", "source"): _PROFILE,
+    ("roles create", "description"): NOTHING,
+    ("roles import", "name"): NOTHING,
     ("projects", "old"): Values(Kind.DIRECTORY),
     ("projects", "new"): Values(Kind.DIRECTORY),
     ("config", "key"): Values(Kind.SETTING),
@@ -139,6 +149,11 @@ TAKES: dict[tuple[str, str], Values] = {
     ("deepctl", "install_completion"): Values(Kind.WORD, SHELLS),
     ("deepctl", "show_completion"): Values(Kind.WORD, SHELLS),
 }
+
+
+def roles() -> tuple[str, ...]:
+    """The names of the roles that ship with deepctl."""
+    return tuple(sorted(os.listdir(catalogue.SHIPPED)))
 
 
 _NUMBERS = ("int", "int range", "float", "float range")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deepctl.cli.completion_scripts.tree import Argument, CommandNode, Kind, Option, Values, commands, settings
+from deepctl.cli.completion_scripts.tree import Argument, CommandNode, Kind, Option, Values, commands, roles, settings
 
 _ACTIONS = {
     # Not a blank, which shows what is wanted here: beside that, zsh does not insert the one option that fits.
@@ -14,6 +14,7 @@ _ACTIONS = {
     Kind.CHECKPOINT: "_deepctl_checkpoints",
     Kind.MEMORY: "_deepctl_memory",
     Kind.AGENT: "_deepctl_agents",
+    Kind.ROLE: "_deepctl_roles",
     Kind.SETTING: "_deepctl_settings",
     Kind.SETTING_VALUE: "_deepctl_value",
     Kind.FILE: "_files",
@@ -25,6 +26,7 @@ def parts() -> dict[str, str]:
     """What the template's `@NAME@` lines become."""
     choices = {key: values for key, (_, values) in settings().items() if values.kind is not Kind.NOTHING}
     return {
+        "ROLES": " ".join(roles()),
         "TABLE": "\n".join(line for command in commands() for line in _rows(command)),
         "SETTINGS": "\n".join(f"        {_quoted(f'{key}:{_plain(text)}')}" for key, (text, _) in settings().items()),
         "VALUES": "\n".join(f"    {key}) {_value(values)} ;;" for key, values in choices.items()),
