@@ -82,6 +82,8 @@ def create(
     as_json: options.Json = False,
 ) -> None:
     """Create a profile."""
+    from deepctl.output.roles import ProfileCreationView
+
     root = options.root()
     role, waiting, seed = None, [], profiles.EMPTY
     if like is not None:
@@ -92,7 +94,7 @@ def create(
         waiting, seed = catalogue.waiting(role), catalogue.seed(role)
     with profiles.lock(root, name, command="profiles create", wait=wait):
         paths = profiles.create(root, name, seed)
-    show(views.ProfileCreationView(paths.name, paths.directory, role, waiting), as_json)
+    show(ProfileCreationView(paths.name, paths.directory, role, waiting), as_json)
 
 
 @app.command(epilog="Example: deepctl profiles use alice --here")

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from deepctl.domain.profile_choice import ProfileChoice
     from deepctl.domain.project_trust import TrustedFile
     from deepctl.domain.projects import ProjectDescription
-    from deepctl.domain.roles.role import Role
     from deepctl.domain.transfer import profile_copy, profile_export, profile_import
     from deepctl.domain.transfer.archive import OmittedPath, Totals
     from deepctl.domain.trust import TrustItem
@@ -157,50 +156,6 @@ class ProfileView(NamedTuple):
             rows.append(("Problem", profile.problem))
         for label, value in rows:
             print(f"{label + ':':<14}{printable(value)}")
-
-
-class ProfileCreationView(NamedTuple):
-    """A new profile; `role` is what it started with; `waiting` settings of it are not in force."""
-
-    name: str
-    path: str
-    role: Role | None = None
-    waiting: Sequence[TrustItem] = ()
-
-    def document(self) -> dict[str, Any]:
-        document: dict[str, Any] = {"profile": self.name, "path": self.path, "created": True, "role": None}
-        if self.role is None:
-            return document
-        from deepctl.output import roles
-
-        return {
-            **document,
-            "role": self.role.name,
-            "settings": roles.keys_of(self.role.tables),
-            "waiting": documents(self.waiting),
-            "files": sorted(self.role.workspace_files()),
-        }
-
-    def print(self) -> None:
-        where = home(self.path) if is_terminal(sys.stdout) else self.path
-        like = f" like role {self.role.name}" if self.role is not None else ""
-        print(f"Created profile {self.name}{like}: {printable(where)}")
-        if self.role is None:
-            return
-        from deepctl.output import roles
-
-        if settings := roles.keys_of(self.role.tables):
-            notice(f"It has these settings: {', '.join(map(visible, settings))}.")
-        if files := sorted(self.role.workspace_files()):
-            notice(f"It has these files: {', '.join(map(visible, files))}.")
-        if self.role.skills:
-            notice("This version does not use the skills of the role.")
-        roles.notice_omissions(self.role.settings_left_out, self.role.left_out)
-        if self.waiting:
-            notice(
-                f"Not in force: {', '.join(visible(item.key) for item in self.waiting)}. `deepctl profiles trust "
-                f"{self.name}` shows these settings, asks, and puts them into force."
-            )
 
 
 class ProfileRenamingView(NamedTuple):

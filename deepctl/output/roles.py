@@ -1,4 +1,4 @@
-"""The views of roles."""
+"""The views of roles, and of new profiles, which can start with one."""
 
 from __future__ import annotations
 
@@ -213,3 +213,43 @@ class RoleDeletionView(NamedTuple):
         print_sentence(f"Deleted role {self.name}.")
         if self.is_shipped:
             notice(f"The role {self.name} that ships with deepctl is visible again.")
+
+
+class ProfileCreationView(NamedTuple):
+    """A new profile; `role` is what it started with; `waiting` settings of it are not in force."""
+
+    name: str
+    path: str
+    role: Role | None = None
+    waiting: Sequence[TrustItem] = ()
+
+    def document(self) -> dict[str, Any]:
+        document: dict[str, Any] = {"profile": self.name, "path": self.path, "created": True, "role": None}
+        if self.role is None:
+            return document
+        return {
+            **document,
+            "role": self.role.name,
+            "settings": keys_of(self.role.tables),
+            "waiting": profile_views.documents(self.waiting),
+            "files": sorted(self.role.workspace_files()),
+        }
+
+    def print(self) -> None:
+        where = home(self.path) if is_terminal(sys.stdout) else self.path
+        like = f" like role {self.role.name}" if self.role is not None else ""
+        print(f"Created profile {self.name}{like}: {visible(where)}")
+        if self.role is None:
+            return
+        if settings := keys_of(self.role.tables):
+            notice(f"It has these settings: {', '.join(map(visible, settings))}.")
+        if files := sorted(self.role.workspace_files()):
+            notice(f"It has these files: {', '.join(map(visible, files))}.")
+        if self.role.skills:
+            notice("This version does not use the skills of the role.")
+        notice_omissions(self.role.settings_left_out, self.role.left_out)
+        if self.waiting:
+            notice(
+                f"Not in force: {', '.join(visible(item.key) for item in self.waiting)}. `deepctl profiles trust "
+                f"{self.name}` shows these settings, asks, and puts them into force."
+            )
