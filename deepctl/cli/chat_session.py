@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from deepctl.agent.compaction import CompactionResult
     from deepctl.agent.turn import Outcome, TokenUsage
     from deepctl.agent.user_commands import CommandEnd
+    from deepctl.domain.budgets import BudgetState, Spending
     from deepctl.sandbox.container import Sink
 
 _OFFLINE = (
@@ -133,6 +134,7 @@ class ChatSession(ABC):
         self._introduced = False
         self._messages: set[str] = set()
         self._introducing = threading.Lock()
+        self._budgets: list[BudgetState] | None = None
 
     @property
     @abstractmethod
@@ -204,6 +206,29 @@ class ChatSession(ABC):
         parts = self._parts.made
         return parts.runner.engine.window if parts is not None else None
 
+    @property
+    def budgets(self) -> list[BudgetState]:
+        """The budgets, and what is spent of each, since the last turn. Cached, because a line editor asks after every
+        key.
+        """
+        if self._budgets is None and (spending := self.spending) is not None:
+            self._budgets = spending.states()
+        return self._budgets or []
+
+    @property
+    def spending(self) -> Spending | None:
+        """The usage of the profile; `None` as long as the model is not known."""
+        parts = self._parts.made
+        return parts.runner.engine.meter.spending if parts is not None else None
+
+    @contextmanager
+    def _spends(self) -> Iterator[None]:
+        """While entered, requests are sent; what is left of budgets is computed again after that."""
+        try:
+            yield
+        finally:
+            self._budgets = None
+
     def warm(self, callback: Callable[[BaseException | None], None]) -> None:
         """Make the parts in a thread, which calls `callback` in the end with what went wrong."""
         self._parts.begin(callback)
@@ -230,7 +255,7 @@ class ChatSession(ABC):
                     tell(message)
 
     def _replace_parts(self, parts: BackgroundValue[ChatParts[Any]]) -> None:
-        self._parts, self._introduced, self._names = parts, False, None
+        self._parts, self._introduced, self._names, self._budgets = parts, False, None, None
 
     def _notice(self, message: str) -> None:
         self.display.event({"type": "notice", "message": message})
@@ -341,7 +366,7 @@ class ProfileChat(ChatSession):
                     names = attachments.attach(profile, files, self._notice, self.directory.path)
                     text = mention_syntax.with_mentions(prompt, names)
                 stages.on_send()
-                with self.counts.turn(name, parts.runner.engine.spent):
+                with self._spends(), self.counts.turn(name, parts.runner.engine.spent):
                     result = parts.chat.turn(work, name, text, self.display.event, outside_files)
             warning = options.over_budget(profile, limit)
         for message in result.notices:
@@ -410,6 +435,7 @@ class ProfileChat(ChatSession):
             with options.open_repository(profile, in_force, self.display.notice) as work:
                 result = parts.chat.compact(work, current.name, focus, self.display.event)
             self._at = current.name, current.id
+        self._budgets = None
         self.counts.compacted(current.name, result)
         if result.checkpoint is not None:
             self.display.notice(f"/rewind {result.checkpoint[:8]} undoes the compaction.")
@@ -501,7 +527,7 @@ class EphemeralChatSession(ChatSession):
         self._started(None, None, parts)
         text = mention_syntax.with_mentions(prompt, parts.chat.attach(files, self._notice)) if files else prompt
         stages.on_send()
-        with self.counts.turn(None, parts.runner.engine.spent):
+        with self._spends(), self.counts.turn(None, parts.runner.engine.spent):
             outcome = parts.chat.turn(text, self.display.event, outside_files)
         self._finished(outcome, None, None, None)
 

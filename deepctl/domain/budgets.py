@@ -91,8 +91,14 @@ class BudgetState(NamedTuple):
         limit = float(budget.limit) if budget.is_money else int(budget.limit)
         return {"setting": budget.setting, "profile": budget.profile, "limit": limit, "spent": self.spent}
 
+    def row(self) -> str:
+        """What is spent, in a few words."""
+        budget = self.budget
+        whose = "" if budget.profile is not None else ", all profiles"
+        return f"{budget.amount(self.spent)} of {budget.amount(budget.limit)} {budget.when} ({budget.setting}{whose})"
+
     def sentence(self) -> str:
-        """What is spent, in words."""
+        """What is spent, in a sentence."""
         budget = self.budget
         whose = f"profile {budget.profile!r} has" if budget.profile is not None else "all profiles together have"
         verb = "spent" if budget.is_money else "used"
@@ -166,9 +172,18 @@ class Spending:
         return near
 
     def states(self) -> list[BudgetState]:
-        """The budgets, and what is spent of each. Takes no lock, and changes nothing."""
-        with self._lock:
+        """The budgets, and what is spent of each; none if the usage cannot be read. Takes no lock."""
+        with self._lock, suppress(DeepctlError, OSError):
             return self._states()
+        return []
+
+    def sums(self) -> CalendarSums:
+        """The usage of the profile today and this month; 0 if it cannot be read. Takes no lock."""
+        with self._lock:
+            own = usage_sums.of_entries(list(self._unwritten.values()))
+            with suppress(DeepctlError, OSError):
+                return own.plus(usage_sums.read(self._paths)) if self._is_stored and self._paths is not None else own
+            return own
 
     def _enter(self, stack: ExitStack) -> DeepctlError | OSError | None:
         """Take the lock of the usage, and make the file; returns the error that prevents it."""

@@ -347,6 +347,16 @@ def _diff(state: ReplState, arguments: str) -> None:
     run_cli_command.run(state, "checkpoints", "diff", *run_cli_command.split(arguments))
 
 
+def _usage(state: ReplState, arguments: str) -> None:
+    words = run_cli_command.split(arguments)
+    if "--all" in words and not run_cli_command.has_help_option(words):
+        from deepctl.cli import main
+
+        main.call(["usage", *words])  # without the profile of the chat
+    else:
+        run_cli_command.run(state, "usage", *words)
+
+
 def _remember(state: ReplState, arguments: str) -> None:
     # `memory add -` would read the next input from the terminal.
     if arguments in ("", "-"):
@@ -446,6 +456,8 @@ ALL = (
                  _AGENT, settings_commands.network, f"choice:{','.join(settings_commands.NETWORK)}",
                  in_ephemeral=True),
     SlashCommand("/status", "", "Show the state of the chat.", _HERE, status.show_status, in_ephemeral=True),
+    SlashCommand("/usage", "[OPTION…]", "Show requests, tokens and cost by day.",
+                 _HERE, _usage, shell_words=("usage",)),
     SlashCommand("/details", "[N]", "Show the last tool calls and results in full, or one.",
                  _HERE, _details, in_ephemeral=True),
     SlashCommand("/file", "[PATH…]", named_files.FILE_HELP,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from deepctl.cli.chat_session import ProfileChat, UsageTotals
@@ -12,6 +12,7 @@ from deepctl.cli.repl import settings_commands
 from deepctl.cli.repl.state import ReplState
 from deepctl.domain import profiles, provider_keys, providers, settings
 from deepctl.domain.addresses import without_passwords
+from deepctl.domain.budgets import BudgetState, dollars
 from deepctl.errors import DeepctlError
 from deepctl.layout import UNNAMED
 from deepctl.output.render import cells, clip, home, printable, show, terminal_width, tint
@@ -29,7 +30,8 @@ _MIN_VALUE_WIDTH = 20
 class Toolbar(NamedTuple):
     """The values in the toolbar. `sandbox` is `None` until it is known; `context` is a share from 0 to 1; `tokens` are
     those sent and received so far; `cost` is in US dollars. They are `None` where they are not known. `note` is for
-    messages that pass. `project` is the directory in which the agent works, `None` for the private workspace.
+    messages that pass. `project` is the directory in which the agent works, `None` for the private workspace. `budget`
+    is what is spent of the budget that is nearest to its end, `None` without budgets.
     """
 
     profile: str
@@ -41,6 +43,7 @@ class Toolbar(NamedTuple):
     cost: float | None
     note: str = ""
     project: str | None = None
+    budget: str | None = None
 
 
 def toolbar(state: ReplState, latest_session: Callable[[], str | None], note: str) -> Toolbar:
@@ -66,7 +69,17 @@ def toolbar(state: ReplState, latest_session: Callable[[], str | None], note: st
         usage.cost or None,
         note,
         facts.project,
+        _budget(state.chat.budgets),
     )
+
+
+def _budget(states: Sequence[BudgetState]) -> str | None:
+    """The budget that is nearest to its end, for the toolbar: `$1.20 of $5.00 today`."""
+    if not states:
+        return None
+    budget, spent = nearest = max(states, key=lambda state: state.share)
+    text = _dollars if nearest.budget.is_money else lambda number: _count(int(number))
+    return f"{text(spent)} of {text(float(budget.limit))} {budget.when}"
 
 
 def fit_toolbar(bar: Toolbar, width: int) -> str:
@@ -83,10 +96,11 @@ def fit_toolbar(bar: Toolbar, width: int) -> str:
         "context": f"context {_percent(bar.context)}" if bar.context is not None else "",
         "tokens": f"{_count(bar.tokens[0])} in {_count(bar.tokens[1])} out" if bar.tokens is not None else "",
         "cost": _dollars(bar.cost) if bar.cost is not None else "",
+        "budget": printable(bar.budget or ""),
     }
     note = printable(bar.note)
     line = _joined(names, numbers, note)
-    least_first = ["cost", "tokens", "session", "context", "model", "project", "note"]
+    least_first = ["cost", "tokens", "session", "context", "budget", "model", "project", "note"]
     # That commands run unsandboxed is the most important value.
     least_first.insert(len(least_first) if bar.sandbox == NO_SANDBOX else 2, "sandbox")
     for least in least_first:
@@ -226,6 +240,10 @@ def _usage_rows(state: ReplState) -> list[tuple[str, str]]:
         rows.append(("Cost", "unknown: there is no price for the model"))
     elif usage.cost:
         rows.append(("Cost", f"${usage.cost:.4f}"))
+    if (spending := state.chat.spending) is not None:
+        day = spending.sums().day
+        rows.append(("Today", f"{day.tokens:,} tokens, ${dollars(day.cost)}"))
+        rows += [("Budget", budget.row()) for budget in spending.states()]
     context, window = state.chat.counts.of(state.session).context, state.chat.window
     if context is not None or window is not None:
         part = f"{context:.0%} of the model's window" if context is not None else "the model's window"
