@@ -118,7 +118,10 @@ def chat(
         ),
     ] = None,
     ephemeral: Annotated[
-        bool, typer.Option("--ephemeral", help="Keep all state in memory. Nothing is read from or written to disk.")
+        bool,
+        typer.Option(
+            "--ephemeral", help="Keep all state in memory. Nothing is written to disk, and only budgets are read."
+        ),
     ] = False,
     timeout: options.Timeout = None,
     wait: options.Wait = 0.0,
