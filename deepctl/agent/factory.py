@@ -291,7 +291,8 @@ def create_deep_agent(
         checkpoint_store: The store for runs whose deps have none. All such runs share it, so that it is only right
             for an agent of one user.
         max_checkpoints: The number of checkpoints that stay after a run; by default all. Checkpoints with a label that
-            the agent or the application chose stay, too. Raises `BadSetting` if it is not at least 1.
+            the agent or the application chose stay, too. Runs of a profile ignore it; see `OpenProfile.prune`. Raises
+            `BadSetting` if it is not at least 1.
         approve: The answer to approval requests, for unsandboxed commands and for operations with the rule `ask` in
             `permissions`: `ask` (the function `ask`; without one, no), `auto` (yes) or `never` (no).
         ask: Shows a command, or the diff of a change, to a person and returns the answer.

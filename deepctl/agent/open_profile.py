@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args, overload
 from weakref import WeakKeyDictionary
@@ -47,7 +48,7 @@ from deepctl.errors import DeepctlError, Locked, UsageError
 from deepctl.files.atomic import storage_error
 from deepctl.layout import ProfilePaths, Root
 from deepctl.locks import APPLICATION
-from deepctl.store import lookup, rewind, session_catalogue
+from deepctl.store import lookup, prune, rewind, session_catalogue
 from deepctl.store import projects as stored
 from deepctl.store.records import SessionRecord
 from deepctl.store.repository import EVERY_TOOL, Repository
@@ -356,6 +357,36 @@ class OpenProfile:
         return await tasks.finished(
             self._rewind(lambda work, name: rewind.request_undo(work, name, force=force), session)
         )
+
+    async def prune(self, keep: int | None = None, *, older_than: timedelta | None = None) -> int:
+        """Remove old checkpoints of all sessions, as `deepctl checkpoints prune` does, and return their number.
+
+        Labelled checkpoints, the newest one, and those that can undo the last rewind of a session stay. Conversations
+        and files stay, too. Nothing is removed if there is no profile yet.
+
+        Args:
+            keep: The number of the newest checkpoints that stay; those of tool calls do not count.
+            older_than: Only checkpoints that are older are removed.
+
+        Raises `UsageError` if neither is given, or `keep` is not at least 1.
+        """
+        if (keep is None and older_than is None) or (keep is not None and keep < 1):
+            raise UsageError(f"{keep} checkpoints cannot be kept.", "`keep` is at least 1, or give `older_than`.")
+        return await tasks.finished(self._prune(keep, older_than))
+
+    async def _prune(self, keep: int | None, older_than: timedelta | None) -> int:
+        if await _step(self._found) is None:
+            return 0  # a lock would create the root
+        oldest = datetime.now(timezone.utc) - older_than if older_than is not None else None
+
+        def remove() -> int:
+            if (profile := self._found()) is None:
+                return 0
+            with self._repository(profile, settings.load(os.environ, profile), frees=True) as work:
+                return len(prune.remove(work, prune.to_prune(work.ledger, keep, oldest)).records)
+
+        async with self._locked():
+            return await _step(remove)
 
     async def wipe(self) -> None:
         """Delete the profile with everything in it, as `deepctl wipe` does. The next turn creates it anew.

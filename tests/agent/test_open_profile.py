@@ -18,6 +18,7 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -179,6 +180,32 @@ def test_reading_creates_nothing(home: Path) -> None:
     with pytest.raises(BadName):
         with_alice(lambda alice: alice.run(None, "hello", new="../x"))
     assert not (home / "profiles/alice").exists()
+
+
+def test_an_application_removes_old_checkpoints_as_the_command_line_does(process: Command, home: Path) -> None:
+    async def story(alice: OpenProfile) -> None:
+        assert await alice.prune(3) == 0
+        assert not (home / "profiles/alice").exists()
+        for number in range(5):
+            await alice.run(None, f"write a.txt: {number}")
+        count = len(await alice.checkpoints(tools=True))
+        assert await alice.prune(2, older_than=timedelta(days=1)) == 0
+        assert await alice.prune(older_than=timedelta(days=1)) == 0
+        removed_count = await alice.prune(2)
+        assert removed_count > 3
+        checkpoints = await alice.checkpoints(tools=True)
+        assert len(checkpoints) == count - removed_count
+        assert [checkpoint.turn for checkpoint in checkpoints if checkpoint.kind == "turn"] == [5, 4]
+        assert await alice.prune(2) == 0
+        assert (await alice.rewind("~1")).restored_paths == ["a.txt"]
+        with pytest.raises(UsageError):
+            await alice.prune()
+        with pytest.raises(UsageError):
+            await alice.prune(0)
+
+    with_alice(story)
+    assert (workspace(home) / "a.txt").read_text() == "3"
+    process("checkpoints", "verify", "--user", "alice").ok()
 
 
 def test_a_wipe_leaves_nothing_and_the_next_turn_begins_anew(home: Path) -> None:

@@ -34,6 +34,7 @@ EXCUSED: dict[tuple[str, str], str] = {
     ("agent/open_profile.py", "An agent of `create_deep_agent` is expected, not …."): _LIBRARY,
     ("agent/open_profile.py", "`session` and `new` cannot be used together."): _LIBRARY,
     ("agent/open_profile.py", "… checkpoints cannot be listed."): _LIBRARY,
+    ("agent/open_profile.py", "… checkpoints cannot be kept."): _LIBRARY,
     ("agent/open_profile.py", "… is no part of a checkpoint."): _LIBRARY,
     ("layout.py", "… cannot be a path: half of a surrogate pair is no character."): _LIBRARY,
     ("layout.py", "… cannot be a path: it contains a null character."): _LIBRARY,
