@@ -68,6 +68,8 @@ DIRECTORIES = "directories.json"
 """The file in the root with the profiles of directories (`deepctl.domain.profile_choice`)."""
 USAGE = "usage.jsonl"
 """The file with the requests of a profile to models, in its directory."""
+KEYS = "keys"
+"""The directory with stored keys, beside that of the profiles."""
 NEW = ".new-"
 """Prefix of the name of a profile or session during its creation. No profile or session can have such a name."""
 IMPORT = ".import-"
@@ -180,6 +182,12 @@ class ProfilePaths(NamedTuple):
         return os.path.join(self.cache, "home")
 
     @property
+    def keys(self) -> str:
+        """The keys that are stored for the profile (`deepctl.domain.stored_keys`). They are not in its directory."""
+        locks, name = os.path.split(self.lock)
+        return os.path.join(os.path.dirname(locks), KEYS, name)
+
+    @property
     def prompt_history(self) -> str:
         return os.path.join(self.directory, "prompt_history")
 
@@ -200,6 +208,8 @@ class Root(NamedTuple):
     @property
     def roles(self) -> str:
         return os.path.join(self.path, "roles")
+    def keys(self) -> str:
+        return os.path.join(self.path, KEYS)
 
     def profile(self, name: str) -> ProfilePaths:
         """The paths of a profile whose directory is spelled `name`."""

@@ -106,26 +106,40 @@ _KINDS = frozenset((
 """The names that Pydantic AI uses for messages, their parts, and the fields in these."""
 
 
+_KEYS_IN_USE: dict[str, str] = {}
+"""The keys that this process has read by reference, and their names. They are in no variable."""
+
+
+def remember(name: str, value: str) -> None:
+    """Remove the key `value` from all output of this process from now on; `name` takes its place."""
+    if len(value) >= _SHORTEST_API_KEY and value.lower() not in _NO_KEYS:
+        _KEYS_IN_USE.setdefault(value, name)
+
+
 def redact(text: str, environment: Mapping[str, str]) -> str:
-    """`text` with the values of secret variables replaced by the variables' names."""
-    for secret, name in _secret_values(tuple(environment.items())):
+    """`text` with keys in use and the values of secret variables replaced by their names."""
+    for secret, name in _secret_values(tuple(environment.items()), tuple(_KEYS_IN_USE.items())):
         text = name.join(secret.split(text))
     return text
 
 
 @lru_cache(maxsize=4)
-def _secret_values(variables: tuple[tuple[str, str], ...]) -> list[tuple[re.Pattern[str], str]]:
+def _secret_values(
+    variables: tuple[tuple[str, str], ...], keys: tuple[tuple[str, str], ...]
+) -> list[tuple[re.Pattern[str], str]]:
     """What to look for, and what to put in its place. It is asked for with every result of a tool."""
-    values: list[tuple[re.Pattern[str], str]] = []
-    # The longest first, because one may be the start of another.
-    for variable, value in sorted(variables, key=lambda item: -len(item[1])):
+    values: list[tuple[int, re.Pattern[str], str]] = []
+    for variable, value in variables:
         for password in _IN_ADDRESS.findall(value):
-            values.append((re.compile(re.escape(f":{password}@")), f":[{variable}]@"))
+            values.append((len(password) + 2, re.compile(re.escape(f":{password}@")), f":[{variable}]@"))
         # Blanks around a key in a variable are not sent.
         value = value.strip()
         if _is_secret(variable, value):
-            values.append((re.compile(_word(value)), f"[{variable}]"))
-    return values
+            values.append((len(value), re.compile(_word(value)), f"[{variable}]"))
+    values += [(len(key), re.compile(_word(key)), f"[{name}]") for key, name in keys]
+    # The longest first, because one may be the start of another.
+    values.sort(key=lambda item: -item[0])
+    return [(pattern, name) for _, pattern, name in values]
 
 
 def _is_secret(variable: str, value: str) -> bool:
@@ -289,6 +303,7 @@ def _dumped_like(text: str, value: Any, result: Any) -> str:
 
 
 def _secrets(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    yield from ((name, value) for value, name in _KEYS_IN_USE.items())
     for variable, value in environment.items():
         if _is_secret(variable, value.strip()):
             yield variable, value.strip()

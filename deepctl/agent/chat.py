@@ -109,7 +109,9 @@ class TurnRunner:
     def _guarded(self, work: Coroutine[Any, Any, _T], emit: Emit | None = None) -> _T:
         """Run a task with the model, and with the MCP servers if there is an `emit` for their notices."""
         try:
-            return self.stops.run(self._runner, self._ready(work, emit))
+            with self.stops.watched():
+                self.engine.read_keys()
+                return self.stops.run(self._runner, self._ready(work, emit))
         except (AbandonedRun, KeyboardInterrupt):
             self._restart()
             raise self.stops.reason() from None
@@ -153,6 +155,8 @@ class Chat:
         runner = self._runner
         turn = ProfileTurn(runner.engine, work, session, prompt, emit, outside_files=outside_files)
         with runner.stops.watched():
+            # Before the turn stores anything.
+            runner.engine.read_keys()
             turn.begin()
             while True:
                 try:

@@ -20,7 +20,9 @@ from pydantic_core import SchemaValidator, core_schema
 
 from deepctl import distribution
 from deepctl.domain import mcp_servers
+from deepctl.domain.keys import NO_KEYS, KeyRing
 from deepctl.domain.mcp_servers import McpServer
+from deepctl.errors import UsageError
 
 if TYPE_CHECKING:
     from deepctl.agent.mcp_client import Connection
@@ -41,12 +43,35 @@ _ANY_ARGUMENTS = SchemaValidator(core_schema.dict_schema(core_schema.str_schema(
 class McpServers:
     """The enabled servers of one chat."""
 
-    def __init__(self, servers: Sequence[McpServer], environment: Mapping[str, str]) -> None:
+    def __init__(self, servers: Sequence[McpServer], environment: Mapping[str, str], keys: KeyRing = NO_KEYS) -> None:
         self._servers = [server for server in servers if server.enabled]
         self._environment = environment
+        self._keys = keys
+        self._values: dict[str, str] = {}
+        """The keys that have been read, by the names of the variables."""
+        self._unread: dict[str, str] = {}
+        """The reasons why the others cannot be read."""
         self._connections: dict[str, Connection] = {}
         self._failed: dict[str, int] = {}
         self._said: dict[str, str] = {}
+
+    def read_keys(self) -> None:
+        """Read the keys by reference that the servers need. A key that cannot be read is reported by `ready`."""
+        self._unread.clear()
+        for name in {name for server in self._servers for name in server.named_variables}:
+            reference = self._keys.references.get(name)
+            if reference is not None and name not in self._values:
+                try:
+                    self._values[name] = self._keys.value(reference)
+                except UsageError as error:
+                    self._unread[name] = error.message.rstrip(".")
+
+    def _environment_of(self, server: McpServer) -> Mapping[str, str]:
+        """The variables for a server: those that its table names come from the keys first."""
+        names = server.named_variables
+        hidden = {name for name in names if name in self._keys.references}
+        variables = {name: text for name, text in self._environment.items() if name not in hidden}
+        return {**variables, **{name: self._values[name] for name in hidden if name in self._values}}
 
     def capability(self) -> AbstractCapability[Any]:
         """The toolset with the tools of the servers, as of the start of a run."""
@@ -85,11 +110,16 @@ class McpServers:
     async def _one_ready(self, server: McpServer, emit: Emit) -> None:
         from deepctl.agent.mcp_client import Connection, UnusableServer
 
-        unset = mcp_servers.missing_variables(server, self._environment)
+        unread = [self._unread[name] for name in server.named_variables if name in self._unread]
+        if unread:
+            self._tell(emit, server.name, f"{_stderr_of(server)} is left out: {unread[0]}.")
+            return
+        environment = self._environment_of(server)
+        unset = mcp_servers.missing_variables(server, environment)
         if unset:
             self._tell(emit, server.name, f"{_stderr_of(server)} is left out: {_unset(unset)}.")
             return
-        if (problem := mcp_servers.unfit_variable(server, self._environment)) is not None:
+        if (problem := mcp_servers.unfit_variable(server, environment)) is not None:
             self._tell(emit, server.name, f"{_stderr_of(server)} is left out: {problem}.")
             return
         connection = self._connections.get(server.name)
@@ -100,7 +130,7 @@ class McpServers:
                 if connection is not None:
                     del self._connections[server.name]
                     await connection.close()
-                connection = Connection(server, self._environment)
+                connection = Connection(server, environment)
                 await connection.open()
                 self._connections[server.name] = connection
         except UnusableServer as error:

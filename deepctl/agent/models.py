@@ -19,26 +19,26 @@ from pydantic_ai.exceptions import UnexpectedModelBehavior
 from pydantic_ai.messages import ModelRequest
 from pydantic_ai.models import KnownModelName, Model, ModelRequestParameters, infer_model
 from pydantic_ai.profiles import JsonSchemaTransformer
-from pydantic_ai.providers import Provider, infer_provider
+from pydantic_ai.providers import Provider
 from pydantic_ai.tools import ToolDefinition
 
 from deepctl import distribution
 from deepctl.agent.limits import LARGER_WINDOW, CompactionPolicy
 from deepctl.agent.model_wrappers import CollectingModel
 from deepctl.agent.offline import OFFLINE, offline_model
+from deepctl.agent.provider_clients import ProviderKey, client_of, key_of
 from deepctl.agent.provider_errors import EMPTY, MAX_DETAIL, first_sentence, shown_text
 from deepctl.agent.request_failures import is_clients
 from deepctl.agent.response_recorder import LastResponse, watch
 from deepctl.agent.wire import tool_call_hint, with_chat_shape
 from deepctl.domain import env_variables, provider_keys
-from deepctl.domain.env_variables import ollama_address
+from deepctl.domain.keys import NO_KEYS, KeyRing
 from deepctl.domain.providers import is_openais
 from deepctl.errors import BadSetting, ModelFailed, UsageError
 
 _FIRST = ("openai", "anthropic", "google")
 """The providers that come first if several have a model of the same name."""
 _ALIKE = 0.8
-_OPENAI = ("openai", "openai-chat", "openai-responses")
 _THINKING = {"on": True, "off": False}
 _EXTRA = re.compile(r"pydantic-ai-slim\[([a-z-]+)\]")
 
@@ -75,6 +75,10 @@ class ResolvedModel(NamedTuple):
     model: Model
     last: LastResponse | None
     notice: str | None = None
+    key: str | None = None
+    """The reference to the provider's key, for messages; `None` if the key comes from the environment."""
+    is_ready: bool = True
+    """Whether its key has been read. Otherwise the model must be resolved again before a request."""
 
 
 def resolve(
@@ -82,32 +86,29 @@ def resolve(
     *,
     base_url: str | None,
     environment: Mapping[str, str],
+    keys: KeyRing = NO_KEYS,
+    reads: bool = True,
     settings: Mapping[str, Any] = MappingProxyType({}),
     profile: Mapping[str, Any] = MappingProxyType({}),
 ) -> ResolvedModel:
     """The model called `name`: `offline`, or any model string of pydantic-ai.
 
     `base_url` is the address of an OpenAI-compatible server; without it, the provider's own environment variable is
-    used. `settings` and `profile` are the tables `[model_settings]` and `[model_profile]`. Raises `UsageError` for an
-    unknown name or a provider that is not installed, `BadSetting` for settings of the profile that exclude each other,
-    and `ModelFailed` if the provider's key is missing.
+    used. `keys` are the references to keys; without `reads`, no command is run for them, and no keyring is opened.
+    `settings` and `profile` are the tables `[model_settings]` and `[model_profile]`.
+
+    Raises `UsageError` for an unknown name, a provider that is not installed or a key that cannot be read, `BadSetting`
+    for settings of the profile that exclude each other, and `ModelFailed` if the provider's key is missing.
     """
     if name == OFFLINE:
         return ResolvedModel(offline_model(), None, _not_sent(name, list(settings)))
     providers: list[Provider[Any]] = []
+    keys_in_use: list[ProviderKey] = []
 
     def provider_of(provider: str) -> Provider[Any]:
-        if provider in _OPENAI and base_url:
-            from pydantic_ai.providers.openai import OpenAIProvider
-
-            providers.append(OpenAIProvider(base_url=base_url))
-        elif provider == "ollama":
-            from pydantic_ai.providers.ollama import OllamaProvider
-
-            # Without $OLLAMA_BASE_URL, the default address of Ollama.
-            providers.append(OllamaProvider(base_url=f"{ollama_address(environment)}/v1"))
-        else:
-            providers.append(infer_provider(provider))
+        key = key_of(keys, provider, reads=reads)
+        providers.append(client_of(provider, base_url, environment, key))
+        keys_in_use.extend([key] if key is not None else [])
         return providers[-1]
 
     try:
@@ -140,7 +141,8 @@ def resolve(
                 addition = " to the address of the server, such as http://127.0.0.1:8000/v1,"
             raise ModelFailed(
                 f"Model {name!r} cannot be used: {missing}.",
-                f"Set it{addition} and try again; `--model offline` needs neither network nor key.",
+                f"Set it{addition} or store a key for the profile (deepctl keys set), and try again; `--model offline` "
+                "needs neither network nor key.",
                 code="model_key_missing",
             ) from None
         raise _unknown(name, error, environment) from None
@@ -157,7 +159,11 @@ def resolve(
         return ResolvedModel(model, None)
     last = watch(providers[-1])
     configured, notice = _configured(model, name, providers[-1], settings, profile)
-    return ResolvedModel(with_chat_shape(configured, last), last, notice)
+    resolved = ResolvedModel(with_chat_shape(configured, last), last, notice)
+    if not keys_in_use:
+        return resolved
+    key = keys_in_use[-1]
+    return resolved._replace(key=str(key.references.key), is_ready=key.is_read)
 
 
 def _unknown(name: str, error: Exception, environment: Mapping[str, str]) -> UsageError:

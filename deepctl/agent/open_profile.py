@@ -253,6 +253,7 @@ class OpenProfile:
         Its MCP servers run only in turns of `run` and `stream`.
         """
         engine = await _step(partial(self._engine, None, self.paths, [], self._engines_here()))
+        await _step(engine.read_keys)
         return cast("Agent[DeepAgentDeps, str]", engine.agent)
 
     async def deps(self, session: str | None = None) -> ProfileDeps:
@@ -487,6 +488,7 @@ class OpenProfile:
 
     async def _run(self, engine: TurnEngine, turn: ProfileTurn, emit: Emit) -> TurnResult:
         """The steps of a turn; `Chat.turn` has them for the command line."""
+        await _step(engine.read_keys)
         await _step(turn.begin)
         while True:
             try:

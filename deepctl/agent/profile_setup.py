@@ -20,6 +20,7 @@ from deepctl.sandbox.container import container_name
 if TYPE_CHECKING:
     from deepctl.agent.sandboxes import Sandbox, SandboxChoice
     from deepctl.agent.turn_engine import Options
+    from deepctl.domain.keys import KeyRing
 
 Approve = Literal["ask", "auto", "never"]
 
@@ -124,8 +125,13 @@ class SetupReader(NamedTuple):
         is_remote = any(server.enabled and server.url is not None for server in servers)
         if self.model != provider_keys.OFFLINE or is_remote:
             provider = provider_keys.provider(self.model) if self.model != provider_keys.OFFLINE else None
-            env_variables.prepare(self.environment, provider)
+            has_key = provider is not None and self._keys.has_reference(provider)
+            env_variables.prepare(self.environment, provider, has_key=has_key)
         self.load()
+
+    @property
+    def _keys(self) -> KeyRing:
+        return self.settings.keys(self.environment)
 
     def _options(self, profile: str | None) -> Options:
         """The model, the limits of a turn and a conversation, and the settings of requests and tools."""
@@ -136,6 +142,7 @@ class SetupReader(NamedTuple):
         return Options(
             self.model,
             in_force.get("base_url"),
+            self._keys,
             timeout=self.timeout,
             compact_at=in_force.number("compact_at"),
             context_window=in_force.number("context_window"),

@@ -71,6 +71,8 @@ class ModelEndpoint(NamedTuple):
     origin: str | None
     environment: Mapping[str, str]
     last: LastResponse
+    key: str | None = None
+    """The reference to the key, in words; `None` if the key comes from the environment."""
     settings: Mapping[str, object] = MappingProxyType({})
     """The values of `[model_settings]` that the requests have."""
     is_own: bool = False
@@ -286,6 +288,8 @@ def _sentence(text: str) -> str:
 
 
 def _key_hint(to: ModelEndpoint) -> str:
+    if to.key is not None:
+        return f"Check the API key: {to.key}."
     names = provider_keys.VARIABLES.get(provider_keys.provider(to.model), ())
     present = [f"${name}" for name in names if env_variables.value(to.environment, name)]
     if present:

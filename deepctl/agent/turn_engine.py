@@ -48,6 +48,7 @@ from deepctl.agent.sandboxes import Sandbox
 from deepctl.agent.turn import Outcome, TokenUsage, TurnRecord, run_turn
 from deepctl.agent.work_events import WorkEvents
 from deepctl.domain.budgets import Spending
+from deepctl.domain.keys import NO_KEYS, KeyRing
 from deepctl.domain.mcp_servers import McpServer
 from deepctl.domain.outside_files import OutsideFile
 from deepctl.domain.permissions import Permissions
@@ -63,10 +64,12 @@ class Options(NamedTuple):
     with the windows that servers have reported, `None` if nothing may be stored. `model_settings` and
     `model_profile` are the tables of these names in the settings, with values for pydantic-ai's types. `tools` is
     `full` or `lean`; `disabled_tools` are names of tools. `first_answer_timeout` and `idle_timeout` are in seconds.
+    `keys` are the references to keys of the provider and of MCP servers.
     """
 
     model: str
     base_url: str | None = None
+    keys: KeyRing = NO_KEYS
     instructions: str | None = None
     sandbox: Sandbox | None = None
     approve: Approve = "ask"
@@ -118,21 +121,38 @@ class TurnEngine:
         self.options = options
         self._note = note
         self._environment = environment
-        choice = ResolvedModel(model, None) if model is not None else _resolve(options, environment)
-        self.model, self._last_response, self.settings_notice = choice
+        self._use(ResolvedModel(model, None) if model is not None else _resolve(options, environment, reads=False))
         self._shown_notices: set[str] = set()
         self._has_history = self._has_results = self._has_begun = False
-        self._servers = McpServers(options.mcp_servers, environment) if options.mcp_servers else None
+        self._servers = McpServers(options.mcp_servers, environment, options.keys) if options.mcp_servers else None
         self._limits = limits_of(options.limits, self.model, options.model)
         self.meter = Meter(options.spending, self.model, options.model)
         self._used = RunUsage()
         self._spent = RunUsage()
+        self._is_own_agent = agent is None
         self.agent: Agent[DeepAgentDeps, Any] = agent if agent is not None else self._own_agent(ask)
         # An agent without checkpoints of its own reports its tool calls, too.
         self._capabilities = [] if _has_checkpoints(self.agent) else [Checkpointing()]
         # An application opens and closes its own model.
         self._owns_model = model is None
         self._is_entered = False
+
+    def _use(self, choice: ResolvedModel) -> None:
+        self.model: Model = choice.model
+        self._last_response, self.settings_notice, self._key, self._has_key = choice[1:]
+
+    def read_keys(self) -> None:
+        """Read the keys that only a command or a keyring has, once, before the first request. Blocks up to 10 seconds
+        for each key.
+
+        Raises `UsageError` if the key of the provider cannot be read. A key of an MCP server causes a notice.
+        """
+        if not self._has_key:
+            self._use(_resolve(self.options, self._environment, reads=True))
+            if self._is_own_agent:
+                self.agent.model = self.model
+        if self._servers is not None:
+            self._servers.read_keys()
 
     def _own_agent(self, ask: Ask | None) -> Agent[DeepAgentDeps, str]:
         options = self.options
@@ -319,6 +339,7 @@ class TurnEngine:
             self._environment,
             self._last_response,
         )._replace(
+            key=self._key,
             settings={**(self.model.settings or {})},
             is_own=has_own_server(self.model),
             window=reported_window(self.model),
@@ -350,11 +371,13 @@ def _has_checkpoints(agent: Agent[DeepAgentDeps, Any]) -> bool:
     return Checkpointing in kinds
 
 
-def _resolve(options: Options, environment: Mapping[str, str]) -> ResolvedModel:
+def _resolve(options: Options, environment: Mapping[str, str], *, reads: bool) -> ResolvedModel:
     return resolve(
         options.model,
         base_url=options.base_url,
         environment=environment,
+        keys=options.keys,
+        reads=reads,
         settings=options.model_settings,
         profile=options.model_profile,
     )

@@ -101,6 +101,18 @@ def ask_line(question: str) -> str:
     return line.strip()
 
 
+def ask_hidden_line(question: str) -> str:
+    """A line of the person at the terminal, which is not shown. Raises `Interrupted` (exit 130) after Ctrl-C."""
+    try:
+        with tty_modes.hidden_line(f"{wrap(visible(question), sys.stderr)} "):
+            line = sys.stdin.readline()
+    except KeyboardInterrupt:
+        raise Interrupted("Stopped; nothing was changed.") from None
+    finally:
+        say("")  # the Enter was not shown either
+    return line
+
+
 @runtime_checkable
 class _Pausable(Protocol):
     def paused(self) -> AbstractContextManager[None]: ...

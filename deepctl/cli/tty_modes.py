@@ -129,6 +129,23 @@ def line_question(question: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def hidden_line(question: str) -> Iterator[None]:
+    """`line_question`, without an echo of the line."""
+    descriptor = sys.stdin.fileno()
+    with shell_mode():
+        before = attributes(descriptor)
+        values = list(before) if before is not None else None
+        if values is not None:
+            values[3] = _flags(values, 3) & ~termios.ECHO
+        try:
+            with _set(descriptor, values):
+                render.say_part(question)
+                yield
+        finally:
+            set_attributes(descriptor, before)
+
+
 def _flags(attributes: list[object], place: int) -> int:
     flags = attributes[place]
     assert isinstance(flags, int)

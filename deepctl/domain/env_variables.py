@@ -51,6 +51,8 @@ _LINES_OF_HEADERS: dict[str, tuple[str, ...]] = {
     "anthropic": ("ANTHROPIC_CUSTOM_HEADERS",),
     "openai": ("OPENAI_CUSTOM_HEADERS",),
 }
+LINES_OF_HEADERS = tuple(variable for variables in _LINES_OF_HEADERS.values() for variable in variables)
+"""Variables with any headers, one a line."""
 _OTHER_CLIENTS = ("anthropic", "bedrock", "cohere", "google", "google-cloud", "groq", "huggingface", "mistral", "xai")
 """Providers with a client of their own. OpenAI's client serves the others, and also reads its headers for them."""
 _NO_HEADERS = ("AWS_PROFILE", "GOOGLE_APPLICATION_CREDENTIALS")
@@ -66,6 +68,17 @@ _OTHER_CERTIFICATES: dict[str, tuple[str, ...]] = {
     "google-cloud": ("REQUESTS_CA_BUNDLE",),
 }
 """By provider: clients that do not use the HTTP client of the others."""
+
+OTHERS = frozenset(
+    (
+        *(variable for variables in ADDRESSES.values() for variable in variables),
+        *(form for variable in (*PROXIES, *_CERTIFICATES) for form in (variable, variable.lower())),
+        "NO_PROXY",
+        "OLLAMA_HOST",
+        *LINES_OF_HEADERS,
+    )
+)
+"""Variables of requests that are no keys."""
 
 OLLAMA = "http://127.0.0.1:11434"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -84,16 +97,17 @@ class VariableProblem(NamedTuple):
         return UsageError(f"${self.variable} cannot be used: it {self.problem}.", self.hint, code=self.code)
 
 
-def prepare(environment: MutableMapping[str, str], provider: str | None) -> None:
+def prepare(environment: MutableMapping[str, str], provider: str | None, *, has_key: bool = False) -> None:
     """Prepare the variables of a provider, and of every request, for its client. Raises `UsageError` for an invalid
     one.
 
     Blanks around a value are removed. A value that is empty then is unset, because clients would use it. `None` stands
-    for no provider: only the variables of every request.
+    for no provider: only the variables of every request. `has_key` means that the key comes from a reference, and not
+    from a variable.
     """
-    for amiss in problems(environment, provider):
+    for amiss in problems(environment, provider, has_key=has_key):
         raise amiss.error()
-    for variable in (*_stripped(provider), *_proxies()):
+    for variable in (*(ADDRESSES.get(provider or "", ()) if has_key else _stripped(provider)), *_proxies()):
         if variable not in environment:
             continue
         value = environment[variable].strip()
@@ -108,9 +122,30 @@ def value(environment: Mapping[str, str], variable: str) -> str | None:
     return environment.get(variable, "").strip() or None
 
 
-def problems(environment: Mapping[str, str], provider: str | None) -> Iterator[VariableProblem]:
-    """The problems of the variables of a provider, and of the variables of every request."""
+def problems(
+    environment: Mapping[str, str], provider: str | None, *, has_key: bool = False
+) -> Iterator[VariableProblem]:
+    """The problems of the variables of a provider, and of the variables of every request.
+
+    `has_key` means that the key comes from a reference, so that the variables of keys and headers do not count.
+    """
     name = provider or ""
+    if not has_key:
+        yield from _key_problems(environment, name)
+    for variable in (*ADDRESSES.get(name, ()), *(("OLLAMA_HOST",) if name == "ollama" else ())):
+        address = ollama_address(environment) if variable == "OLLAMA_HOST" else value(environment, variable)
+        if address is not None and (problem := address_problem(address)) is not None:
+            yield VariableProblem(
+                variable, problem, "It must be an address such as http://127.0.0.1:8000/v1.", "bad_address"
+            )
+    if not has_key and "GOOGLE_APPLICATION_CREDENTIALS" in provider_keys.VARIABLES.get(name, ()):
+        yield from _file(environment, "GOOGLE_APPLICATION_CREDENTIALS", "Set it to the path of the key file.")
+    yield from _proxy_problems(environment)
+    yield from _certificate_problems(environment, _OTHER_CERTIFICATES.get(name, ()))
+
+
+def _key_problems(environment: Mapping[str, str], name: str) -> Iterator[VariableProblem]:
+    """The problems of the variables with keys and headers of a provider."""
     yield from _empty_key(environment, name)
     for variable in (*provider_keys.VARIABLES.get(name, ()), *_headers(_HEADERS, name)):
         if variable in ADDRESSES.get(name, ()) or variable in _NO_HEADERS:
@@ -129,16 +164,6 @@ def problems(environment: Mapping[str, str], provider: str | None) -> Iterator[V
                 problem = "has a line without a valid header name"
             if problem is not None:
                 yield VariableProblem(variable, problem, "Each line must be a header: NAME: VALUE.", "bad_key")
-    for variable in (*ADDRESSES.get(name, ()), *(("OLLAMA_HOST",) if name == "ollama" else ())):
-        address = ollama_address(environment) if variable == "OLLAMA_HOST" else value(environment, variable)
-        if address is not None and (problem := address_problem(address)) is not None:
-            yield VariableProblem(
-                variable, problem, "It must be an address such as http://127.0.0.1:8000/v1.", "bad_address"
-            )
-    if "GOOGLE_APPLICATION_CREDENTIALS" in provider_keys.VARIABLES.get(name, ()):
-        yield from _file(environment, "GOOGLE_APPLICATION_CREDENTIALS", "Set it to the path of the key file.")
-    yield from _proxy_problems(environment)
-    yield from _certificate_problems(environment, _OTHER_CERTIFICATES.get(name, ()))
 
 
 def _empty_key(environment: Mapping[str, str], provider: str) -> Iterator[VariableProblem]:

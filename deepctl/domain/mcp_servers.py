@@ -119,6 +119,12 @@ class McpServer(NamedTuple):
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc}{parts.path}"
 
+    @property
+    def named_variables(self) -> list[str]:
+        """The variables whose values the server gets because its table names them."""
+        bearer = [self.bearer_token_env_var] if self.bearer_token_env_var else []
+        return list(dict.fromkeys([*self.env_vars, *bearer, *self.env_http_headers.values()]))
+
     def offers(self, tool: str) -> bool:
         """Whether the agent gets the server's tool `tool`."""
         return tool not in self.disabled_tools and (self.enabled_tools is None or tool in self.enabled_tools)
@@ -128,15 +134,9 @@ class McpServer(NamedTuple):
         return self.approvals.get(tool, self.approval) != "approve"
 
 
-def named_variables(server: McpServer) -> list[str]:
-    """The variables whose values the server gets because its table names them."""
-    bearer = [server.bearer_token_env_var] if server.bearer_token_env_var else []
-    return list(dict.fromkeys([*server.env_vars, *bearer, *server.env_http_headers.values()]))
-
-
 def missing_variables(server: McpServer, environment: Mapping[str, str]) -> list[str]:
     """The named variables that are not set, or empty."""
-    return [name for name in named_variables(server) if not environment.get(name, "").strip()]
+    return [name for name in server.named_variables if not environment.get(name, "").strip()]
 
 
 def unfit_variable(server: McpServer, environment: Mapping[str, str]) -> str | None:

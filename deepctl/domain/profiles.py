@@ -18,7 +18,7 @@ from deepctl.layout import ProfilePaths, Root
 from deepctl.locks import Lease, Lock
 from deepctl.store import ledger
 
-ROOT_PARTS = ("profiles", "locks")
+ROOT_PARTS = ("profiles", "locks", "keys")
 """The directories of a root, by name."""
 
 
@@ -209,12 +209,14 @@ def create(root: Root, name: str, seed: ProfileSeed = EMPTY) -> ProfilePaths:
 
     usage_log.begin(staging)
     paths = root.profile(name)
+    discard_old_keys(paths)
     os.rename(staging, paths.directory)
     with atomic.after_commit(f"Profile {name!r} was created"):
         atomic.sync_directory(root.profiles)
     return paths
 
 
+<<<<<<< HEAD
 def check_new(root: Root, name: str) -> None:
     """Raises `Refused` if there is a profile called `name`, with the command that uses it."""
     if (entry := _lookup(root, layout.check_name(name))) is not None:
@@ -223,6 +225,14 @@ def check_new(root: Root, name: str) -> None:
             f"`deepctl chat --user {entry.name}` uses it.",
             code="profile_exists",
         )
+=======
+def discard_old_keys(paths: ProfilePaths) -> None:
+    """Delete keys of an earlier profile of the same name, before a profile is created."""
+    if os.path.lexists(paths.keys):
+        from deepctl.domain import stored_keys
+
+        stored_keys.discard(paths.keys)
+>>>>>>> 2fcfef1 (Profiles have keys by reference)
 
 
 def check_free(root: Root, name: str, *, by: ProfilePaths | None = None) -> None:
@@ -248,9 +258,16 @@ def rename(root: Root, paths: ProfilePaths, name: str) -> ProfilePaths:
     """
     check_free(root, name, by=paths)
     new_paths = root.profile(name)
+    has_keys = os.path.lexists(paths.keys) and paths.keys != new_paths.keys
+    if has_keys:
+        from deepctl.domain import stored_keys
+
+        stored_keys.copy_for_rename(paths.keys, new_paths.keys)
     os.rename(paths.directory, new_paths.directory)
     with atomic.after_commit():
         atomic.sync_directory(root.profiles)
+        if has_keys:
+            stored_keys.discard(paths.keys)
     return new_paths
 
 

@@ -62,6 +62,27 @@ ELSEWHERE = ("bedrock", "google-cloud")
 
 OPENAI = ("openai", "openai-chat", "openai-responses")
 
+HEADER_NAMES: dict[str, tuple[str, ...]] = {"openai": ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID")}
+"""By provider: variables for headers beside the key, for which `[keys]` may have references too."""
+_ALSO: dict[str, tuple[str, ...]] = {
+    "anthropic": ("ANTHROPIC_AUTH_TOKEN",),
+    "azure": ("AZURE_OPENAI_AD_TOKEN",),
+    "ollama": ("OLLAMA_API_KEY",),
+    "vllm": ("VLLM_API_KEY",),
+}
+"""By provider: further variables of keys, which are not needed."""
+_NOT_HANDED_OVER = frozenset(
+    {
+        "ANTHROPIC_AUTH_TOKEN",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_PROFILE",
+        "AZURE_OPENAI_AD_TOKEN",
+        "GOOGLE_APPLICATION_CREDENTIALS",
+    }
+)
+"""Names that belong to a provider, but that its class in pydantic-ai does not take as a key."""
+_SAME = {"azure-responses": "azure", "bedrock-mantle": "bedrock"}
+
 
 _LONGEST = 100
 """Characters of a provider's name that are compared with others."""
@@ -78,6 +99,27 @@ def provider(model: str) -> str:
     """The provider of a model: the part before the colon; `openai` for all forms of it."""
     prefix = model.partition(":")[0].partition("/")[0]
     return "openai" if prefix in OPENAI else prefix
+
+
+def names_of(provider: str) -> tuple[str, ...]:
+    """The names in `[keys]` that belong to a provider, those of its key first; empty for an unknown provider.
+
+    `provider` is the part of a model's name before the colon.
+    """
+    name = provider.partition("/")[0]
+    name = "openai" if name in OPENAI else _SAME.get(name, name)
+    variables = (variable for variable in VARIABLES.get(name, ()) if not variable.endswith("_BASE_URL"))
+    return (*variables, *_ALSO.get(name, ()), *HEADER_NAMES.get(name, ()))
+
+
+def all_names() -> list[str]:
+    """The names in `[keys]` that belong to any provider, in alphabetical order."""
+    return sorted({name for provider in VARIABLES for name in names_of(provider)})
+
+
+def is_handed_over(name: str) -> bool:
+    """Whether a name of a provider is that of a key which its client takes."""
+    return name not in _NOT_HANDED_OVER and not any(name in names for names in HEADER_NAMES.values())
 
 
 def near(model: str) -> str | None:

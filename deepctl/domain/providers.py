@@ -10,6 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import SplitResult, urlsplit
@@ -17,9 +18,12 @@ from urllib.parse import SplitResult, urlsplit
 from deepctl.domain import env_variables, provider_keys
 from deepctl.domain.addresses import address_problem, header_problem, without_passwords
 from deepctl.domain.settings import Settings
+from deepctl.errors import UsageError
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
+
+    from deepctl.domain.keys import KeyRing
 
 _MODULES = {
     "anthropic": "anthropic",
@@ -42,10 +46,23 @@ _LISTED = 5
 
 
 class KeyVariable(NamedTuple):
-    """The variable that a provider's key is in, or would be."""
+    """The variable that a provider's key is in, or would be.
+
+    `source` is `environment`, or that of a reference to the key: `profile`, `config` or `stored`. A key that only a
+    command or a keyring has counts as set.
+    """
 
     variable: str
     set: bool
+    source: str = "environment"
+
+    @property
+    def meaning(self) -> str:
+        """Where the key is, for display."""
+        if self.source == "environment":
+            return f"${self.variable} is {'' if self.set else 'not '}set"
+        place = "stored" if self.source == "stored" else f"in [keys] of {self.source}.toml"
+        return f"{self.variable} is {place}{'' if self.set else ', and cannot be used'}"
 
 
 class Provider(NamedTuple):
@@ -85,19 +102,33 @@ class Offer(NamedTuple):
 
 def all_providers(environment: Mapping[str, str], settings: Settings) -> list[Provider]:
     """Every provider of a plain installation or an extra, usable ones first."""
-    base_url = _base_url(environment, settings)
+    base_url, ring = _base_url(environment, settings), settings.keys(environment)
     providers = [Provider(provider_keys.OFFLINE, True, None, None, True)]
-    providers += [_provider(name, environment, base_url) for name in sorted(provider_keys.VARIABLES)]
+    providers += [_provider(name, environment, base_url, ring) for name in sorted(provider_keys.VARIABLES)]
     return sorted(providers, key=lambda provider: not provider.usable)
 
 
-def _provider(name: str, environment: Mapping[str, str], base_url: str | None) -> Provider:
+def _provider(name: str, environment: Mapping[str, str], base_url: str | None, ring: KeyRing) -> Provider:
     is_installed = _is_there(_MODULES.get(name, "openai"))
     look = provider_keys.look(name, environment)
     assert look is not None
     key = KeyVariable((look.set_names or look.names)[0], bool(look.set_names))
+    if ring.has_reference(name):
+        key = _key_by_reference(name, ring)
     needless = (name == "openai" and base_url is not None) or name == "ollama" or name in provider_keys.ELSEWHERE
     return Provider(name, is_installed, _EXTRAS.get(name), key, is_installed and (key.set or needless))
+
+
+def _key_by_reference(provider: str, ring: KeyRing) -> KeyVariable:
+    """The key of a provider that has a reference. Runs no command, so a key that only a command has counts as set."""
+    try:
+        references = ring.of_provider(provider)
+    except UsageError:
+        references = None
+    if references is None:
+        name = next(name for name in provider_keys.names_of(provider) if name in ring.references)
+        return KeyVariable(name, False, ring.references[name].source)
+    return KeyVariable(references.key.name, ring.state(references.key).ok is not False, references.key.source)
 
 
 def _is_there(module: str) -> bool:
@@ -112,8 +143,22 @@ def own_servers(environment: Mapping[str, str], settings: Settings) -> list[Addr
     addresses = []
     base_url = _base_url(environment, settings)
     if base_url is not None and not is_openais(base_url):
-        addresses.append(Address(base_url, "openai", env_variables.value(environment, "OPENAI_API_KEY")))
+        addresses.append(Address(base_url, "openai", _key_of_own_server(environment, settings)))
     return [*addresses, Address(env_variables.ollama_address(environment), "ollama")]
+
+
+def _key_of_own_server(environment: Mapping[str, str], settings: Settings) -> str | None:
+    """The key for a server like OpenAI's.
+
+    If there is a reference whose key only a command or a keyring has, the server is asked without a key.
+    """
+    ring = settings.keys(environment)
+    if not ring.has_reference("openai"):
+        return env_variables.value(environment, "OPENAI_API_KEY")
+    with suppress(UsageError):
+        references = ring.of_provider("openai")
+        return ring.value_at_hand(references.key) if references is not None else None
+    return None
 
 
 def _base_url(environment: Mapping[str, str], settings: Settings) -> str | None:
@@ -263,7 +308,7 @@ def known_models(
     offers.append(Offer(provider_keys.OFFLINE, "follows a few commands; needs neither network nor key"))
     for provider in all_providers(environment, settings):
         if provider.usable and provider.key is not None:
-            meaning = f"${provider.key.variable} is set" if provider.key.set else "needs no variable"
+            meaning = provider.key.meaning if provider.key.set else "needs no variable"
             offers.append(Offer(f"{provider.name}:", meaning))
     names: set[str] = set()
     return [offer for offer in offers if not (offer.name in names or names.add(offer.name))]  # type: ignore[func-returns-value]

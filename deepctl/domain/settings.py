@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from deepctl import layout, quantities
 from deepctl.domain import provider_keys, setting_table
@@ -22,13 +22,14 @@ from deepctl.sandbox.policy import Limits
 from deepctl.store.log_file import documents
 
 if TYPE_CHECKING:
+    from deepctl.domain.keys import KeyReference, KeyRing
     from deepctl.domain.mcp_servers import McpServer
     from deepctl.store.coverage import CoverageSettings
 
 FORMAT = layout.SETTINGS_FORMAT.current
 """Version of settings files that this deepctl writes and the newest it reads."""
 
-_BOOKKEEPING = ("version", "created_at", "permissions", "mcp_servers")
+_BOOKKEEPING = ("version", "created_at", "permissions", "mcp_servers", "keys")
 MODEL_TABLES = ("model_settings", "model_profile")
 """Tables in which an unknown key is an error, because a request without it could have another answer."""
 
@@ -221,6 +222,8 @@ class Settings(NamedTuple):
     variables: Mapping[str, str]
     files: tuple[SettingsFile, ...]
     """The file with precedence comes first."""
+    stored_keys: str | None = None
+    """The directory with the stored keys of the profile; `None` without a profile."""
 
     def resolve(self, key: str) -> Value:
         """The value in force and its source: option, environment, profile.toml, config.toml or default."""
@@ -319,10 +322,29 @@ class Settings(NamedTuple):
                 servers |= mcp_servers.parse(values["mcp_servers"], file.path, file.source)
         return [servers[name] for name in sorted(servers)]
 
+    def keys(self, environment: Mapping[str, str]) -> KeyRing:
+        """The references to keys: of profile.toml, stored for the profile, then of config.toml. Raises `BadSetting`."""
+        from deepctl.domain import keys  # most commands do not use it
+
+        tables: dict[str, dict[str, KeyReference]] = {}
+        for file in self.files:
+            values = file.checked()
+            check_spelling(values, keys.TABLE, file.path)
+            if keys.TABLE in values:
+                source: Literal["profile", "config"] = "profile" if file.source == "profile" else "config"
+                tables[source] = keys.parse(values[keys.TABLE], file.path, source)
+        if any(tables.values()):
+            used_names = {name for server in self.mcp_servers() for name in server.named_variables}
+            for name in [name for table in tables.values() for name in table]:
+                keys.check_spelling(name, used_names)
+        stored = keys.stored(self.stored_keys) if self.stored_keys is not None else {}
+        return keys.KeyRing({**tables.get("config", {}), **stored, **tables.get("profile", {})}, environment)
+
     def of_profile(self, profile: layout.ProfilePaths) -> Settings:
         """The same with the profile's settings file, which is read now."""
         other_files = tuple(file for file in self.files if file.source != "profile")
-        return self._replace(files=(read("profile", profile.settings), *other_files))
+        files = (read("profile", profile.settings), *other_files)
+        return self._replace(files=files, stored_keys=profile.keys)
 
 
 def load(
@@ -410,6 +432,10 @@ def problems(values: Mapping[str, object], path: str, *, in_profile: bool) -> It
                 parse(value, path)
             elif key == mcp_servers.TABLE:
                 mcp_servers.parse(value, path)
+            elif key == "keys":
+                from deepctl.domain import keys  # most files have none
+
+                keys.parse(value, path)
             elif key.partition(".")[0] in MODEL_TABLES:
                 describe(key, path)
                 validate(key, value, path)
@@ -425,7 +451,7 @@ def check(values: Mapping[str, object], path: str) -> None:
     """Raises the first error that commands of a profile with these settings would raise."""
     from deepctl.domain import mcp_servers
 
-    for table in ("permissions", mcp_servers.TABLE, *MODEL_TABLES):
+    for table in ("permissions", mcp_servers.TABLE, "keys", *MODEL_TABLES):
         check_spelling(values, table, path)
     for problem in problems(values, path, in_profile=True):
         raise problem

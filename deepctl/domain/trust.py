@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from deepctl import quantities
-from deepctl.domain import addresses, mcp_servers, settings
+from deepctl.domain import addresses, keys, mcp_servers, settings
 from deepctl.domain.settings import SettingsFile
 from deepctl.errors import BadSetting, Damaged, DeepctlError, NewerFormat, Refused
 from deepctl.files import atomic
@@ -32,6 +32,7 @@ MAX_DEPTH = 32
 _TABLES = frozenset(key.partition(".")[0] for key in settings.SETTINGS if "." in key) | {
     "permissions",
     mcp_servers.TABLE,
+    keys.TABLE,
 }
 """Tables whose entries are settings of their own."""
 _UNKNOWN = "this deepctl does not know it; a later version may act on it"
@@ -150,6 +151,12 @@ def _item(place: tuple[str, ...], value: Any, path: str) -> TrustItem:
     problem = _problem(place, value, path or UNTRUSTED)
     if problem is None:
         return TrustItem(key, value, risk(place, value), place)
+    if place[0] == keys.TABLE:
+        # It may be a key that was written into the file.
+        shown_key = key if keys.is_name(place[-1]) or len(place) == 1 else f"{keys.TABLE}.{addresses.HIDDEN_PASSWORD}"
+        return TrustItem(
+            shown_key, value, f"it cannot be put into force: {problem.message.rstrip('.')}", place, problem
+        )
     reason = problem.message.rstrip(".").replace(f" in {path or UNTRUSTED}", "")
     suggestion = re.match(r"Did you mean [^?]*\?", problem.hint or "")
     reason = f"{addresses.without_passwords(reason)}{f' ({suggestion[0]})' if suggestion else ''}"
@@ -190,6 +197,8 @@ def risk(place: tuple[str, ...], value: Any) -> str:
     key = ".".join(place)
     if place[0] == mcp_servers.TABLE and len(place) == 2:
         return _server_risk(value)
+    if place[0] == keys.TABLE and len(place) == 2:
+        return keys.risk(place[1], value)
     if place[0] == "permissions":
         return "rules of its own ([permissions]) decide what the agent may do without an approval request"
     setting = settings.SETTINGS.get(key)
@@ -243,9 +252,16 @@ def _judged(text: str, key: str = "") -> str:
     return _PASSWORD.sub(rf"\1:{addresses.HIDDEN_PASSWORD}@", text)
 
 
+def shown_value(item: TrustItem) -> Any:
+    """The value of a setting in a form for JSON. An invalid entry of `[keys]` may be a key, and is not shown."""
+    if item.place[0] == keys.TABLE and item.problem is not None:
+        return addresses.HIDDEN_PASSWORD
+    return json_value(item.value, item.place[-1])
+
+
 def text(item: TrustItem) -> str:
     """The value of a setting on a line: a text as it is, anything else in JSON."""
-    plain_value = json_value(item.value, item.place[-1])
+    plain_value = shown_value(item)
     return plain_value if isinstance(plain_value, str) else json.dumps(plain_value, ensure_ascii=False)
 
 

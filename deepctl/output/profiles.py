@@ -317,10 +317,7 @@ def documents(items: Iterable[TrustItem]) -> list[dict[str, Any]]:
     """The settings as JSON; passwords of addresses are left out."""
     from deepctl.domain import trust
 
-    return [
-        {"key": item.key, "value": trust.json_value(item.value, item.place[-1]), "reason": item.reason}
-        for item in items
-    ]
+    return [{"key": item.key, "value": trust.shown_value(item), "reason": item.reason} for item in items]
 
 
 def lines(items: Iterable[TrustItem]) -> Iterator[str]:
@@ -328,7 +325,7 @@ def lines(items: Iterable[TrustItem]) -> Iterator[str]:
     from deepctl.domain import trust
 
     for item in items:
-        value = trust.json_value(item.value, item.place[-1])
+        value = trust.shown_value(item)
         yield f"  {visible(item.key)}: {visible(item.reason)}"
         for place, leaf_value in _leaves(value):
             yield f"    {visible(place or item.key)} = {visible(json.dumps(leaf_value, ensure_ascii=False))}"

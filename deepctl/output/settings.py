@@ -12,7 +12,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl import distribution
-from deepctl.domain import mcp_servers
 from deepctl.domain.addresses import without_passwords
 from deepctl.domain.mcp_servers import McpServer
 from deepctl.domain.providers import ModelServer, Provider, model_name
@@ -99,7 +98,7 @@ def _server(server: McpServer) -> dict[str, Any]:
         "enabled": server.enabled,
         "command": without_passwords(server.command),
         "url": without_passwords(server.target) if server.url is not None else None,
-        "variables": mcp_servers.named_variables(server),
+        "variables": server.named_variables,
     }
 
 
@@ -234,10 +233,10 @@ def _standing(provider: Provider) -> Cell:
     if provider.key is None:
         return Cell("needs neither network nor key", "")
     if provider.key.set:
-        return Cell(f"${provider.key.variable} is set", "good")
+        return Cell(provider.key.meaning, "good")
     if provider.usable:
-        return Cell(f"${provider.key.variable} is not set, and may not be needed", "")
-    return Cell(f"${provider.key.variable} is not set", "faint")
+        return Cell(f"{provider.key.meaning}, and may not be needed", "")
+    return Cell(provider.key.meaning, "faint")
 
 
 class SandboxView(NamedTuple):

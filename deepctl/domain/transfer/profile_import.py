@@ -165,6 +165,7 @@ def take_in(
         with lock():
             if profiles.exists(root, source.name):
                 raise name_taken(source.name)
+            profiles.discard_old_keys(root.profile(source.name))
             staging.move(root.profile(source.name).directory)
     return ProfileImport(root.profile(source.name), incoming.header.profile, incoming.totals, notes, items, untrusted)
 
