@@ -10,7 +10,7 @@ function __deepctl_table -S
     set options
     switch $argv[1]
         case ''
-            set commands 'chat'\t'Talk to the agent of a profile' 'checkpoints'\t'Points in time of a conversation, its files and its memory, and how to return to them' 'sessions'\t'The conversations of a profile' 'memory'\t'The notebooks of the agent of a profile' 'profiles'\t'The users of deepctl on this machine, each with a private directory' 'roles'\t'What a new profile can start with' 'projects'\t'The directories of yours in which an agent works' 'wipe'\t'Delete a profile, or parts of it, permanently' 'sandbox'\t'The place where the agent\'s commands run' 'usage'\t'The requests to models, their tokens and their cost' 'models'\t'List the model in force, the usable providers, and the models of your own servers' 'config'\t'The settings of all profiles, or of one profile (--user)' 'doctor'\t'Check whether deepctl works here'
+            set commands 'chat'\t'Talk to the agent of a profile' 'checkpoints'\t'Points in time of a conversation, its files and its memory, and how to return to them' 'sessions'\t'The conversations of a profile' 'memory'\t'The notebooks of the agent of a profile' 'profiles'\t'The users of deepctl on this machine, each with a private directory' 'projects'\t'The directories of yours in which an agent works' 'wipe'\t'Delete a profile, or parts of it, permanently' 'sandbox'\t'The place where the agent\'s commands run' 'models'\t'List the model in force, the usable providers, and the models of your own servers' 'keys'\t'The keys of a profile for providers and MCP servers' 'config'\t'The settings of all profiles, or of one profile (--user)' 'doctor'\t'Check whether deepctl works here'
             set -a options '--version'\t'Print the version and exit'
             set -a options '--install-completion=?,bash,zsh,fish'\t'Install completion for bash, zsh or fish'
             set -a options '--show-completion=?,bash,zsh,fish'\t'Print the completion script, so that you can install it yourself'
@@ -271,7 +271,7 @@ function __deepctl_table -S
             set -a options '--json'\t'Print one JSON document instead of text'
             set -a options '--help -h'\t'Show this help'
         case 'profiles'
-            set commands 'list'\t'List all profiles, and the directories that use one' 'show'\t'Show the path of a profile and the sizes of its parts' 'create'\t'Create a profile' 'use'\t'Choose the profile of commands without --user' 'path'\t'Print the directory of a profile' 'rename'\t'Rename a profile' 'copy'\t'Create a profile with the settings, the memory and the files of another one' 'export'\t'Write a whole profile to one file' 'import'\t'Create a profile from an archive' 'trust'\t'Show the imported settings that are not in force, and put them into force after a confirmation'
+            set commands 'list'\t'List all profiles, and the directories that use one' 'show'\t'Show the path of a profile and the sizes of its parts' 'create'\t'Create a profile' 'use'\t'Choose the profile of commands without --user' 'path'\t'Print the directory of a profile' 'rename'\t'Rename a profile' 'export'\t'Write a whole profile to one file' 'import'\t'Create a profile from an archive' 'trust'\t'Show the imported settings that are not in force, and put them into force after a confirmation'
             set -a options '--help -h'\t'Show this help'
         case 'profiles list'
             set -a options '--json'\t'Print one JSON document instead of text'
@@ -283,7 +283,6 @@ function __deepctl_table -S
             set -a options '--help -h'\t'Show this help'
         case 'profiles create'
             set arguments '-'
-            set -a options '--like=role'\t'Start with the settings, files and memory of a role'
             set -a options '--wait=-'\t'Wait this long if another process has the lock of the profile'
             set -a options '--json'\t'Print one JSON document instead of text'
             set -a options '--help -h'\t'Show this help'
@@ -302,12 +301,6 @@ function __deepctl_table -S
             set -a options '--help -h'\t'Show this help'
         case 'profiles rename'
             set arguments 'profile' '-'
-            set -a options '--wait=-'\t'Wait this long if another process has the lock of the profile'
-            set -a options '--json'\t'Print one JSON document instead of text'
-            set -a options '--help -h'\t'Show this help'
-        case 'profiles copy'
-            set arguments 'profile' '-'
-            set -a options '--only=+,settings,memory,files'\t'Copy only these parts, separated by commas'
             set -a options '--wait=-'\t'Wait this long if another process has the lock of the profile'
             set -a options '--json'\t'Print one JSON document instead of text'
             set -a options '--help -h'\t'Show this help'
@@ -330,39 +323,6 @@ function __deepctl_table -S
         case 'profiles trust'
             set arguments 'profile'
             set -a options '--user --profile -u=profile'\t'Profile to work on'
-            set -a options '--yes -y'\t'Do not ask for confirmation'
-            set -a options '--wait=-'\t'Wait this long if another process has the lock of the profile'
-            set -a options '--json'\t'Print one JSON document instead of text'
-            set -a options '--help -h'\t'Show this help'
-        case 'roles'
-            set commands 'list'\t'List the roles that ship with deepctl, and your own' 'show'\t'Show the instructions, settings and files of a role' 'create'\t'Make a role from a profile' 'import'\t'Import a role from a directory' 'export'\t'Write a role to a new directory, for another machine or a repository' 'delete'\t'Delete a role of your own'
-            set -a options '--help -h'\t'Show this help'
-        case 'roles list'
-            set -a options '--json'\t'Print one JSON document instead of text'
-            set -a options '--help -h'\t'Show this help'
-        case 'roles show'
-            set arguments 'role'
-            set -a options '--json'\t'Print one JSON document instead of text'
-            set -a options '--help -h'\t'Show this help'
-        case 'roles create'
-            set arguments '-'
-            set -a options '--from=profile'\t'Profile whose settings, AGENTS.md and memory it gets'
-            set -a options '--description=-'\t'One line for `roles list`'
-            set -a options '--wait=-'\t'Wait this long if another process has the lock of the profile'
-            set -a options '--json'\t'Print one JSON document instead of text'
-            set -a options '--help -h'\t'Show this help'
-        case 'roles import'
-            set arguments 'directory'
-            set -a options '--as=-'\t'Name of the role'
-            set -a options '--wait=-'\t'Wait this long if another process has the lock of the profile'
-            set -a options '--json'\t'Print one JSON document instead of text'
-            set -a options '--help -h'\t'Show this help'
-        case 'roles export'
-            set arguments 'role' 'directory'
-            set -a options '--json'\t'Print one JSON document instead of text'
-            set -a options '--help -h'\t'Show this help'
-        case 'roles delete'
-            set arguments 'role'
             set -a options '--yes -y'\t'Do not ask for confirmation'
             set -a options '--wait=-'\t'Wait this long if another process has the lock of the profile'
             set -a options '--json'\t'Print one JSON document instead of text'
@@ -418,19 +378,32 @@ function __deepctl_table -S
             set -a options '--wait=-'\t'Wait this long if another process has the lock of the profile'
             set -a options '--json'\t'Print one JSON document instead of text'
             set -a options '--help -h'\t'Show this help'
-        case 'usage'
-            set -a options '--user --profile -u=profile'\t'Profile to work on'
-            set -a options '--all'\t'All profiles together'
-            set -a options '--since=-'\t'Only requests that are not older than AGE'
-            set -a options '--by=,day,profile,session,model'\t'One row for each of these'
-            set -a options '--json'\t'Print one JSON document instead of text'
-            set -a options '--csv'\t'Print comma-separated values with a heading'
-            set -a options '--help -h'\t'Show this help'
         case 'models'
             set -a options '--user --profile -u=profile'\t'Profile to work on'
             set -a options '--all'\t'Also list providers that cannot be used at present'
             set -a options '--model -m=-'\t'Model, as provider:name'
             set -a options '--check'\t'Send one small request with a tool to the model in force'
+            set -a options '--json'\t'Print one JSON document instead of text'
+            set -a options '--help -h'\t'Show this help'
+        case 'keys'
+            set commands 'list'\t'List the keys of a profile by name, and where they come from' 'set'\t'Store a key for a profile' 'unset'\t'Forget a key of a profile'
+            set -a options '--help -h'\t'Show this help'
+        case 'keys list'
+            set -a options '--user --profile -u=profile'\t'Profile to work on'
+            set -a options '--json'\t'Print one JSON document instead of text'
+            set -a options '--help -h'\t'Show this help'
+        case 'keys set'
+            set arguments ',ALIBABA_API_KEY,ANTHROPIC_API_KEY,ANTHROPIC_AUTH_TOKEN,AWS_ACCESS_KEY_ID,AWS_BEARER_TOKEN_BEDROCK,AWS_PROFILE,AZURE_OPENAI_AD_TOKEN,AZURE_OPENAI_API_KEY,CEREBRAS_API_KEY,COPILOT_GITHUB_TOKEN,CO_API_KEY,CRUSOE_API_KEY,DASHSCOPE_API_KEY,DEEPSEEK_API_KEY,FIREWORKS_API_KEY,GEMINI_API_KEY,GITHUB_API_KEY,GITHUB_COPILOT_API_KEY,GITHUB_COPILOT_API_TOKEN,GOOGLE_API_KEY,GOOGLE_APPLICATION_CREDENTIALS,GROQ_API_KEY,HEROKU_INFERENCE_KEY,HF_TOKEN,META_API_KEY,MISTRAL_API_KEY,MOONSHOTAI_API_KEY,NEBIUS_API_KEY,OLLAMA_API_KEY,OPENAI_API_KEY,OPENAI_ORG_ID,OPENAI_PROJECT_ID,OPENROUTER_API_KEY,OVHCLOUD_API_KEY,PAIG_API_KEY,PYDANTIC_AI_GATEWAY_API_KEY,SAMBANOVA_API_KEY,SNOWFLAKE_TOKEN,TOGETHER_API_KEY,VERCEL_AI_GATEWAY_API_KEY,VERCEL_OIDC_TOKEN,VLLM_API_KEY,XAI_API_KEY,ZAI_API_KEY'
+            set -a options '--user --profile -u=profile'\t'Profile to work on'
+            set -a options '--store=,keyring,file'\t'Where to store the key'
+            set -a options '--wait=-'\t'Wait this long if another process has the lock of the profile'
+            set -a options '--json'\t'Print one JSON document instead of text'
+            set -a options '--help -h'\t'Show this help'
+        case 'keys unset'
+            set arguments ',ALIBABA_API_KEY,ANTHROPIC_API_KEY,ANTHROPIC_AUTH_TOKEN,AWS_ACCESS_KEY_ID,AWS_BEARER_TOKEN_BEDROCK,AWS_PROFILE,AZURE_OPENAI_AD_TOKEN,AZURE_OPENAI_API_KEY,CEREBRAS_API_KEY,COPILOT_GITHUB_TOKEN,CO_API_KEY,CRUSOE_API_KEY,DASHSCOPE_API_KEY,DEEPSEEK_API_KEY,FIREWORKS_API_KEY,GEMINI_API_KEY,GITHUB_API_KEY,GITHUB_COPILOT_API_KEY,GITHUB_COPILOT_API_TOKEN,GOOGLE_API_KEY,GOOGLE_APPLICATION_CREDENTIALS,GROQ_API_KEY,HEROKU_INFERENCE_KEY,HF_TOKEN,META_API_KEY,MISTRAL_API_KEY,MOONSHOTAI_API_KEY,NEBIUS_API_KEY,OLLAMA_API_KEY,OPENAI_API_KEY,OPENAI_ORG_ID,OPENAI_PROJECT_ID,OPENROUTER_API_KEY,OVHCLOUD_API_KEY,PAIG_API_KEY,PYDANTIC_AI_GATEWAY_API_KEY,SAMBANOVA_API_KEY,SNOWFLAKE_TOKEN,TOGETHER_API_KEY,VERCEL_AI_GATEWAY_API_KEY,VERCEL_OIDC_TOKEN,VLLM_API_KEY,XAI_API_KEY,ZAI_API_KEY'
+            set -a options '--user --profile -u=profile'\t'Profile to work on'
+            set -a options '--yes -y'\t'Do not ask for confirmation'
+            set -a options '--wait=-'\t'Wait this long if another process has the lock of the profile'
             set -a options '--json'\t'Print one JSON document instead of text'
             set -a options '--help -h'\t'Show this help'
         case 'config'
@@ -494,9 +467,6 @@ function __deepctl_setting -S
             echo $before'max_requests'\t'maximum number of requests to the model in a turn'
             echo $before'max_tokens'\t'maximum number of tokens that a turn sends and receives'
             echo $before'max_cost'\t'maximum cost of a turn, in USD'
-            echo $before'max_cost_day'\t'maximum cost of a day, in USD: of the profile, or in config.toml of all profiles'
-            echo $before'max_cost_month'\t'maximum cost of a month, in USD: of the profile, or in config.toml of all profiles'
-            echo $before'max_tokens_day'\t'maximum number of tokens of a day: of the profile, or in config.toml of all profiles'
             echo $before'tools'\t'tools of the agent: all, or only those for files, commands and memory'
             echo $before'disabled_tools'\t'tools that the agent does not have, separated by commas'
             echo $before'first_answer_timeout'\t'maximum time until the first part of an answer, in seconds'
@@ -777,7 +747,7 @@ function __deepctl_offer -S
             __deepctl_paths
         case directory
             __deepctl_paths | string match -r '.*/$'
-        case profile role session checkpoint memory agent
+        case profile session checkpoint memory agent
             __deepctl_names
     end
 end
@@ -816,13 +786,8 @@ function __deepctl_names -S
         __deepctl_entries $root/profiles/*/
         return
     end
-    if test $kind = role
-        printf "$before%s\n" coder researcher reviewer writer
-        __deepctl_entries $root/roles/*/
-        return
-    end
     set -q user[1]
-    or set user (__deepctl_default_user "$config" $root/directories.json)
+    or set user (__deepctl_default_user "$config")
     __deepctl_is_name "$user"
     or return
     set -l profile $root/profiles/$user
@@ -883,27 +848,6 @@ function __deepctl_default_user
     if set -q DEEPCTL_USER
         echo "$DEEPCTL_USER"
         return
-    end
-    if test -f $argv[2]; and test -r $argv[2]; and not test -L $argv[2]
-        set -l lines
-        while read -l line
-            set -a lines $line
-        end <$argv[2]
-        set -l place (pwd -P | string collect)
-        while test -n "$place"
-            set -l start "  \"$place\": \""
-            for line in $lines
-                if test (string sub -l (string length -- $start) -- $line | string collect) = $start
-                    string match -r '[^"]*' -- (string sub -s (math (string length -- $start) + 1) -- $line)
-                    return
-                end
-            end
-            test $place = /
-            and break
-            set place (string replace -r '/[^/]*$' '' -- $place | string collect)
-            test -z "$place"
-            and set place /
-        end
     end
     if test -f "$argv[1]"; and test -r "$argv[1]"
         while read -l line

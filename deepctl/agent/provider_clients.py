@@ -7,13 +7,14 @@ asks: no key, no organisation and no further headers. Addresses and proxies stil
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import httpx2
 from pydantic_ai.providers import Provider, infer_provider, infer_provider_class
 
-from deepctl.domain import env_variables, provider_keys
+from deepctl.agent.response_recorder import add_hook
+from deepctl.domain import provider_keys
 from deepctl.domain.env_variables import ollama_address
 from deepctl.domain.keys import KeyRing, ProviderReferences
 from deepctl.errors import UsageError
@@ -22,7 +23,9 @@ NOT_READ = "not-read-yet"
 """In the place of a key that only a command or a keyring has, until there is a request."""
 _GATEWAY = "gateway/"
 _ARGUMENTS = ("api_key", "token")
-_ORGANISATION, _PROJECT = provider_keys.HEADER_NAMES["openai"]
+_OF_OPENAI = {"OPENAI_ORG_ID": "openai-organization", "OPENAI_PROJECT_ID": "openai-project"}
+"""Variables of OpenAI's client, and their headers. The client sends them to providers like OpenAI, too."""
+_CUSTOM_HEADERS = "_CUSTOM_HEADERS"
 
 
 class ProviderKey(NamedTuple):
@@ -56,8 +59,7 @@ def client_of(
 ) -> Provider[Any]:
     """The provider of that name. `base_url` is the address of an OpenAI-compatible server.
 
-    Raises the exceptions of the client, and `UsageError` if a key by reference cannot be given to it, or if it would be
-    sent together with something of the environment.
+    Raises the exceptions of the client, and `UsageError` if a key by reference cannot be given to it.
     """
     arguments: dict[str, Any] = {}
     if provider in provider_keys.OPENAI and base_url:
@@ -68,7 +70,7 @@ def client_of(
     if key is None:
         return infer_provider_class(provider)(**arguments) if arguments else infer_provider(provider)
     client = _with_key(provider, arguments, key)
-    _without_environment(client, key)
+    _without_environment(client, key, environment)
     return client
 
 
@@ -89,38 +91,34 @@ def _with_key(provider: str, arguments: dict[str, Any], key: ProviderKey) -> Pro
     return make(**arguments, **{argument: key.value})
 
 
-def _without_environment(provider: Provider[Any], key: ProviderKey) -> None:
-    """Take away what the client has read from the environment.
+def _without_environment(provider: Provider[Any], key: ProviderKey, environment: Mapping[str, str]) -> None:
+    """Send nothing of the environment that says who asks.
 
-    The clients of OpenAI and Anthropic, and those generated like them, add the headers of a variable such as
-    `$OPENAI_CUSTOM_HEADERS`, which may contain another person's key.
+    The clients of OpenAI and Anthropic, and those generated like them, add the headers of variables such as
+    `$OPENAI_CUSTOM_HEADERS`, which may contain another person's key. Some of them read the variables again for every
+    request, so the headers are corrected just before a request is sent.
     """
-    client = provider.client
-    if hasattr(client, "organization") and hasattr(client, "project"):
-        client.organization = key.headers.get(_ORGANISATION)
-        client.project = key.headers.get(_PROJECT)
-    if hasattr(client, "admin_api_key"):
-        client.admin_api_key = None
-    foreign_headers = _headers_of_variables(os.environ)
-    custom_headers = getattr(client, "_custom_headers", None)
-    if isinstance(custom_headers, Mapping):
-        client._custom_headers = {
-            name: text for name, text in custom_headers.items() if foreign_headers.get(name.lower()) != text
-        }
-    sent_headers = getattr(client, "default_headers", None)
-    for name, text in sent_headers.items() if isinstance(sent_headers, Mapping) else ():
-        if isinstance(text, str) and foreign_headers.get(name.lower()) == text:
-            variable = " and ".join(
-                f"${variable}" for variable in env_variables.LINES_OF_HEADERS if variable in os.environ
-            )
-            raise UsageError(
-                f"The header {name} of {variable} would be sent with another key: {key.references.key}.",
-                f"Unset {variable}.",
-                code="bad_key",
-            )
+    auth_headers: Mapping[str, str] = getattr(provider.client, "auth_headers", {})
+    own_headers = {name.lower(): text for name, text in auth_headers.items()}
+
+    async def correct(request: httpx2.Request) -> None:
+        headers = request.headers
+        for name, text in _headers_of_variables(environment):
+            if headers.get(name) == text:
+                del headers[name]
+                # Not otherwise: a client leaves the key out where it follows a redirection to another server.
+                if name in own_headers:
+                    headers[name] = own_headers[name]
+        for variable, name in _OF_OPENAI.items():
+            if variable in key.headers:
+                headers[name] = key.headers[variable]
+            elif headers.get(name) == environment.get(variable, "").strip():
+                headers.pop(name, None)
+
+    add_hook(provider, "request", correct)
 
 
-def _headers_of_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """The headers in variables such as `$OPENAI_CUSTOM_HEADERS`, by their names in lower case."""
-    lines = [line for name in env_variables.LINES_OF_HEADERS for line in environment.get(name, "").split("\n")]
-    return {line.partition(":")[0].strip().lower(): line.partition(":")[2].strip() for line in lines if ":" in line}
+def _headers_of_variables(environment: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The headers in variables such as `$OPENAI_CUSTOM_HEADERS`, in lower case."""
+    lines = [line for name, text in environment.items() if name.endswith(_CUSTOM_HEADERS) for line in text.split("\n")]
+    return [(line.partition(":")[0].strip().lower(), line.partition(":")[2].strip()) for line in lines if ":" in line]

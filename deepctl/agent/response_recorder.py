@@ -10,7 +10,7 @@ import json
 import re
 import zlib
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 from pydantic_ai.providers import Provider
@@ -143,19 +143,22 @@ class _RecordedBody(httpx2.AsyncByteStream):
 def watch(provider: Provider[Any]) -> LastResponse:
     """Record the last response for a provider's client; record nothing if pydantic-ai did not create the client."""
     last = LastResponse()
+    add_hook(provider, "response", last.begin)
+    return last
+
+
+def add_hook(provider: Provider[Any], kind: Literal["request", "response"], hook: Callable[..., Any]) -> None:
+    """Call `hook` with every request or response of a provider's client, if pydantic-ai created its HTTP client."""
     make = provider._http_client_factory
     if make is None or not isinstance(provider._own_http_client, httpx2.AsyncClient):
-        return last
+        return
 
-    def watched() -> Any:
-        client = make()
-        client.event_hooks = {**client.event_hooks, "response": [*client.event_hooks["response"], last.begin]}
+    def hooked(client: Any) -> Any:
+        client.event_hooks = {**client.event_hooks, kind: [*client.event_hooks[kind], hook]}
         return client
 
-    client = provider._own_http_client
-    client.event_hooks = {**client.event_hooks, "response": [*client.event_hooks["response"], last.begin]}
-    provider._http_client_factory = watched
-    return last
+    hooked(provider._own_http_client)
+    provider._http_client_factory = lambda: hooked(make())
 
 
 def _parsed(raw: bytes) -> Any:

@@ -51,8 +51,6 @@ _LINES_OF_HEADERS: dict[str, tuple[str, ...]] = {
     "anthropic": ("ANTHROPIC_CUSTOM_HEADERS",),
     "openai": ("OPENAI_CUSTOM_HEADERS",),
 }
-LINES_OF_HEADERS = tuple(variable for variables in _LINES_OF_HEADERS.values() for variable in variables)
-"""Variables with any headers, one a line."""
 _OTHER_CLIENTS = ("anthropic", "bedrock", "cohere", "google", "google-cloud", "groq", "huggingface", "mistral", "xai")
 """Providers with a client of their own. OpenAI's client serves the others, and also reads its headers for them."""
 _NO_HEADERS = ("AWS_PROFILE", "GOOGLE_APPLICATION_CREDENTIALS")
@@ -75,7 +73,7 @@ OTHERS = frozenset(
         *(form for variable in (*PROXIES, *_CERTIFICATES) for form in (variable, variable.lower())),
         "NO_PROXY",
         "OLLAMA_HOST",
-        *LINES_OF_HEADERS,
+        *(variable for variables in _LINES_OF_HEADERS.values() for variable in variables),
     )
 )
 """Variables of requests that are no keys."""

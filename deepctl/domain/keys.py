@@ -74,7 +74,7 @@ class KeyReference(NamedTuple):
 
 
 class KeyState(NamedTuple):
-    """Whether a key is there; `ok` is `None` if only a command or keyring knows. `problem` is the rest of a sentence."""
+    """Whether a key is there; `ok` is `None` if only a command or keyring knows; `problem` ends no sentence."""
 
     ok: bool | None
     problem: str | None = None

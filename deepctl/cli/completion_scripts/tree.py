@@ -16,6 +16,7 @@ from typer.main import get_command
 from deepctl.cli.completion import SHELLS
 from deepctl.cli.main import app
 from deepctl.domain.roles import catalogue
+from deepctl.domain.provider_keys import all_names
 from deepctl.domain.settings import SETTINGS
 from deepctl.domain.transfer import profile_copy
 from deepctl.domain.wipe.wipe_plan import PARTS
@@ -143,6 +144,7 @@ TAKES: dict[tuple[str, str], Values] = {
     ("roles import", "name"): NOTHING,
     ("projects", "old"): Values(Kind.DIRECTORY),
     ("projects", "new"): Values(Kind.DIRECTORY),
+    ("keys", "name"): Values(Kind.WORD, tuple(all_names())),
     ("config", "key"): Values(Kind.SETTING),
     ("config set", "value"): Values(Kind.SETTING_VALUE),
     ("wipe", "only"): Values(Kind.WORDS, tuple(PARTS)),

@@ -62,6 +62,7 @@ def _checks(
         # The result for the first profile.
         yield from by_settings("sandbox", lambda: sandboxes.in_force(in_force))
         yield from by_settings("model", lambda: model(environment, in_force))
+        yield from by_settings("keys", lambda: keys(environment, in_force))
         yield from run_guarded("mcp", lambda: machine.servers(environment, in_force))
     parts = {paths: stored_state.disk_usage(paths) for paths in profiles}
     if len(profiles) > 1:
@@ -114,6 +115,7 @@ def checks_of(
         *run_guarded("settings", lambda: settings_file("settings", in_force.files[0], unset)),
         *run_guarded("trust", lambda: untrusted(paths, in_force.files[0])),
         *by_settings("model", lambda: model(environment, in_force)),
+        *by_settings("keys", lambda: keys(environment, in_force)),
         *by_settings("sandbox", lambda: sandboxes.in_force(in_force)),
         *run_guarded("mcp", lambda: machine.servers(environment, in_force)),
         *run_guarded("lock", lambda: _lock(paths)),
@@ -217,14 +219,16 @@ def model(environment: Mapping[str, str], in_force: Settings) -> Iterator[Check]
         )
         return
     provider = provider_keys.provider(name)
-    amiss = list(problems(environment, provider))
+    ring = in_force.keys(environment)
+    has_key = ring.has_reference(provider)
+    amiss = list(problems(environment, provider, has_key=has_key))
     for problem in amiss:
         yield Check(
             "model", "problem", f"{name}{where}: ${problem.variable} cannot be used: it {problem.problem}", problem.hint
         )
     if amiss:
         return
-    if provider == "ollama":
+    if provider == "ollama" and not has_key:
         url = addresses.without_passwords(ollama_address(environment))
         yield Check(
             "model", "ok", f"{name}{where} at {url}: needs no key", "`deepctl models` shows whether the server answers."
@@ -243,6 +247,10 @@ def model(environment: Mapping[str, str], in_force: Settings) -> Iterator[Check]
             f"{name}{where}: the client of its provider is not installed",
             distribution.to_install(provider),
         )
+        return
+    if has_key and (references := ring.of_provider(provider)) is not None:
+        # Its problem is that of the check of the keys.
+        yield Check("model", "ok", f"{name}{where}: key by reference, {references.key}")
         return
     key = provider_keys.look(provider, environment)
     if ":" not in name or key is None:
@@ -266,6 +274,18 @@ def model(environment: Mapping[str, str], in_force: Settings) -> Iterator[Check]
             f"{name}{where}: no key found",
             f"Set {' or '.join('$' + problem for problem in key.names)}.",
         )
+
+
+def keys(environment: Mapping[str, str], in_force: Settings) -> Iterator[Check]:
+    """The references to keys; nothing without any. No command is run for them, and no keyring is opened."""
+    ring = in_force.keys(environment)
+    states = [(reference, ring.state(reference)) for _, reference in sorted(ring.references.items())]
+    for reference, state in states:
+        if state.ok is False:
+            yield Check("keys", "problem", f"{reference}: it {state.problem}", state.hint)
+    names = [reference.name for reference, state in states if state.ok is not False]
+    if names:
+        yield Check("keys", "ok", f"{counted(len(names), 'key')} by reference: {', '.join(names)}")
 
 
 _SOURCES = {"environment": "$DEEPCTL_MODEL", "profile": "profile.toml", "config": "config.toml"}

@@ -116,7 +116,7 @@ def root(place: Root) -> Iterator[Check]:
 
 
 def _inside(place: Root) -> Iterator[Check]:
-    for name, path in (("profiles", place.profiles), ("locks", place.locks)):
+    for name, path in (("profiles", place.profiles), ("locks", place.locks), ("keys", place.keys)):
         try:
             status = os.lstat(path)
         except FileNotFoundError:
@@ -130,6 +130,10 @@ def _inside(place: Root) -> Iterator[Check]:
         if name == "locks":
             foreign_names = [entry.name for entry in present if not entry.is_file(follow_symlinks=False)]
             is_accessible = is_accessible or any(entry.stat(follow_symlinks=False).st_mode & 0o077 for entry in present)
+        elif name == "keys":
+            names = {layout.folded_name(profile) for profile in profiles.all_names(place)}
+            foreign_names = [entry.name for entry in present if entry.name not in names]
+            is_accessible = is_accessible or any(entry.stat(follow_symlinks=False).st_mode & 0o077 for entry in present)
         else:
             foreign_names = [
                 entry.name for entry in present if not (entry.name[:1].isalnum() or entry.name.startswith(KNOWN))
@@ -137,12 +141,10 @@ def _inside(place: Root) -> Iterator[Check]:
         if is_accessible:
             yield Check(name, "warning", f"other users may read {path}", "Remove their access: chmod -R go-rwx on it.")
         if foreign_names:
-            yield Check(
-                name,
-                "warning",
-                f"in {path}, not created by deepctl: {first_few(foreign_names)}",
-                "Find out what created it.",
-            )
+            is_of_keys = name == "keys"
+            reason = "of no profile" if is_of_keys else "not created by deepctl"
+            help = "Remove it." if is_of_keys else "Find out what created it."
+            yield Check(name, "warning", f"in {path}, {reason}: {first_few(foreign_names)}", help)
 
 
 def config(file: SettingsFile) -> Iterator[Check]:
@@ -368,6 +370,7 @@ def servers(environment: Mapping[str, str], in_force: Settings) -> Iterator[Chec
     """The problems of a profile's MCP servers; nothing without servers."""
     try:
         enabled = [server for server in in_force.mcp_servers() if server.enabled]
+        references = in_force.keys(environment).references
     except DeepctlError:
         return  # the checks of the files report the error, and most profiles have no servers
     if not enabled:
@@ -376,6 +379,8 @@ def servers(environment: Mapping[str, str], in_force: Settings) -> Iterator[Chec
         command = distribution.to_install("mcp")
         yield Check("mcp", "problem", "MCP servers need packages that are not installed", command)
         return
+    # The check of the keys reports the problems of references.
+    environment = {**environment, **dict.fromkeys(references, "by-reference")}
     amiss = [check for server in enabled for check in _server(server, environment)]
     yield from amiss
     if not amiss:
@@ -393,7 +398,7 @@ def _server(server: McpServer, environment: Mapping[str, str]) -> Iterator[Check
             "mcp",
             "problem",
             f"{server.name}: {names} {'is' if len(unset) == 1 else 'are'} not set",
-            "Set it in the environment of deepctl; otherwise the server is left out.",
+            "Set it in the environment of deepctl, or store it (deepctl keys set); otherwise the server is left out.",
         )
     if (problem := mcp_servers.unfit_variable(server, environment)) is not None:
         yield Check("mcp", "problem", f"{server.name}: {problem}", "Copy it again, without extra characters.")

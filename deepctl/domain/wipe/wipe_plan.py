@@ -82,7 +82,7 @@ class WipePart(NamedTuple):
 class WipePlan(NamedTuple):
     """The plan for a profile. `only` are the parts, empty for everything; `moves` are the renamed paths.
 
-    `staging` are paths beside the profile at which killed commands left parts of it.
+    `staging` are paths beside the profile: its stored keys, and what killed commands left of it.
     """
 
     profile: str
@@ -159,7 +159,7 @@ def plan(root: Root, paths: ProfilePaths, only: tuple[str, ...]) -> WipePlan:
         if place in wiped_places and place in weights
     ]
     staging = [] if only else _staging(root, paths)
-    parts += [WipePart("other", path, _weight(path)) for path in staging]
+    parts += [WipePart("keys" if path == paths.keys else "other", path, _weight(path)) for path in staging]
     _refuse_mounts(paths, [os.path.join(paths.directory, move.path) for move in moves] if only else [paths.directory])
     return WipePlan(paths.name, paths.directory, only, parts, moves if only else [], staging)
 
@@ -201,7 +201,8 @@ def put_away(
     """Move the planned data out of sight, permanently. The caller holds the lock, and deletes the data after releasing
     it. `in_force` are the profile's settings.
 
-    Raises `Refused`, `StorageError` or `OSError`: then nothing was removed except perhaps the container.
+    Raises `Refused`, `UsageError` (the keyring with keys of the profile cannot be changed), `StorageError` or
+    `OSError`: then nothing was removed except perhaps the container and keys.
     """
     container = None
     if not wipe_plan.only or "workspace" in wipe_plan.only:
@@ -212,6 +213,10 @@ def put_away(
     if wipe_plan.only:
         return HiddenData([trash.put_away_parts(root, paths, wipe_plan.moves)], container)
     leftovers = []
+    if os.path.lexists(paths.keys):
+        from deepctl.domain import stored_keys
+
+        stored_keys.empty_keyring(paths.keys)
     for path in wipe_plan.staging:
         with suppress(FileNotFoundError):  # another import cleans up too
             leftovers.append(trash.put_away(root, paths._replace(directory=path)))
@@ -279,12 +284,14 @@ def _is_there(place: str, weights: Mapping[str, Weight]) -> bool:
 
 
 def _staging(root: Root, paths: ProfilePaths) -> list[str]:
-    """Leftovers of killed commands beside the profile: an incomplete creation of it, and imports of any profile."""
+    """Paths beside the profile: an incomplete creation of it, incomplete imports of any profile, its stored keys."""
     staging_paths = []
     for entry in sorted(os.listdir(root.profiles)):
         path = os.path.join(root.profiles, entry)
         if entry == NEW + layout.folded_name(paths.name) or (entry.startswith(IMPORT) and not trash.is_held(path)):
             staging_paths.append(path)
+    if os.path.lexists(paths.keys):
+        staging_paths.append(paths.keys)
     return staging_paths
 
 
