@@ -137,12 +137,13 @@ def resolve(
             variable = re.search(r"`([A-Z][A-Z0-9_]+)`", text)
             missing = f"${variable[1]} is not set" if variable else first_sentence(text)
             addition = ", or for your own server the setting base_url," if name.startswith("openai") else ""
+            if variable:
+                addition += f" or store it for a profile (deepctl keys set {variable[1]}),"
             if variable and variable[1].endswith("_BASE_URL"):
                 addition = " to the address of the server, such as http://127.0.0.1:8000/v1,"
             raise ModelFailed(
                 f"Model {name!r} cannot be used: {missing}.",
-                f"Set it{addition} or store a key for the profile (deepctl keys set), and try again; `--model offline` "
-                "needs neither network nor key.",
+                f"Set it{addition} and try again; `--model offline` needs neither network nor key.",
                 code="model_key_missing",
             ) from None
         raise _unknown(name, error, environment) from None

@@ -126,7 +126,8 @@ def unset(
 ) -> None:
     """Forget a key of a profile: delete the stored one, and remove a reference from profile.toml."""
     domain.check_name(name)
-    profile, in_force = options.profile_and_settings(user)
+    profile, in_force = options.profile_and_settings(user, deletes=True)
+    options.say_ignored_directory(user, profile, as_json)
     _check_is_there(name, profile.name, in_force)
     confirm(
         f"Forget {name} of {profile.name}?",

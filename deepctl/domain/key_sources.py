@@ -75,9 +75,11 @@ def of_file(path: str, environment: Mapping[str, str]) -> str:
         if os.path.islink(path):
             raise KeyProblem("is a symbolic link", f"Name the file itself: {os.path.realpath(path)}") from None
         raise KeyProblem(f"cannot be opened: {(error.strerror or 'unknown error').lower()}") from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         _check_status(path, os.fstat(descriptor))
-        raw = file.read(MAX_BYTES + 1)
+        raw = os.read(descriptor, MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(raw) > MAX_BYTES:
         raise KeyProblem("is too large for a key")
     return checked(_decoded(raw))

@@ -115,9 +115,7 @@ class KeyRing(NamedTuple):
                 code="key_not_supported",
             )
         headers = {
-            name: self.references[name]
-            for name in provider_keys.HEADER_NAMES.get(provider, ())
-            if name in self.references
+            name: self.references[name] for name in provider_keys.header_names(provider) if name in self.references
         }
         return ProviderReferences(usable[0], headers)
 
@@ -196,9 +194,9 @@ def _shown(name: str) -> str:
 
 
 def _name_problem(name: str) -> tuple[str, str] | None:
-    if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
+    if not is_name(name):
         hint = "It must be the name of the variable, such as OPENAI_API_KEY: capital letters, digits and underscores."
-        return "is not such a name", hint
+        return "has other characters than such a name", hint
     if name in _COMMON or name in env_variables.OTHERS:
         return (
             "is not a key",

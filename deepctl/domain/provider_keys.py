@@ -106,10 +106,19 @@ def names_of(provider: str) -> tuple[str, ...]:
 
     `provider` is the part of a model's name before the colon.
     """
-    name = provider.partition("/")[0]
-    name = "openai" if name in OPENAI else _SAME.get(name, name)
+    name = _family(provider)
     variables = (variable for variable in VARIABLES.get(name, ()) if not variable.endswith("_BASE_URL"))
     return (*variables, *_ALSO.get(name, ()), *HEADER_NAMES.get(name, ()))
+
+
+def header_names(provider: str) -> tuple[str, ...]:
+    """The names among `names_of` that are of further headers."""
+    return HEADER_NAMES.get(_family(provider), ())
+
+
+def _family(provider: str) -> str:
+    name = provider.partition("/")[0]
+    return "openai" if name in OPENAI else _SAME.get(name, name)
 
 
 def all_names() -> list[str]:

@@ -125,7 +125,7 @@ def test_a_key_makes_a_provider_usable_and_is_shown_nowhere(
         "name": "anthropic",
         "installed": True,
         "extra": None,
-        "key": {"variable": "ANTHROPIC_API_KEY", "set": True},
+        "key": {"variable": "ANTHROPIC_API_KEY", "set": True, "source": "environment"},
         "usable": True,
     }
     assert not _provider(result.json, "openai")["usable"], "an empty key is none"

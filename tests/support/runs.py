@@ -21,7 +21,7 @@ class World:
         self.directory = directory
 
     def run(self, *arguments: str) -> Result:
-        return self.deepctl(*arguments).ok()
+        return self.deepctl(*arguments, stdin=KEY if arguments[:2] == ("keys", "set") else b"").ok()
 
     def fill(self) -> None:
         self.run("chat", "--user", "alice", "remember I like tea\nwrite a.txt: one")
@@ -45,6 +45,8 @@ def made_world(deepctl: InProcess, home: Path, directory: Path, monkeypatch: pyt
 
 Run = Callable[[World], tuple[str, ...]]
 ALICE = ("--user", "alice", "--json")
+KEY = b"a-key-of-a-test\n"
+"""What `keys set` reads from stdin."""
 
 
 def _say(*arguments: str) -> Callable[[World], tuple[str, ...]]:
@@ -62,6 +64,19 @@ def _after(*before: str) -> Callable[..., Callable[[World], tuple[str, ...]]]:
         return run
 
     return then
+
+
+def _with_key(*arguments: str) -> Callable[[World], tuple[str, ...]]:
+    """A run with a stored key, and with a reference that only a command knows."""
+
+    def run(world: World) -> tuple[str, ...]:
+        path = world.run("config", "path", *ALICE).json["path"]
+        with Path(path).open("a") as file:
+            file.write('[keys]\nGROQ_API_KEY = { command = "cat nothing" }\nXAI_API_KEY = { env = "NOTHING" }\n')
+        world.run("keys", "set", "OPENAI_API_KEY", "--store", "file", "--user", "alice")
+        return (*arguments, *ALICE)
+
+    return run
 
 
 def _foreign_store(world: World) -> tuple[str, ...]:
@@ -257,6 +272,9 @@ RUNS: dict[str, list[Run]] = {
         ),
     ],
     "profiles trust": [_say("profiles", "trust"), untrusted("profiles", "trust", "--yes")],
+    "keys list": [_say("keys", "list"), _with_key("keys", "list"), lambda world: ("keys", "list", "--json")],
+    "keys set": [_say("keys", "set", "OPENAI_API_KEY", "--store", "file")],
+    "keys unset": [_with_key("keys", "unset", "OPENAI_API_KEY", "--yes")],
     "projects list": [_say("projects", "list"), _project("shop")("projects", "list")],
     "projects move": [_project("shop")("projects", "move", "{0}", "{1}")],
     "projects forget": [

@@ -62,7 +62,7 @@ def _checks(
         # The result for the first profile.
         yield from by_settings("sandbox", lambda: sandboxes.in_force(in_force))
         yield from by_settings("model", lambda: model(environment, in_force))
-        yield from by_settings("keys", lambda: keys(environment, in_force))
+        yield from run_guarded("keys", lambda: keys(environment, in_force))
         yield from run_guarded("mcp", lambda: machine.servers(environment, in_force))
     parts = {paths: stored_state.disk_usage(paths) for paths in profiles}
     if len(profiles) > 1:
@@ -115,7 +115,7 @@ def checks_of(
         *run_guarded("settings", lambda: settings_file("settings", in_force.files[0], unset)),
         *run_guarded("trust", lambda: untrusted(paths, in_force.files[0])),
         *by_settings("model", lambda: model(environment, in_force)),
-        *by_settings("keys", lambda: keys(environment, in_force)),
+        *run_guarded("keys", lambda: keys(environment, in_force)),
         *by_settings("sandbox", lambda: sandboxes.in_force(in_force)),
         *run_guarded("mcp", lambda: machine.servers(environment, in_force)),
         *run_guarded("lock", lambda: _lock(paths)),
@@ -278,7 +278,18 @@ def model(environment: Mapping[str, str], in_force: Settings) -> Iterator[Check]
 
 def keys(environment: Mapping[str, str], in_force: Settings) -> Iterator[Check]:
     """The references to keys; nothing without any. No command is run for them, and no keyring is opened."""
-    ring = in_force.keys(environment)
+    try:
+        ring = in_force.keys(environment)
+    except DeepctlError as error:
+        # The checks of the files report the others.
+        is_reported = any(
+            file.problem is not None
+            or any(settings.problems(file.values, file.path, in_profile=file.source == "profile"))
+            for file in in_force.files
+        )
+        if not is_reported:
+            yield Check("keys", "problem", error.message, error.hint)
+        return
     states = [(reference, ring.state(reference)) for _, reference in sorted(ring.references.items())]
     for reference, state in states:
         if state.ok is False:

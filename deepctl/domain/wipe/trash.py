@@ -97,7 +97,7 @@ def is_held(path: str) -> bool:
     """Whether a process works on a directory under its lock; also true if the directory no longer exists."""
     try:
         descriptor = _held(path, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except (BlockingIOError, FileNotFoundError):
+    except OSError:
         return True
     if descriptor is not None:
         os.close(descriptor)
@@ -268,13 +268,16 @@ def _new_path(root: Root, kind: str, name: str) -> str:
 def _held(path: str, kind: int) -> int | None:
     """A descriptor of a directory, with its lock; `None` if it is not a directory of deepctl.
 
-    Raises `FileNotFoundError`, and with `LOCK_NB` `BlockingIOError` if another process holds the lock.
+    Raises `FileNotFoundError`, the errors of a machine without resources, and with `LOCK_NB` `BlockingIOError` if
+    another process holds the lock.
     """
     try:
         descriptor = os.open(path, atomic.OPEN_DIRECTORY)
     except FileNotFoundError:
         raise
-    except OSError:
+    except OSError as error:
+        if atomic.is_full(error) or atomic.is_of_machine(error):
+            raise  # it may be held, so its data must stay
         return None
     try:
         fcntl.flock(descriptor, kind)
