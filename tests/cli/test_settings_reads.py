@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from deepctl.cli import checkpoints, memory, profiles, projects, rewind_picker, sessions, wipe
+from deepctl.cli import checkpoints, keys, memory, profiles, projects, rewind_picker, sessions, wipe
 from deepctl.layout import SETTINGS, UNTRUSTED
 from tests.support.command import InProcess
-from tests.support.runs import ALICE, RUNS, Run, World, made_world, untrusted
+from tests.support.runs import ALICE, KEY, RUNS, Run, World, made_world, untrusted
 from tests.support.tree import commands
 
 _CONFIG = "config.toml"
@@ -104,6 +104,11 @@ _REREADS = [
         "The same. Before that, the import reads the profile.toml of the archive, and writes untrusted.toml from it.",
     ),
     _Reread(
+        lambda line, _: line.startswith("keys unset"),
+        {"alice/profile.toml": 2},
+        "Under the lock, the reference that the person saw must still be there.",
+    ),
+    _Reread(
         lambda line, names_user: line.startswith("memory edit") and not names_user,
         {"config.toml": 2},
         "The editor may be open for hours; the checkpoint after it must not contain what is excluded by then.",
@@ -118,6 +123,7 @@ _REREADS = [
 
 
 _ASKING = (
+    "keys unset",
     "memory forget",
     "profiles import",
     "profiles trust",
@@ -161,11 +167,11 @@ def test_each_settings_file_is_read_at_most_once(
         arguments = _without(arguments, "--user", 2)
     if variant == "asked" and "--yes" in arguments:
         arguments = _without(arguments, "--yes", 1)
-        for module in (memory, profiles, projects, sessions, wipe):
+        for module in (keys, memory, profiles, projects, sessions, wipe):
             monkeypatch.setattr(module, "confirm", lambda *_, **__: None)
         monkeypatch.setattr(profiles, "check_can_ask", lambda *_, **__: None)
     with _OPENED.counted() as counts:
-        result = deepctl(*arguments)
+        result = deepctl(*arguments, stdin=KEY if arguments[:2] == ("keys", "set") else b"")
     assert result.code == 0 or arguments[:1] == ("doctor",) or arguments[:2] == ("sandbox", "remove"), result
     line = " ".join(arguments)
     rereads = [reread for reread in _REREADS if reread.is_meant(line, "--user" in arguments)]
