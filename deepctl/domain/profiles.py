@@ -216,7 +216,6 @@ def create(root: Root, name: str, seed: ProfileSeed = EMPTY) -> ProfilePaths:
     return paths
 
 
-<<<<<<< HEAD
 def check_new(root: Root, name: str) -> None:
     """Raises `Refused` if there is a profile called `name`, with the command that uses it."""
     if (entry := _lookup(root, layout.check_name(name))) is not None:
@@ -225,14 +224,14 @@ def check_new(root: Root, name: str) -> None:
             f"`deepctl chat --user {entry.name}` uses it.",
             code="profile_exists",
         )
-=======
+
+
 def discard_old_keys(paths: ProfilePaths) -> None:
     """Delete keys of an earlier profile of the same name, before a profile is created."""
     if os.path.lexists(paths.keys):
         from deepctl.domain import stored_keys
 
         stored_keys.discard(paths.keys)
->>>>>>> 2fcfef1 (Profiles have keys by reference)
 
 
 def check_free(root: Root, name: str, *, by: ProfilePaths | None = None) -> None:
