@@ -9,7 +9,7 @@ _deepctl_table() {
 	commands= arguments= options=
 	local user='--user=profile --profile=profile -u=profile'
 	case $1 in
-	'') commands='chat checkpoints sessions memory profiles projects wipe sandbox usage models keys config doctor' options='--version --install-completion=?,bash,zsh,fish --show-completion=?,bash,zsh,fish' ;;
+	'') commands='chat checkpoints sessions memory profiles roles projects wipe sandbox usage models keys config doctor' options='--version --install-completion=?,bash,zsh,fish --show-completion=?,bash,zsh,fish' ;;
 	' chat') arguments='-' options="$user --session=session -s=session --new=?- --project=directory -C=directory --no-project --large --file=file -f=file --model=- -m=- --thinking=,off,minimal,low,medium,high,xhigh,max,on --approve=,ask,auto,never --sandbox=,auto,bubblewrap,docker,none --network --no-network --ephemeral --timeout=- --wait=- --json" ;;
 	' checkpoints') commands='list show diff save label rewind undo fork remove prune import verify repair' ;;
 	' checkpoints list') options="$user --session=session -s=session --limit=- --project=directory -C=directory --all --graph --json" ;;
@@ -46,7 +46,7 @@ _deepctl_table() {
 	' profiles') commands='list show create use path rename copy export import trust' ;;
 	' profiles list') options='--json' ;;
 	' profiles show') arguments='profile' options="$user --json" ;;
-	' profiles create') arguments='-' options='--wait=- --json' ;;
+	' profiles create') arguments='-' options='--like=role --wait=- --json' ;;
 	' profiles use') arguments='profile' options='--here -C=directory --forget --wait=- --json' ;;
 	' profiles path') arguments='profile' options="$user --json" ;;
 	' profiles rename') arguments='profile -' options='--wait=- --json' ;;
@@ -54,6 +54,13 @@ _deepctl_table() {
 	' profiles export') arguments='file' options="$user --force --json" ;;
 	' profiles import') arguments='file' options='--as=- --max-size=- --max-files=- --trust --yes -y --wait=- --json' ;;
 	' profiles trust') arguments='profile' options="$user --yes -y --wait=- --json" ;;
+	' roles') commands='list show create import export delete' ;;
+	' roles list') options='--json' ;;
+	' roles show') arguments='role' options='--json' ;;
+	' roles create') arguments='-' options='--from=profile --description=- --wait=- --json' ;;
+	' roles import') arguments='directory' options='--as=- --wait=- --json' ;;
+	' roles export') arguments='role directory' options='--json' ;;
+	' roles delete') arguments='role' options='--yes -y --wait=- --json' ;;
 	' projects') commands='list move forget trust' ;;
 	' projects list') options="$user --json" ;;
 	' projects move') arguments='directory directory' options="$user --wait=- --json" ;;
@@ -257,7 +264,13 @@ _deepctl_offer() {
 		;;
 	file) compopt -o default ;;
 	directory) compopt -o dirnames ;;
-	profile | session | checkpoint | memory | agent)
+	role)
+		kind=,coder,researcher,reviewer,writer
+		_deepctl_offer
+		kind=role-of-user
+		_deepctl_offer
+		;;
+	profile | role-of-user | session | checkpoint | memory | agent)
 		# No name has anything else in it, and ~N is as good as it stands.
 		[[ $value == *[!A-Za-z0-9._@+-]* ]] && return 0
 		if shopt -q failglob; then
@@ -286,6 +299,10 @@ _deepctl_names() {
 	[[ $root ]] || return 0
 	if [[ $kind == profile ]]; then
 		_deepctl_entries "$root/profiles"
+		return 0
+	fi
+	if [[ $kind == role-of-user ]]; then
+		_deepctl_entries "$root/roles"
 		return 0
 	fi
 	[[ $named ]] || _deepctl_default_user
@@ -339,7 +356,23 @@ _deepctl_default_user() {
 		user=$DEEPCTL_USER
 		return
 	fi
-	local file=${DEEPCTL_CONFIG-} lines line
+	local file=$root/directories.json lines line place=$PWD
+	if [[ -f $file && -r $file && ! -L $file ]]; then
+		mapfile -t -n 10000 lines <"$file"
+		while [[ $place ]]; do
+			for line in "${lines[@]}"; do
+				if [[ $line == "  \"$place\": \""* ]]; then
+					line=${line#"  \"$place\": \""}
+					user=${line%%\"*}
+					return
+				fi
+			done
+			[[ $place == / ]] && break
+			place=${place%/*}
+			place=${place:-/}
+		done
+	fi
+	file=${DEEPCTL_CONFIG-}
 	if [[ ! ${DEEPCTL_CONFIG+set} ]]; then
 		file=$HOME/.config
 		[[ $OSTYPE == darwin* ]] && file="$HOME/Library/Application Support"

@@ -10,7 +10,7 @@ function __deepctl_table -S
     set options
     switch $argv[1]
         case ''
-            set commands 'chat'\t'Talk to the agent of a profile' 'checkpoints'\t'Points in time of a conversation, its files and its memory, and how to return to them' 'sessions'\t'The conversations of a profile' 'memory'\t'The notebooks of the agent of a profile' 'profiles'\t'The users of deepctl on this machine, each with a private directory' 'projects'\t'The directories of yours in which an agent works' 'wipe'\t'Delete a profile, or parts of it, permanently' 'sandbox'\t'The place where the agent\'s commands run' 'usage'\t'The requests to models, their tokens and their cost' 'models'\t'List the model in force, the usable providers, and the models of your own servers' 'keys'\t'The keys of a profile for providers and MCP servers' 'config'\t'The settings of all profiles, or of one profile (--user)' 'doctor'\t'Check whether deepctl works here'
+            set commands 'chat'\t'Talk to the agent of a profile' 'checkpoints'\t'Points in time of a conversation, its files and its memory, and how to return to them' 'sessions'\t'The conversations of a profile' 'memory'\t'The notebooks of the agent of a profile' 'profiles'\t'The users of deepctl on this machine, each with a private directory' 'roles'\t'What a new profile can start with' 'projects'\t'The directories of yours in which an agent works' 'wipe'\t'Delete a profile, or parts of it, permanently' 'sandbox'\t'The place where the agent\'s commands run' 'usage'\t'The requests to models, their tokens and their cost' 'models'\t'List the model in force, the usable providers, and the models of your own servers' 'keys'\t'The keys of a profile for providers and MCP servers' 'config'\t'The settings of all profiles, or of one profile (--user)' 'doctor'\t'Check whether deepctl works here'
             set -a options '--version'\t'Print the version and exit'
             set -a options '--install-completion=?,bash,zsh,fish'\t'Install completion for bash, zsh or fish'
             set -a options '--show-completion=?,bash,zsh,fish'\t'Print the completion script, so that you can install it yourself'
@@ -283,6 +283,7 @@ function __deepctl_table -S
             set -a options '--help -h'\t'Show this help'
         case 'profiles create'
             set arguments '-'
+            set -a options '--like=role'\t'Start with the settings, files and memory of a role'
             set -a options '--wait=-'\t'Wait this long if another process has the lock of the profile'
             set -a options '--json'\t'Print one JSON document instead of text'
             set -a options '--help -h'\t'Show this help'
@@ -329,6 +330,39 @@ function __deepctl_table -S
         case 'profiles trust'
             set arguments 'profile'
             set -a options '--user --profile -u=profile'\t'Profile to work on'
+            set -a options '--yes -y'\t'Do not ask for confirmation'
+            set -a options '--wait=-'\t'Wait this long if another process has the lock of the profile'
+            set -a options '--json'\t'Print one JSON document instead of text'
+            set -a options '--help -h'\t'Show this help'
+        case 'roles'
+            set commands 'list'\t'List the roles that ship with deepctl, and your own' 'show'\t'Show the instructions, settings and files of a role' 'create'\t'Make a role from a profile' 'import'\t'Import a role from a directory' 'export'\t'Write a role to a new directory, for another machine or a repository' 'delete'\t'Delete a role of your own'
+            set -a options '--help -h'\t'Show this help'
+        case 'roles list'
+            set -a options '--json'\t'Print one JSON document instead of text'
+            set -a options '--help -h'\t'Show this help'
+        case 'roles show'
+            set arguments 'role'
+            set -a options '--json'\t'Print one JSON document instead of text'
+            set -a options '--help -h'\t'Show this help'
+        case 'roles create'
+            set arguments '-'
+            set -a options '--from=profile'\t'Profile whose settings, AGENTS.md and memory it gets'
+            set -a options '--description=-'\t'One line for `roles list`'
+            set -a options '--wait=-'\t'Wait this long if another process has the lock of the profile'
+            set -a options '--json'\t'Print one JSON document instead of text'
+            set -a options '--help -h'\t'Show this help'
+        case 'roles import'
+            set arguments 'directory'
+            set -a options '--as=-'\t'Name of the role'
+            set -a options '--wait=-'\t'Wait this long if another process has the lock of the profile'
+            set -a options '--json'\t'Print one JSON document instead of text'
+            set -a options '--help -h'\t'Show this help'
+        case 'roles export'
+            set arguments 'role' 'directory'
+            set -a options '--json'\t'Print one JSON document instead of text'
+            set -a options '--help -h'\t'Show this help'
+        case 'roles delete'
+            set arguments 'role'
             set -a options '--yes -y'\t'Do not ask for confirmation'
             set -a options '--wait=-'\t'Wait this long if another process has the lock of the profile'
             set -a options '--json'\t'Print one JSON document instead of text'
@@ -764,7 +798,7 @@ function __deepctl_offer -S
             __deepctl_paths
         case directory
             __deepctl_paths | string match -r '.*/$'
-        case profile session checkpoint memory agent
+        case profile role session checkpoint memory agent
             __deepctl_names
     end
 end
@@ -803,8 +837,13 @@ function __deepctl_names -S
         __deepctl_entries $root/profiles/*/
         return
     end
+    if test $kind = role
+        printf "$before%s\n" coder researcher reviewer writer
+        __deepctl_entries $root/roles/*/
+        return
+    end
     set -q user[1]
-    or set user (__deepctl_default_user "$config")
+    or set user (__deepctl_default_user "$config" $root/directories.json)
     __deepctl_is_name "$user"
     or return
     set -l profile $root/profiles/$user
@@ -865,6 +904,27 @@ function __deepctl_default_user
     if set -q DEEPCTL_USER
         echo "$DEEPCTL_USER"
         return
+    end
+    if test -f $argv[2]; and test -r $argv[2]; and not test -L $argv[2]
+        set -l lines
+        while read -l line
+            set -a lines $line
+        end <$argv[2]
+        set -l place (pwd -P | string collect)
+        while test -n "$place"
+            set -l start "  \"$place\": \""
+            for line in $lines
+                if test (string sub -l (string length -- $start) -- $line | string collect) = $start
+                    string match -r '[^"]*' -- (string sub -s (math (string length -- $start) + 1) -- $line)
+                    return
+                end
+            end
+            test $place = /
+            and break
+            set place (string replace -r '/[^/]*$' '' -- $place | string collect)
+            test -z "$place"
+            and set place /
+        end
     end
     if test -f "$argv[1]"; and test -r "$argv[1]"
         while read -l line

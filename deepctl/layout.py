@@ -208,6 +208,7 @@ class Root(NamedTuple):
     @property
     def roles(self) -> str:
         return os.path.join(self.path, "roles")
+
     def keys(self) -> str:
         return os.path.join(self.path, KEYS)
 

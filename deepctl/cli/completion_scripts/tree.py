@@ -15,8 +15,8 @@ from typer.main import get_command
 
 from deepctl.cli.completion import SHELLS
 from deepctl.cli.main import app
-from deepctl.domain.roles import catalogue
 from deepctl.domain.provider_keys import all_names
+from deepctl.domain.roles import catalogue
 from deepctl.domain.settings import SETTINGS
 from deepctl.domain.transfer import profile_copy
 from deepctl.domain.wipe.wipe_plan import PARTS
