@@ -209,6 +209,7 @@ class Root(NamedTuple):
     def roles(self) -> str:
         return os.path.join(self.path, "roles")
 
+    @property
     def keys(self) -> str:
         return os.path.join(self.path, KEYS)
 
