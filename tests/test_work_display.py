@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -13,13 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
 
+from deepctl.cli.repl.command_names import CommandNames
+from deepctl.output import render
 from deepctl.output.render import cells
 from deepctl.output.stream.checklist import Checklist
 from deepctl.output.stream.display import JsonDisplay, LiveDisplay, TextDisplay
 from deepctl.output.stream.file_diff import PREVIEW_ROWS, FileDiff
 from deepctl.output.stream.lines import TerminalCaps
 from deepctl.output.stream.thinking import Thinking
-from deepctl.output.stream.turn_summary import TurnSummary
+from deepctl.output.stream.turn_summary import TurnSummary, with_undo
 from deepctl.output.stream.turn_view import TurnView
 from tests.test_display import NO_TOOL, RESULT, START, call, came, shown, text
 
@@ -37,7 +40,8 @@ def output(identity: str, lines: str, partial: str = "") -> dict[str, Any]:
 
 
 def work(files: int, added: int | None, removed: int | None) -> dict[str, Any]:
-    return {"type": "work", "files": files, "added_lines": added, "removed_lines": removed, "undo": UNDO}
+    counts = {"files": files, "added_lines": added, "removed_lines": removed}
+    return {"type": "work", **counts, "checkpoint": "0123abcd89ef", "profile": "alice", "session": None}
 
 
 def plan(identity: str, *statuses: str) -> dict[str, Any]:
@@ -195,6 +199,18 @@ def test_a_change_that_was_just_approved_is_not_shown_again() -> None:
         assert display.end() == ["May I? yes", "✓ edit_file  a  → +1 -1", "", "1 file changed, +1 -1"]
 
 
+def test_a_turn_that_is_stopped_says_what_it_leaves() -> None:
+    calls = (call("1", "execute", command="make"), call("2", "execute", command="make test"))
+    with shown(START, *calls) as display:
+        display.matched(r"execute  make  \d+ s")
+        assert "· execute  make test" in display.lines
+        display.tell(work(1, 2, 0), {"do": "stop"})
+        found = display.end()
+    assert re.fullmatch(r"· execute  make  \d+ s", found[0])
+    assert found[1:3] == ["· execute  make test", ""]
+    assert "".join(found[3:]).startswith("1 file changed, +2 -0 · 1 command · `deepctl checkpoints")
+
+
 def test_the_last_lines_of_a_command_are_seen_while_it_runs() -> None:
     with shown(START, call("1", "execute", command="make"), output("1", numbered(*range(1, 8)), "half")) as display:
         display.expect("│ half")
@@ -296,10 +312,17 @@ def test_the_last_line(events: list[Any], cost: float | None, line: str) -> None
         if event == "command":
             summary.command_ended()
         elif event["type"] == "work":
-            summary.work(event)
+            summary.work(with_undo(event))
         else:
             summary.changed(FileDiff.of(event))
     assert summary.line(cost, " · ") == line
+
+
+def test_the_command_that_takes_a_turn_back_has_the_name_of_its_place() -> None:
+    event = {**work(1, 1, 0), "session": "shop"}
+    assert with_undo(event)["undo"] == f"{UNDO[:-1]} --session shop`"
+    with render.conversing(CommandNames({("checkpoints", "rewind"): "/rewind"}, "alice").reword):
+        assert with_undo(event)["undo"] == "/rewind 0123abcd"
 
 
 @pytest.mark.parametrize("height", [1, 2, 3, 5, 8, 15, 24])

@@ -192,9 +192,15 @@ class ProfileTurn:
     def _tell_work(self) -> None:
         """Tell a display what the turn has changed, and how it is taken back."""
         if self._engine.options.shows_work and (work := self._checkpoints.work()) is not None:
-            undo = f"`deepctl checkpoints rewind {work.checkpoint[:8]} --user {self._work.paths.name}`"
-            counts = {"files": work.files, "added_lines": work.added_lines, "removed_lines": work.removed_lines}
-            self._emit({"type": "work", **counts, "undo": undo})
+            self._emit(
+                {
+                    "type": "work",
+                    **work._asdict(),
+                    "profile": self._work.paths.name,
+                    # Without -C, commands continue the last session of the private workspace.
+                    "session": self._conversation.session.name if self._conversation.session.project else None,
+                }
+            )
 
     def _close(self) -> None:
         """End the commands of the run, and close the log."""

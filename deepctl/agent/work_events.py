@@ -6,7 +6,6 @@ Only a display of a terminal asks for these events (`Options.shows_work`). Witho
 from __future__ import annotations
 
 import codecs
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,8 +23,6 @@ from deepctl.agent.interruption import Emit
 from deepctl.agent.sandboxes import heard_by
 from deepctl.files.paths_beneath import DirectoryTree
 from deepctl.redaction import redact
-from deepctl.sandbox.policy import MOUNT, PROFILE_MOUNT
-from deepctl.store import diff
 from deepctl.store.records import COMMAND
 
 MAX_COMPARED = 1 << 20
@@ -33,7 +30,8 @@ MAX_COMPARED = 1 << 20
 _BINARY_PEEK = 8000
 _MAX_PARTIAL = 4096
 """Characters of an incomplete line that are passed on."""
-_SHOWN_TOOLS = frozenset({"delete_memory", "edit_file", "save_plan", "write_file", "write_memory"})
+_MEMORY_TOOLS = frozenset({"delete_memory", "write_memory"})
+_SHOWN_TOOLS = frozenset({"edit_file", "save_plan", "write_file"}) | _MEMORY_TOOLS
 """Tools whose changes are shown. `write_plan` also writes a file, but its list is shown."""
 
 
@@ -111,14 +109,14 @@ class WorkEvents(AbstractCapability[Any]):
             with heard_by(_CommandOutput(call.tool_call_id, self.emit, self.environment).add):
                 return await handler(args)
         if call.tool_name in _SHOWN_TOOLS:
-            with changes_told_to(partial(self._changed, call.tool_call_id)):
+            with changes_told_to(partial(self._changed, call)):
                 return await handler(args)
         return await handler(args)
 
-    def _changed(self, call_id: str, path: str, before: FileContent, after: FileContent) -> None:
-        if diff.is_internal(os.fsencode(path.removeprefix(f"{PROFILE_MOUNT}/").removeprefix(f"{MOUNT}/"))):
-            return  # the receipts of a notebook
-        event = {"type": "change", "id": call_id, "path": path, "remark": "", "before": None, "after": None}
+    def _changed(self, call: ToolCallPart, path: str, before: FileContent, after: FileContent) -> None:
+        if call.tool_name in _MEMORY_TOOLS and not path.endswith(".md"):
+            return  # the receipts of the memory store
+        event = {"type": "change", "id": call.tool_call_id, "path": path, "remark": "", "before": None, "after": None}
         contents = (before, after)
         if any(content.is_large for content in contents):
             event["remark"] = "too large to compare"

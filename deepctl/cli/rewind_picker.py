@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from deepctl.cli.repl import screen
+from deepctl.cli.repl import terminal
 from deepctl.cli.repl.clusters import with_stand_ins
 from deepctl.domain.settings import Settings
 from deepctl.errors import DeepctlError, Interrupted, NotFound
@@ -104,7 +104,7 @@ class _Picker:
             # No polling task: SIGTERM could be raised inside such a task, and would then end only the task.
             terminal_size_polling_interval=None,
             input=create_input(sys.stdin),
-            output=screen.output(sys.stderr),
+            output=terminal.output(sys.stderr),
         )
         checkpoint_id = application.run()
         if checkpoint_id is None:

@@ -118,7 +118,7 @@ def totals(changes: Iterable[TreeChange], content: Content, project: str = "") -
         for change in changes
         if not change.is_directory
         and workspaces.is_shown(change.path, project)
-        and not is_internal(change.path)
+        and not _is_internal(change.path)
         and not _is_dull(change)
     ]
     if len(shown_changes) > _MOST_COUNTED or sum(_compared_bytes(change) for change in shown_changes) > _MOST_BYTES:
@@ -138,9 +138,10 @@ def totals(changes: Iterable[TreeChange], content: Content, project: str = "") -
     return LineTotals(len(shown_changes), added, removed)
 
 
-def is_internal(path: bytes) -> bool:
-    """Whether a file of the workspace is deepctl's own, such as a large result. Notebooks of memory are not."""
-    return path.startswith(_OWN) and not (path.startswith(_NOTEBOOKS) and path.endswith(b".md"))
+def _is_internal(path: bytes) -> bool:
+    """Whether a file is deepctl's own, such as a large result. Notebooks of memory and files of a project are not."""
+    is_notebook = path.startswith(_NOTEBOOKS) and path.endswith(b".md")
+    return path.startswith(_OWN) and not is_notebook and workspaces.mounted(path) is None
 
 
 def _compared_bytes(change: TreeChange) -> int:

@@ -170,7 +170,7 @@ def run(command: str) -> Call:
 
 def _work(events: list[Event]) -> tuple[int, int | None, int | None]:
     (event,) = [event for event in events if event["type"] == "work"]
-    assert event["undo"].startswith("`deepctl checkpoints rewind ")
+    assert (event["profile"], event["session"]) == ("alice", None)
     return event["files"], event["added_lines"], event["removed_lines"]
 
 

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import signal
 import sys
-from bisect import bisect
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING
 
 from deepctl.cli import tty_modes
-from deepctl.cli.repl import clusters, keys
+from deepctl.cli.repl import clusters, keys, terminal
 from deepctl.cli.repl.clusters import with_stand_ins
 from deepctl.cli.repl.keys import HINT, DoubleCtrlC
 from deepctl.cli.repl.status import Toolbar, fit_toolbar
@@ -29,8 +27,6 @@ from deepctl.output.render import cells, has_colour, printable
 from deepctl.unicode import whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from prompt_toolkit.application import Application
     from prompt_toolkit.buffer import Buffer
     from prompt_toolkit.completion import Completer
@@ -38,9 +34,6 @@ if TYPE_CHECKING:
     from prompt_toolkit.formatted_text import StyleAndTextTuples
     from prompt_toolkit.history import History
     from prompt_toolkit.layout import Dimension, Layout
-    from prompt_toolkit.layout.screen import Char, Screen
-    from prompt_toolkit.output.vt100 import Vt100_Output
-    from prompt_toolkit.styles import Style
 
 _ESCAPE_SECONDS = 0.1
 _SEQUENCE_SECONDS = 0.5
@@ -78,17 +71,17 @@ class ScreenReader:
     def _make_application(self, toolbar: Callable[[], Toolbar], prompt: Callable[[], str]) -> Application[str | None]:
         from prompt_toolkit.output import ColorDepth
 
-        terminal = output(sys.stdout)
-        view = Drawing(self._buffer, toolbar, prompt, self._double_ctrl_c, terminal.get_size)
-        application = _application(
+        stdout = terminal.output(sys.stdout)
+        view = Drawing(self._buffer, toolbar, prompt, self._double_ctrl_c, stdout.get_size)
+        application = terminal.application(
             layout=view.layout(),
-            style=style(has_colour(sys.stdout)),
+            style=terminal.style(has_colour(sys.stdout)),
             color_depth=ColorDepth.DEPTH_1_BIT,
             include_default_pygments_style=False,
             reverse_vi_search_direction=True,
             terminal_size_polling_interval=None,
             input=self._keyboard,
-            output=terminal,
+            output=stdout,
         )
         application.ttimeoutlen = _ESCAPE_SECONDS
         application.timeoutlen = _SEQUENCE_SECONDS
@@ -193,7 +186,7 @@ class ScreenReader:
         if not self._notices:
             return
         output = self._application.output
-        _erase(self._application)
+        terminal.erase(self._application)
         dim, plain = ("\x1b[2m", "\x1b[0m") if has_colour(sys.stdout) else ("", "")
         while self._notices:
             output.write_raw(dim)
@@ -205,7 +198,7 @@ class ScreenReader:
     @contextmanager
     def _handed_over(self) -> Iterator[None]:
         """Meanwhile another program has the terminal, set as it was before."""
-        _erase(self._application)
+        terminal.erase(self._application)
         try:
             with tty_modes.shell_mode():
                 yield
@@ -346,104 +339,3 @@ class Drawing:
             return [("class:toolbar", with_stand_ins(fit_toolbar(self._toolbar(), width)))]
         except (DeepctlError, OSError):
             return []
-
-
-def style(has_colours: bool) -> Style:
-    """Attributes only. The chosen completion is reversed even without colours, since nothing else marks it."""
-    from prompt_toolkit.styles import Style
-
-    dim, bold = ("dim", "bold") if has_colours else ("", "")
-    return Style.from_dict(
-        {
-            "prompt": bold,
-            "toolbar": dim,
-            "hint": bold,
-            "search": "underline",
-            "incsearch.current": "underline noreverse",
-            "completion-menu": "",
-            "completion-menu.completion.current": "reverse",
-            "completion-menu.meta.completion": dim,
-            "completion-menu.meta.completion.current": "reverse",
-            "scrollbar.background": "",
-            "scrollbar.button": "reverse",
-        }
-    )
-
-
-def output(stream: TextIO) -> Vt100_Output:
-    """prompt_toolkit's output for the terminal at `stream`, which writes clusters and asks for no cursor position."""
-    from prompt_toolkit.output.vt100 import Vt100_Output
-
-    class Output(Vt100_Output):
-        def write(self, data: str) -> None:
-            if clusters.has_stand_ins(data):
-                self.write_raw(clusters.without_stand_ins(data))
-            else:
-                super().write(data)
-
-        def erase_down(self) -> None:
-            # Erasing from the first column of the window on, tmux would keep the old lines in its scrollback.
-            self.erase_end_of_line()
-            self.cursor_forward(1)
-            super().erase_down()
-            self.cursor_backward(1)
-
-    terminal = Output.from_pty(stream, term=os.environ.get("TERM"), enable_bell=False)
-    terminal.enable_cpr = False
-    return terminal
-
-
-def _application(**options: Any) -> Application[str | None]:
-    """An application that knows where its cursor is after the window has changed."""
-    from prompt_toolkit.application import Application
-
-    class ReflowingApplication(Application[str | None]):
-        def _on_resize(self) -> None:
-            _find_cursor(self)
-            super()._on_resize()
-
-    # The signal of a resize may be late.
-    return ReflowingApplication(before_render=_find_cursor, **options)
-
-
-def _erase(application: Application[str | None]) -> None:
-    """Erase the drawn line."""
-    _find_cursor(application)
-    application.renderer.erase()
-
-
-def _find_cursor(application: Application[str | None]) -> None:
-    """Correct the row of the cursor after a resize that made the terminal break long rows anew."""
-    columns = application.output.get_size().columns
-    screen, size = application.renderer.last_rendered_screen, application.renderer._last_size
-    if screen is not None and size is not None and size.columns != columns and _reflows():
-        cursor = application.renderer._cursor_pos
-        application.renderer._cursor_pos = cursor._replace(y=_rows_above(screen, cursor.x, cursor.y, columns))
-
-
-def _reflows() -> bool:
-    """Whether the terminal breaks long rows anew after a resize, which is known of tmux only.
-
-    No other terminal announces it reliably. If it were assumed wrongly, lines above the prompt would be erased; now a
-    row of the line may remain.
-    """
-    return bool(os.environ.get("TMUX")) and os.environ.get("TERM", "").startswith(("tmux", "screen"))
-
-
-def _rows_above(screen: Screen, x: int, y: int, columns: int) -> int:
-    """How many rows are above the position `x`, `y` once each row is broken at `columns`."""
-    above = sum(len(_row_starts(screen.data_buffer[number], columns)) for number in range(y))
-    return above + bisect(_row_starts(screen.data_buffer[y], columns), x) - 1
-
-
-def _row_starts(row: Mapping[int, Char], columns: int) -> list[int]:
-    """The columns at which a row is broken. A wide character is not broken."""
-    end = max((column for column, cell in row.items() if cell.char.strip()), default=-1)
-    starts = [0]
-    column = 0
-    while column <= end:
-        width = row[column].width or 1
-        if column + width - starts[-1] > columns:
-            starts.append(column)
-        column += width
-    return starts

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from deepctl.output.stream.tool_lines import ShownCall
     from deepctl.output.stream.turn_view import TurnView
 
-_MAX_ARGUMENT = 100
 _FRAME_SECONDS = 1 / 12
 _REST_FACTOR = 8
 """After a frame, the thread rests for this multiple of the processor time of the frame."""
@@ -37,8 +36,6 @@ _REST_FACTOR = 8
 
 _WORK = ("activity", "change", "output", "work")
 """Events for people only: they are no part of the JSON output."""
-_COMMANDS_IN = {"notice": "message", "work": "undo"}
-"""The text of events that can name a shell command."""
 
 
 class Display(Protocol):
@@ -76,13 +73,13 @@ class JsonDisplay:
 
 
 class TextDisplay:
-    """The answer on stdout as it arrives; tool calls, a line each, and their work on stderr if that is a terminal."""
+    """The answer on stdout as it arrives; notices, and the work of tools if that is a terminal, on stderr."""
 
     def __init__(self) -> None:
         self._clean: Callable[[str], str] = printable_lines if is_terminal(sys.stdout) else str
-        self.shows_work = self._watched = is_terminal(sys.stderr)
+        self.shows_work = is_terminal(sys.stderr)
         self._work: PlainWork | None = None
-        if self._watched:
+        if self.shows_work:
             from deepctl.output.stream.plain_work import PlainWork
 
             self._work = PlainWork()
@@ -92,18 +89,6 @@ class TextDisplay:
         match event["type"]:
             case "text":
                 self._write(event["delta"])
-            case "tool_call" if self._watched:
-                self._end_line()
-                arguments = ", ".join(f"{key}={_short(value)}" for key, value in event["args"].items())
-                render.notice(f"→ {event['name']}({arguments})")
-            case "tool_result" if self._watched and not event["ok"]:
-                render.notice(f"✗ {event['name']}: {_short(event['content'])}")
-            case "retry" if self._watched:
-                self._end_line()
-                wait = f"{event['seconds']:.1f} s"
-                render.notice(
-                    f"↻ {event['reason']}: trying again in {wait} ({event['attempt']} of {event['attempts']})"
-                )
             case "compaction":
                 from deepctl.output.stream.turn_view import compacted
 
@@ -114,7 +99,8 @@ class TextDisplay:
                 self._end_line()
                 if event.get("notice"):
                     self.notice(event["notice"])
-        if self._work is not None:
+        if self._work is not None and event["type"] in self._work.kinds:
+            self._end_line()
             self._work.event(event)
 
     def _write(self, text: str) -> None:
@@ -162,8 +148,12 @@ class LiveDisplay:
             case "error":
                 self.stop()
             case kind:
-                if (text := _COMMANDS_IN.get(kind)) is not None:
-                    event = {**event, text: with_command_names(event[text])}
+                if kind == "notice":
+                    event = {**event, "message": with_command_names(event["message"])}
+                elif kind == "work":
+                    from deepctl.output.stream.turn_summary import with_undo
+
+                    event = with_undo(event)
                 # Events without a running turn, as from `/compact`, are shown at once. Only a retry is shown until the
                 # next event or `close`, so that several have one line.
                 is_alone = self._turn is None or self._is_between_turns
@@ -317,9 +307,3 @@ class LiveDisplay:
                 self._usage = turn.usage if turn.parts or not self._parts else ""
                 self._parts = turn.parts or self._parts
                 self._turn = self._region = None
-
-
-def _short(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = " ".join(text.split())
-    return repr(text) if len(text) <= _MAX_ARGUMENT else repr(text[:_MAX_ARGUMENT]) + "…"

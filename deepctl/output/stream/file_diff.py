@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
+SHOWN_AS_CHANGE = {
+    "edit_file": ("old_string", "new_string"),
+    "save_plan": ("content",),
+    "write_file": ("content",),
+    "write_memory": ("content", "old_text"),
+}
+"""For each tool that changes a file, the arguments whose text is in the change."""
 PREVIEW_ROWS = 12
 """The most rows of a difference that is shown without a request."""
 _CONTEXT = 2

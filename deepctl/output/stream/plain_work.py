@@ -1,10 +1,12 @@
-"""The work of tools on stderr, without a live region: for one turn from a shell, and for terminals that only print.
+"""The work of a turn on stderr, without a live region: for one turn from a shell, and for terminals that only print.
 
-A change is printed when it happens, the to-do list and the summary at the end of the turn.
+A tool call has a line when it is made, and a change when it happens. The to-do list and the summary follow at the end
+of the turn.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -13,42 +15,69 @@ from typing import TYPE_CHECKING, Any
 from deepctl.output import render
 from deepctl.output.stream import checklist
 from deepctl.output.stream.checklist import Checklist
-from deepctl.output.stream.file_diff import FileDiff
+from deepctl.output.stream.file_diff import SHOWN_AS_CHANGE, FileDiff
 from deepctl.output.stream.lines import TerminalCaps
-from deepctl.output.stream.turn_summary import TurnSummary
+from deepctl.output.stream.turn_summary import TurnSummary, with_undo
 from deepctl.store.records import COMMAND
 
 if TYPE_CHECKING:
     from rich.text import Text
 
 
+_MAX_ARGUMENT = 100
+
+
 class PlainWork:
     """Prints the work of each turn."""
 
+    kinds = ("tool_call", "tool_result", "change", "retry", "work", "result")
+    """The events that it prints or counts."""
+
     def __init__(self) -> None:
         self._caps = TerminalCaps(render.has_colour(sys.stderr), sys.stderr.encoding or "ascii")
-        self._plans: dict[str, Checklist | None] = {}
+        self._plans: dict[str, Checklist] = {}
         self._checklist: Checklist | None = None
         self._summary = TurnSummary()
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Process an event of the turn."""
         match event["type"]:
+            case "tool_call":
+                self._call(event)
+            case "tool_result":
+                self._result(event)
             case "change":
                 change = FileDiff.of(event)
                 self._summary.changed(change)
                 render.notice(f"  {change.path}: {change.outcome()}")
                 self._print(change.preview(self._caps, _width(), ""))
-            case "tool_call" if event["name"] == checklist.TOOL:
-                self._plans[event["id"]] = Checklist.of(event["args"])
-            case "tool_result" if event["name"] == checklist.TOOL:
-                self._checklist = (self._plans.pop(event["id"], None) if event["ok"] else None) or self._checklist
-            case "tool_result" if event["name"] == COMMAND:
-                self._summary.command_ended()
+            case "retry":
+                wait = f"{event['seconds']:.1f} s"
+                count = f"({event['attempt']} of {event['attempts']})"
+                render.notice(f"↻ {event['reason']}: trying again in {wait} {count}")
             case "work":
-                self._summary.work(event)
+                self._summary.work(with_undo(event))
             case "result":
                 self.end(event.get("cost"))
+
+    def _call(self, event: Mapping[str, Any]) -> None:
+        name, arguments = event["name"], event["args"]
+        if name == checklist.TOOL and (plan := Checklist.of(arguments)) is not None:
+            self._plans[event["id"]] = plan
+            arguments = {}
+        shown = (
+            f"{key}={_short(value)}" for key, value in arguments.items() if key not in SHOWN_AS_CHANGE.get(name, ())
+        )
+        render.notice(f"→ {name}({', '.join(shown)})")
+
+    def _result(self, event: Mapping[str, Any]) -> None:
+        plan = self._plans.pop(event["id"], None)
+        if event["name"] == COMMAND:
+            self._summary.command_ended()
+        if not event["ok"]:
+            render.notice(f"✗ {event['name']}: {_short(event['content'])}")
+        elif plan is not None:
+            self._checklist = plan
 
     def end(self, cost: float | None = None) -> None:
         """Print the end of the turn, if that has not been done."""
@@ -68,3 +97,9 @@ def _width() -> int:
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except (OSError, ValueError):
         return 80
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = " ".join(text.split())
+    return repr(text) if len(text) <= _MAX_ARGUMENT else repr(text[:_MAX_ARGUMENT]) + "…"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from deepctl.output.render import cells, clip, printable
 from deepctl.output.stream import checklist
 from deepctl.output.stream.checklist import Checklist
-from deepctl.output.stream.file_diff import FileDiff
+from deepctl.output.stream.file_diff import SHOWN_AS_CHANGE, FileDiff
 from deepctl.output.stream.lines import TAB, TerminalCaps, cut_line, wrap
 
 if TYPE_CHECKING:
@@ -54,8 +54,6 @@ _MOST_OUTPUT = 1 << 20
 """Characters of a command's output that are kept for `/details`."""
 _CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _DETAILS = " (/details)"
-_SHOWN_AS_CHANGE = ("content", "old_string", "new_string", "old_text")
-"""Arguments whose text is in the change of the file."""
 
 
 class ShownCall:
@@ -102,8 +100,8 @@ class ShownCall:
         """Set the outcome of the call."""
         self.ok, self.result, self.seconds = ok, result, now - self.began
 
-    def line(self, caps: TerminalCaps, width: int, sign: str) -> Text:
-        """The call on one row: running behind `sign`, or with its outcome."""
+    def line(self, caps: TerminalCaps, width: int, sign: str, *, is_waiting: bool = False) -> Text:
+        """The call on one row: running behind `sign` or waiting for its start, or with its outcome."""
         from rich.text import Text
 
         style = "cyan"
@@ -111,7 +109,7 @@ class ShownCall:
             sign, style = (caps.sign("✓", "+"), "green") if self.ok else (caps.sign("✗", "x"), "red")
         seconds = time.monotonic() - self.began if self.seconds is None else self.seconds
         outcome = "" if self.seconds is None else f"  {caps.sign('→', '->')} {caps.safe(self.outcome())}"
-        if seconds >= _SLOW:
+        if seconds >= _SLOW and not is_waiting:
             outcome += f"  {int(seconds)} s"
         head = Text.assemble((sign, style), f" {caps.safe(printable(self.name))}")
         about = caps.safe(self.about())
@@ -171,7 +169,7 @@ class ShownCall:
         if plan is not None:
             return [*lines, *plan.rows(caps, width)]
         for name, value in self.arguments.items():
-            if self.changes and name in _SHOWN_AS_CHANGE:
+            if self.changes and name in SHOWN_AS_CHANGE.get(self.name, ()):
                 continue
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
             lines += _indented(caps, f"{printable(str(name))}: ", text, width)

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from deepctl.output import render
 from deepctl.output.stream.file_diff import FileDiff
 from deepctl.quantities import counted
+
+_ID = 8
+"""Characters of the id of a checkpoint that are shown."""
 
 
 class TurnSummary:
@@ -27,7 +31,7 @@ class TurnSummary:
         self._changes[change.path] = (added + (change.added or 0), removed + (change.removed or 0))
 
     def work(self, event: Mapping[str, Any]) -> None:
-        """The event `work`: the changes of the turn, from its checkpoints."""
+        """The event `work`: the changes of the turn, from its checkpoints; `undo` is the command to take it back."""
         self._work = event
 
     def line(self, cost: float | None, separator: str) -> str:
@@ -54,6 +58,14 @@ class TurnSummary:
             (sum(counts) for counts in zip(*self._changes.values(), strict=True)) if self._changes else (0, 0)
         )
         return len(self._changes), added, removed
+
+
+def with_undo(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The event `work` with the command that takes the turn back, by the name that it has in the present context."""
+    command = f"deepctl checkpoints rewind {event['checkpoint'][:_ID]} --user {event['profile']}"
+    if event["session"] is not None and not render.is_conversation():
+        command += f" --session {event['session']}"
+    return {**event, "undo": render.with_command_names(f"`{command}`")}
 
 
 def dollars(cost: float) -> str:

@@ -157,8 +157,10 @@ class TurnView:
         if isinstance(self._stream, Markdown):
             self._print_stream(self._stream.break_off(width))
         self._end_stream(width)
-        for call in self._pending.values():
-            self._add("tool", [call.line(self._caps, width, self._caps.sign("·", "-"))])
+        for number, call in enumerate(self._pending.values()):
+            if call.name == COMMAND and not number:
+                self._summary.command_ended()
+            self._add("tool", [call.line(self._caps, width, self._caps.sign("·", "-"), is_waiting=number > 0)])
         self._pending.clear()
         if self._checklist is not None:
             self._add("plan", self._checklist.rows(self._caps, width))
@@ -204,7 +206,7 @@ class TurnView:
             waiting = calls[1 : max(room - 1, 1)][:_MOST_WAITING]
             rows.append(calls[0].line(self._caps, width, self._spinner()))
             rows += calls[0].output_rows(self._caps, width, room - 1 - len(waiting) - (len(calls) > 1))
-            rows += [call.line(self._caps, width, self._caps.sign("·", "-")) for call in waiting]
+            rows += [call.line(self._caps, width, self._caps.sign("·", "-"), is_waiting=True) for call in waiting]
             if (left_out := len(calls) - 1 - len(waiting)) and len(rows) < room:
                 rows.append(Text(f"{self._caps.sign('·', '-')} {left_out} more waiting", "dim"))
         if plan and rows and len(plan) + len(rows) < room:
