@@ -22,6 +22,7 @@ from deepctl.output.stream.display import JsonDisplay, LiveDisplay, TextDisplay
 from deepctl.output.stream.file_diff import PREVIEW_ROWS, FileDiff
 from deepctl.output.stream.lines import TerminalCaps
 from deepctl.output.stream.thinking import Thinking
+from deepctl.output.stream.tool_lines import ShownCall
 from deepctl.output.stream.turn_summary import TurnSummary, with_undo
 from deepctl.output.stream.turn_view import TurnView
 from tests.test_display import NO_TOOL, RESULT, START, call, came, shown, text
@@ -86,6 +87,17 @@ def test_colours_mark_a_change_and_signs_do_where_there_are_none() -> None:
         "\x1b[2m   1 \x1b[0m\x1b[32m+ \x1b[0m\x1b[32mnew\x1b[0m",
     ]
     assert [PLAIN.ansi(row) for row in rows] == ["   1 - old", "   1 + new"]
+
+
+def test_no_color_means_no_colours_at_all() -> None:
+    events = (call("1", "edit_file", path="a"), change("1", "a", "a\n", "b\n"), came("1", "edit_file", "Edited"))
+    thought = {"type": "thinking", "delta": "Hm."}
+    with shown(
+        START, thought, *events, plan("2", "completed"), came("2", "write_plan", ""), RESULT, NO_COLOR="1"
+    ) as display:
+        found = display.end()
+    assert found[2:5] == ["✓ edit_file  a  → +1 -1", "   1 - a", "   1 + b"]
+    assert re.search(rb"\x1b\[[\d;]*m", display.bytes) is None
 
 
 def test_of_a_long_change_old_and_new_lines_are_seen_and_the_others_counted() -> None:
@@ -221,6 +233,19 @@ def test_the_last_lines_of_a_command_are_seen_while_it_runs() -> None:
         display.tell(came("1", "execute", numbered(*range(1, 9))), output("1", "late\n"), RESULT)
         assert display.end() == ["✓ execute  make  → 8 lines", "", "1 command"]
         assert b"\x1b[2J" not in display.bytes
+
+
+def test_much_output_costs_little_and_its_end_is_kept() -> None:
+    made = ShownCall("execute", {"command": "make"}, 0.0)
+    began = time.process_time()
+    for number in range(50_000):
+        made.printed(f"line {number} {'x' * 60}\n", "")
+    assert plain(made.output_rows(PLAIN, 14, 2)) == ["  │ line 4999…", "  │ line 4999…"]
+    assert time.process_time() - began < 2
+    made.ended(True, "cut", 1.0)
+    rows = plain(made.details(1, PLAIN, 80))
+    assert rows[-2].startswith("     line 49999 x")
+    assert 10_000 < len(rows) < 20_000
 
 
 def test_details_have_the_output_that_the_result_was_cut_of() -> None:

@@ -5,6 +5,7 @@ Only a display of a terminal asks for these events (`Options.shows_work`). Witho
 
 from __future__ import annotations
 
+import asyncio
 import codecs
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from deepctl.store.records import COMMAND
 MAX_COMPARED = 1 << 20
 """Bytes of the largest content that is shown as a difference."""
 _BINARY_PEEK = 8000
+_SECONDS = 0.05
+"""The time between two events about the output of a command."""
 _MAX_PARTIAL = 4096
 """Characters of an incomplete line that are passed on."""
 _MEMORY_TOOLS = frozenset({"delete_memory", "write_memory"})
@@ -106,8 +109,12 @@ class WorkEvents(AbstractCapability[Any]):
         handler: WrapToolExecuteHandler,
     ) -> Any:
         if call.tool_name == COMMAND:
-            with heard_by(_CommandOutput(call.tool_call_id, self.emit, self.environment).add):
-                return await handler(args)
+            output = _CommandOutput(call.tool_call_id, self.emit, self.environment)
+            try:
+                with heard_by(output.add):
+                    return await handler(args)
+            finally:
+                output.flush()
         if call.tool_name in _SHOWN_TOOLS:
             with changes_told_to(partial(self._changed, call)):
                 return await handler(args)
@@ -129,18 +136,33 @@ class WorkEvents(AbstractCapability[Any]):
 
 
 class _CommandOutput:
-    """The output of a running command, in lines. A carriage return starts a line again, as at a terminal."""
+    """The output of a running command, in lines. A carriage return starts a line again, as at a terminal.
+
+    Events are emitted some times a second: a command may print thousands of lines in that time, one by one.
+    """
 
     def __init__(self, call_id: str, emit: Emit, environment: Mapping[str, str]) -> None:
         self._call_id = call_id
         self._emit = emit
         self._environment = environment
         self._decoders = tuple(codecs.getincrementaldecoder("utf-8")(errors="replace") for _ in range(2))
+        self._new: list[str] = []
         self._partial = ""
+        self._next: asyncio.TimerHandle | None = None
 
     def add(self, out: bytes, err: bytes) -> None:
+        """Take new output, in the event loop of the command."""
+        self._new += [decoder.decode(piece) for decoder, piece in zip(self._decoders, (out, err), strict=True)]
+        if self._next is None:
+            self._next = asyncio.get_running_loop().call_later(_SECONDS, self.flush)
+
+    def flush(self) -> None:
         """Emit the lines that are complete now, and the present form of the last one."""
-        text = "".join(decoder.decode(piece) for decoder, piece in zip(self._decoders, (out, err), strict=True))
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        text = "".join(self._new)
+        self._new.clear()
         if not text:
             return
         *lines, partial_line = (self._partial + text).split("\n")

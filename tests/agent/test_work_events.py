@@ -129,6 +129,13 @@ def test_the_output_of_a_command_is_told_in_lines_without_keys(tmp_path: Path) -
     assert partials[-1] == "🎉"
 
 
+def test_a_command_that_prints_line_by_line_makes_few_events(tmp_path: Path) -> None:
+    backend = LocalBackend(tmp_path, sandbox=NoSandbox())
+    events = events_of(backend, ("execute", {"command": "i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo $i; done"}))
+    assert "".join(event["lines"] for event in events) == "".join(f"{number}\n" for number in range(1, 3001))
+    assert len(events) < 300
+
+
 def test_without_a_display_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unread(*_: object) -> object:
         raise AssertionError("nobody asked")
@@ -153,7 +160,7 @@ def turn(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Turn]:
         def play(*calls: Call, shows_work: bool = True) -> list[Event]:
             options = Options("offline", sandbox=NoSandbox(), approve="auto", shows_work=shows_work)
             model = ResolvedModel(with_both_ways(calling(*calls)), None)
-            monkeypatch.setattr("deepctl.agent.turn_engine._resolve", lambda *_: model)
+            monkeypatch.setattr("deepctl.agent.turn_engine._resolve", lambda *_, **__: model)
             runner = TurnRunner(options, environment={})
             stack.callback(runner.close)
             events: list[Event] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -70,19 +71,28 @@ class ShownCall:
         """The files that it has changed."""
         self.is_previewed = False
         """Whether an approval request has shown the change."""
-        self._output = ""
+        self._output: deque[str] = deque()
+        self._output_length = 0
         self._partial = ""
 
     def printed(self, lines: str, partial: str) -> None:
         """A running command has printed more `lines`; `partial` is the present form of the line after them."""
-        self._output = (self._output + lines)[-_MOST_OUTPUT:]
+        self._output.append(lines)
+        self._output_length += len(lines)
+        while self._output_length - len(self._output[0]) >= _MOST_OUTPUT:
+            self._output_length -= len(self._output.popleft())
         self._partial = partial
 
     def output_rows(self, caps: TerminalCaps, width: int, room: int) -> list[Text]:
         """The last lines of the output of a running command, at most `room`."""
         from rich.text import Text
 
-        lines = _CONTROL_SEQUENCE.sub("", self._output[-_TAIL:] + self._partial).split("\n")
+        end = self._partial
+        for piece in reversed(self._output):
+            if len(end) >= _TAIL:
+                break
+            end = piece[-_TAIL:] + end
+        lines = _CONTROL_SEQUENCE.sub("", end).split("\n")
         last = [line for line in lines if line.strip()][-max(min(room, _OUTPUT_ROWS), 0) :] if room > 0 else []
         bar = caps.sign("│", "|")
         return [
@@ -175,9 +185,10 @@ class ShownCall:
             lines += _indented(caps, f"{printable(str(name))}: ", text, width)
         for change in self.changes:
             lines += change.details(caps, width)
-        if len(self._output) > len(self.result):
+        if self._output_length > len(self.result):
             # The result was cut, or the command has not ended.
-            lines += _indented(caps, "output:", _CONTROL_SEQUENCE.sub("", self._output).rstrip("\n"), width)
+            output = "".join([*self._output, self._partial])
+            lines += _indented(caps, "output:", _CONTROL_SEQUENCE.sub("", output).rstrip("\n"), width)
         if self.seconds is not None:
             lines += _indented(caps, f"{caps.sign('→', '->')} ", self.result.rstrip("\n") or "(empty)", width)
         return lines
