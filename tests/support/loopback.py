@@ -121,13 +121,17 @@ Answer = Text | ToolCalls | Status | Broken | Stalled | Raw
 
 
 class Provider:
-    """A running server. `requests` are the bodies and `headers` the headers it got."""
+    """A running server. `requests` are the bodies and `headers` the headers it got.
+
+    `exchanges` are both of each request, which several clients at once would otherwise mix up.
+    """
 
     def __init__(self, answers: list[Answer], repeat_last: bool) -> None:
         self._answers = answers
         self._repeat_last = repeat_last
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.exchanges: list[tuple[dict[str, Any], dict[str, str]]] = []
         provider = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -158,6 +162,10 @@ class Provider:
         self._server.server_close()
         self._thread.join(5)
 
+    def _answer(self, body: dict[str, Any]) -> Answer:
+        """The answer to a request."""
+        return self._next()
+
     def _next(self) -> Answer:
         if len(self._answers) == 1 and self._repeat_last:
             return self._answers[0]
@@ -172,9 +180,11 @@ class Provider:
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        headers = {key.lower(): value for key, value in handler.headers.items()}
         self.requests.append(body)
-        self.headers.append({key.lower(): value for key, value in handler.headers.items()})
-        answer = self._next()
+        self.headers.append(headers)
+        self.exchanges.append((body, headers))
+        answer = self._answer(body)
         if isinstance(answer, Raw):
             handler.send_response(answer.code)
             for name, value in {**answer.headers, "Content-Length": str(len(answer.body))}.items():
