@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from deepctl.agent.sandboxes import Bubblewrap, Docker, NoSandbox
     from deepctl.agent.tasks import end_runs
     from deepctl.distribution import __version__
+    from deepctl.layout import user_directory
     from deepctl.sandbox.policy import Limits
 
 _MODULES = {
@@ -61,6 +62,7 @@ _MODULES = {
     "open_profile": "deepctl.agent.open_profile",
     "run": "deepctl.agent.runs",
     "stream": "deepctl.agent.runs",
+    "user_directory": "deepctl.layout",
 }
 
 __all__ = [
@@ -92,6 +94,7 @@ __all__ = [
     "open_profile",
     "run",
     "stream",
+    "user_directory",
 ]
 
 

@@ -348,6 +348,16 @@ def check_directory(path: str | os.PathLike[str]) -> str:
     return text
 
 
+def user_directory(root: str | os.PathLike[str], user_id: str) -> str:
+    """The path of the directory of a user below `root`, for a `LocalBackend` or a `FileCheckpointStore`.
+
+    The id must be a valid name, so that it is one part of a path and leads to no other user: `a/b` would be a directory
+    of the user `a`. Case does not count: `Alice` and `alice` have the same directory. Nothing is created. Raises
+    `BadName` for an invalid id, and `BadPath` for an invalid root.
+    """
+    return os.path.join(check_directory(root), folded_name(check_name(user_id, "user")))
+
+
 def is_good_name(name: str) -> bool:
     """Whether `name` is a valid name."""
     try:

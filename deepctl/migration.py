@@ -39,7 +39,8 @@ ARGUMENT_ROWS: tuple[tuple[str, str], ...] = (
     ("name", "`agent_name=`"),
     (
         "context_manager context_manager_max_tokens summarization_model cost_tracking cost_budget_usd",
-        "settings of a profile such as `compact_at`, `context_window` and `max_cost`, with `open_profile`",
+        "settings of a profile such as `compact_at`, `context_window`, `max_cost` and `max_cost_day`, with "
+        "`open_profile`",
     ),
 )
 """Arguments of `create_deep_agent`, and their counterpart."""

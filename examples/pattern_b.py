@@ -21,14 +21,14 @@ from typing import Annotated
 from fastapi import FastAPI, Header, HTTPException
 from pydantic import BaseModel
 
-from deepctl import DeepAgentDeps, FileCheckpointStore, LocalBackend, create_deep_agent, end_runs, layout, run
+from deepctl import DeepAgentDeps, FileCheckpointStore, LocalBackend, create_deep_agent, end_runs, run, user_directory
 from deepctl.errors import BadName
 
 STATE = Path(os.environ.get("STATE", "state")).absolute()
 
 # The newest 100 checkpoints of a user are enough; those with a label stay.
 agent = create_deep_agent(os.environ.get("DEEPCTL_MODEL") or "offline", max_checkpoints=100)
-turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+turns: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
 
 
 @asynccontextmanager
@@ -51,12 +51,12 @@ class Message(BaseModel):
 async def chat(request: Message, x_user: Annotated[str, Header()]) -> dict[str, str]:
     """Run a turn. Replace the header, which is not authenticated, by your sign-in."""
     try:
-        user = layout.folded_name(layout.check_name(x_user, "user"))
+        home = Path(user_directory(STATE, x_user))
     except BadName as error:
         raise HTTPException(400, str(error)) from None
-    async with turns[user]:
-        store = FileCheckpointStore(STATE / user / "checkpoints")
-        deps = DeepAgentDeps(backend=LocalBackend(root_dir=STATE / user / "workspace"), checkpoint_store=store)
+    async with turns[home]:
+        store = FileCheckpointStore(home / "checkpoints")
+        deps = DeepAgentDeps(backend=LocalBackend(root_dir=home / "workspace"), checkpoint_store=store)
         newest = await store.newest()  # every turn ends with a checkpoint, which contains the conversation
         history = newest.messages if newest is not None else []
         result = await run(agent, request.message, deps=deps, message_history=history)

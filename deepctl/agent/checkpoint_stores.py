@@ -181,6 +181,13 @@ class InMemoryCheckpointStore:
         self._checkpoints.pop(checkpoint.id, None)
         self._checkpoints[checkpoint.id] = stored
 
+    async def label(self, checkpoint_id: str, label: str) -> None:
+        """Give a checkpoint another label; its place among the others stays. Raises `CheckpointNotFound`."""
+        checkpoint = self._checkpoints.get(checkpoint_id)
+        if checkpoint is None:
+            raise CheckpointNotFound(f"There is no checkpoint {checkpoint_id!r}.")
+        self._checkpoints[checkpoint_id] = replace(checkpoint, label=label)
+
     async def get(self, checkpoint_id: str) -> Checkpoint | None:
         """The checkpoint of that id."""
         checkpoint = self._checkpoints.get(checkpoint_id)

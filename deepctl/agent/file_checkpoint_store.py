@@ -10,6 +10,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import compress
 from operator import is_
@@ -92,6 +93,9 @@ class FileCheckpointStore:
     ) -> None:
         """Save a checkpoint; one of the same id is replaced.
 
+        A checkpoint with files cannot be replaced without a workspace, because its files would be lost. If only the
+        label differs, the stored checkpoint gets this label and keeps its files; otherwise `Refused` is raised.
+
         Args:
             checkpoint: The checkpoint.
             workspace: A directory whose whole contents are stored with it.
@@ -106,6 +110,24 @@ class FileCheckpointStore:
         place = _workspace(workspace, exclude, project) if workspace is not None else None
         author = _author(by_agent)
         await self._run(lambda store: self._save(store, checkpoint, place, author, only_changed))
+
+    async def label(self, checkpoint_id: str, label: str) -> None:
+        """Give a checkpoint another label; its files and its place among the others stay.
+
+        An empty label removes the label. Raises `CheckpointNotFound`. In the directory of a profile, raises `BadName`
+        for an invalid label and `Refused` if another checkpoint has it.
+        """
+
+        def set_label(store: Checkpoints) -> None:
+            if checkpoint_id in store.ledger.records:
+                self._label(store, checkpoint_id, label)
+                return
+            checkpoint = self._get(store, checkpoint_id)
+            if checkpoint is None:
+                raise CheckpointNotFound(f"There is no checkpoint {checkpoint_id!r}.")
+            self._save(store, replace(checkpoint, label=label), None, AGENT, False)  # pydantic-deep's becomes ours
+
+        await self._run(set_label)
 
     async def get(self, checkpoint_id: str) -> Checkpoint | None:
         """The checkpoint of that id, or `None`."""
@@ -302,6 +324,16 @@ class FileCheckpointStore:
         _check_id(checkpoint.id)
         if only_changed and workspace is not None and store.is_unchanged(workspace):
             return
+        record = store.ledger.records.get(checkpoint.id)
+        if workspace is None and record is not None and record.tree:
+            if not _is_same(self._checkpoint(record, checkpoint.label), checkpoint):
+                raise Refused(
+                    f"Checkpoint {checkpoint.id!r} has files, which a save without a workspace would drop.",
+                    "Save it with `workspace=`, or under another id. `label` changes its label only.",
+                    code="has_files",
+                )
+            self._label(store, checkpoint.id, checkpoint.label)
+            return
         place = self._keep(checkpoint)
         at = checkpoint.created_at.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         old = pydantic_deep.find(self._directory).get(checkpoint.id)
@@ -329,6 +361,13 @@ class FileCheckpointStore:
         )
         if old is not None:
             os.unlink(old)
+
+    def _label(self, store: Checkpoints, identity: str, label: str) -> None:
+        if store.ledger.labels.get(identity, "") == label:
+            return
+        # Commands name the checkpoints of a profile by their labels; those of an application need not be unique.
+        set_label = store.writer.set_label if self._profile is None else store.writer.label
+        set_label(identity, whole(label) or None)
 
     def _keep(self, checkpoint: Checkpoint) -> ChainEnd:
         """Store the conversation of a checkpoint."""
@@ -502,6 +541,15 @@ class FileCheckpointStore:
         )
         result = rewinding.run_files(store, workspace, request, position, author, _NoHead())
         return sorted(os.fsdecode(path) for path in result.restored_paths + result.deleted_paths)
+
+
+def _is_same(stored: Checkpoint, checkpoint: Checkpoint) -> bool:
+    """Whether a stored checkpoint is the same as one that an application has, but for what the store sets."""
+    times = [item.created_at.astimezone(timezone.utc) for item in (stored, checkpoint)]
+    if (stored.turn, stored.metadata, times[0]) != (checkpoint.turn, whole_value(checkpoint.metadata), times[1]):
+        return False
+    dumps = [ModelMessagesTypeAdapter.dump_json(whole_value(item.messages)) for item in (stored, checkpoint)]
+    return dumps[0] == dumps[1]
 
 
 _MARKS = "deepctl"

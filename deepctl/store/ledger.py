@@ -543,6 +543,10 @@ class LedgerWriter:
         """Set or remove the label of a checkpoint. Raises `BadName`, or `Refused` if another has that label."""
         if label is not None:
             self.check_free(label, identity)
+        self.set_label(identity, label)
+
+    def set_label(self, identity: str, label: str | None) -> None:
+        """Set or remove the label of a checkpoint. It may be any text, and that of another checkpoint."""
         self._append({"label": {"id": identity, "label": label}})
 
     def check_free(self, label: str, identity: str | None = None) -> None:

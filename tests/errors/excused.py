@@ -19,6 +19,10 @@ EXCUSED: dict[tuple[str, str], str] = {
     ("agent/message_codec.py", "The messages in … are invalid: …."): _LIBRARY,
     ("agent/file_checkpoint_store.py", "… is not a valid checkpoint id."): _LIBRARY,
     ("agent/file_checkpoint_store.py", "Checkpoint … is damaged."): _LIBRARY,
+    (
+        "agent/file_checkpoint_store.py",
+        "Checkpoint … has files, which a save without a workspace would drop.",
+    ): _LIBRARY,
     ("agent/file_checkpoint_store.py", "Another thread is working on …."): _LIBRARY,
     ("agent/checkpoint_stores.py", "… checkpoints cannot be kept."): _LIBRARY,
     ("agent/checkpoint_stores.py", "Checkpoint … was not found."): _LIBRARY,

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 
+from deepctl.locks import APPLICATION
 from tests.errors.situation import Situation, case
 from tests.support.command import Result
 
@@ -244,6 +245,13 @@ def _(s: Situation) -> list[str]:
 def _(s: Situation) -> list[str]:
     s.story()
     s.lock()
+    return ["checkpoints", "save", "--user", "alice", "--wait", "0.1"]
+
+
+@case(ANY, "an application works on the profile")
+def _(s: Situation) -> list[str]:
+    s.story()
+    s.lock(command=APPLICATION)
     return ["checkpoints", "save", "--user", "alice", "--wait", "0.1"]
 
 
