@@ -12,23 +12,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
-from itertools import compress
 from operator import is_
 from typing import Any, TypeVar
-from weakref import ReferenceType, ref
+from weakref import WeakValueDictionary
 
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
 
 from deepctl.agent import message_codec, tasks
 from deepctl.agent.checkpoint_stores import Checkpoint, check_keep, is_labelled
 from deepctl.domain import profiles
-from deepctl.errors import BadPath, Damaged, Locked, Refused
+from deepctl.errors import Damaged, Locked, Refused
 from deepctl.files import atomic
 from deepctl.layout import Root, check_directory
 from deepctl.locks import APPLICATION, Lease, Lock
 from deepctl.store import log_file, lookup, message_chains, prune, pydantic_deep, session_reader
 from deepctl.store import rewind as rewinding
-from deepctl.store.checkpoint_store import PACKS, Checkpoints
+from deepctl.store.checkpoint_store import LOCK, Checkpoints, check_apart
 from deepctl.store.ledger import LEDGER, MESSAGES, newest_record, run_of
 from deepctl.store.lookup import CheckpointNotFound, CheckpointProblem
 from deepctl.store.message_chains import ChainEnd, MessageChains
@@ -39,7 +38,6 @@ from deepctl.unicode import whole, whole_value
 T = TypeVar("T")
 
 _SESSION = "library"
-_LOCK = ".lock"
 _WAIT_SECONDS = 30.0
 _POLL_SECONDS = 0.05
 _NO_DIRECTORY = "the backend has no directory on this machine"
@@ -49,13 +47,14 @@ class FileCheckpointStore:
     """Checkpoints in a directory: conversations without repetition, and the files of a workspace if there is one.
 
     A checkpoint is on disk when `save` returns, and a kill at any moment loses no saved checkpoint. Several objects and
-    processes may use one directory: a kernel lock admits one at a time. The directory may be the `checkpoints`
+    processes may use one directory: a kernel lock admits one at a time. The objects of a process share its open files
+    and what was read from them, so a new object for each request costs little. The directory may be the `checkpoints`
     directory of a deepctl profile.
 
     Args:
         directory: The directory of the store; created (0700) if it is missing.
         cache: A file for data that can be computed again, which makes snapshots by later processes faster. It must lie
-            outside of `directory`. Without it, the cache lasts as long as this object.
+            outside of `directory`. Without it, the cache lasts as long as this process has the directory open.
 
     The constructor raises `BadPath`, before it creates anything, if a part of a path is empty, `.` or `..`, and if the
     directory of a new store is inside another store, or contains one: names of users that contain a `/` give such
@@ -69,17 +68,10 @@ class FileCheckpointStore:
         self._directory = os.path.abspath(check_directory(directory))
         self._place = os.path.realpath(directory)
         self._cache = check_directory(cache) if cache is not None else ":memory:"
-        _check_apart(self._place)
-        self._mutex = threading.Lock()
-        self._store: Checkpoints | None = None
-        self._messages: MessageChains | None = None
-        self._recent: tuple[list[ModelMessage], list[bytes]] = ([], [])
-        self._parsed: dict[str, tuple[list[int], list[ModelMessage]]] = {}
+        check_apart(self._place)
+        self._open = _open_directory(self._directory, self._place, self._cache)
+        self._own_memory = _MessageMemory(self._open.changes)
         atomic.make_root(self._directory)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_parsed"):
-            self._close()
 
     async def save(
         self,
@@ -257,13 +249,13 @@ class FileCheckpointStore:
 
     def _at_once(self, action: Callable[[], T]) -> T:
         """Run a function with the lock, in this thread. Raises `Locked` if another process holds the lock."""
-        if not self._mutex.acquire(blocking=False):
+        if not self._open.mutex.acquire(blocking=False):
             raise Locked(f"Another thread is working on {self._directory}.")
         try:
             with self._lock():
                 return action()
         finally:
-            self._mutex.release()
+            self._open.mutex.release()
 
     @property
     def _profile(self) -> str | None:
@@ -277,41 +269,24 @@ class FileCheckpointStore:
             name = os.path.basename(profile)
             root = Root(os.path.dirname(os.path.dirname(profile)))
             return profiles.lock(root, name, command=APPLICATION, wait=0.0)
-        path = os.path.join(self._directory, _LOCK)
+        path = os.path.join(self._directory, LOCK)
         return Lock(path, profile=self._directory, command=APPLICATION)
 
     @contextmanager
     def _opened(self) -> Iterator[Checkpoints]:
         """The store; opened again if another process has written to it. It is also opened again after an error."""
-        if self._store is not None and not self._store.is_current():
-            self._close()
-        if self._store is None:
-            _check_apart(self._place)
-            self._store = Checkpoints(self._directory, cache=self._cache)
-            _close_excess(self)
+        store = self._open.current_store(self._directory)
+        if store is None:
+            check_apart(self._place)
+            store = self._open.store = Checkpoints(self._directory, cache=self._cache)
+            _close_excess(self._open)
         try:
-            self._recover(self._store)
-            yield self._store
+            self._recover(store)
+            yield store
+            self._open.note_time(self._directory)
         except BaseException:
-            self._close()
+            self._open.close()
             raise
-
-    def _close(self) -> None:
-        if self._store is not None:
-            self._store.close()
-        self._store = self._messages = None
-        self._recent = ([], [])
-        self._parsed = {}
-
-    def _close_if_idle(self) -> bool:
-        """Close the open files unless a thread is working; the next operation opens them again."""
-        if not self._mutex.acquire(blocking=False):
-            return False
-        try:
-            self._close()
-        finally:
-            self._mutex.release()
-        return True
 
     def _save(
         self,
@@ -372,13 +347,22 @@ class FileCheckpointStore:
     def _keep(self, checkpoint: Checkpoint) -> ChainEnd:
         """Store the conversation of a checkpoint."""
         directory = os.path.join(self._directory, MESSAGES)
-        if self._messages is None:
-            self._messages, self._recent = MessageChains(directory), ([], [])
-        chain, new = self._chained(self._messages, checkpoint.messages)
-        if not self._messages.is_current(chain):
-            self._messages, self._recent = MessageChains(directory), ([], [])
-            chain, new = self._chained(self._messages, checkpoint.messages)
-        return self._messages.keep(chain, new, [checkpoint.turn] * len(new))
+        chains = self._open.messages
+        if chains is None or (not self._memory.is_checked and not chains.is_unchanged()):
+            chains = self._open.read_messages(directory)
+        self._memory.is_checked = True
+        chain, new = self._chained(chains, checkpoint.messages)
+        if not chains.is_current(chain):
+            chains = self._open.read_messages(directory)
+            chain, new = self._chained(chains, checkpoint.messages)
+        return chains.keep(chain, new, [checkpoint.turn] * len(new))
+
+    @property
+    def _memory(self) -> _MessageMemory:
+        """The messages that this object has read or saved, as far as they are still those on the disk."""
+        if self._own_memory.since != self._open.changes:
+            self._own_memory = _MessageMemory(self._open.changes)
+        return self._own_memory
 
     def _chained(
         self, messages: MessageChains, conversation: Sequence[ModelMessage]
@@ -387,7 +371,7 @@ class FileCheckpointStore:
 
         Messages of the last save are recognised by identity, except the last two, which may have been changed in place.
         """
-        before, digests = self._recent
+        before, digests = self._memory.recent
         common_length = min(max(len(before) - 2, 0), len(conversation))
         if not all(map(is_, before[:common_length], conversation)):
             common_length = next(
@@ -399,7 +383,7 @@ class FileCheckpointStore:
             digest, whole_message = message_chains.continued(chain[-1] if chain else message_chains.START, message)
             chain.append(digest)
             new_messages.append(whole_message)
-        self._recent = (list(conversation), list(chain))
+        self._memory.recent = (list(conversation), list(chain))
         known_length, _ = messages.find(chain)
         return chain, new_messages[len(new_messages) - (len(chain) - known_length) :] if known_length < len(
             chain
@@ -442,8 +426,8 @@ class FileCheckpointStore:
         newest = newest_record(self._directory)
         if newest is None:
             return None
-        if self._store is None or not self._store.is_current():
-            self._close()  # its parsed conversations may have changed
+        if self._open.current_store(self._directory) is None:
+            self._open.close()  # the messages that were read may have changed
         return self._checkpoint(*newest)
 
     def _newest(self, store: Checkpoints) -> Checkpoint | None:
@@ -492,9 +476,10 @@ class FileCheckpointStore:
 
     def _conversation_in(self, directory: str, log: str, offset: int) -> list[ModelMessage]:
         """The messages of a log up to an offset; read messages are cached."""
-        ends, messages = self._parsed.get(log, ([], []))
+        parsed = self._memory.parsed
+        ends, messages = parsed.get(log, ([], []))
         if not ends or offset > ends[-1]:
-            ends, messages = self._parsed[log] = message_codec.parse_log(directory, log)
+            ends, messages = parsed[log] = message_codec.parse_log(directory, log)
             if not ends or offset > ends[-1]:
                 raise Damaged(f"The message log {log} is damaged, or cut short.")
         return messages[: bisect_right(ends, offset)]
@@ -511,8 +496,7 @@ class FileCheckpointStore:
             prune.collect_messages(os.path.join(self._directory, MESSAGES), store.ledger)
             if self._profile is None:
                 prune.compact(store)
-            self._messages = None
-            self._parsed = {}
+            self._open.forget_messages()
         return bool(records or paths)
 
     def _recover(self, store: Checkpoints) -> None:
@@ -583,47 +567,6 @@ def _project_of(record: Record | None) -> str | None:
     return marks.get("project_dir") if isinstance(marks, dict) else None
 
 
-_DEPTH = 3
-"""How deep a directory is searched for other stores before it becomes a store."""
-
-
-def _check_apart(directory: str) -> None:
-    """Raises `BadPath` if the directory of a new store is inside another store, or contains one."""
-    if _is_store(directory):
-        return
-    above = os.path.dirname(directory)
-    while not _is_store(above) and above != os.path.dirname(above):
-        above = os.path.dirname(above)
-    if _is_store(above):
-        raise BadPath(f"{directory} is inside the checkpoint store {above}.", _APART)
-    below = next(filter(_is_store, _directories(directory, _DEPTH)), None)
-    if below is not None:
-        raise BadPath(f"{directory} contains the checkpoint store {below}.", _APART)
-
-
-_APART = "Use one directory per user, beside each other, and names of users without a `/`."
-
-
-def _is_store(directory: str) -> bool:
-    # A file of that name alone may be of another program.
-    return os.path.lexists(os.path.join(directory, LEDGER)) and any(
-        os.path.lexists(os.path.join(directory, name)) for name in (_LOCK, MESSAGES, PACKS)
-    )
-
-
-def _directories(directory: str, depth: int) -> Iterator[str]:
-    """The directories below one, as far as they are readable."""
-    try:
-        with os.scandir(directory) as entries:
-            names = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return
-    for name in names:
-        yield name
-        if depth > 1:
-            yield from _directories(name, depth - 1)
-
-
 def _workspace(
     directory: str | os.PathLike[str], exclude: Sequence[str], project: str | os.PathLike[str] | None
 ) -> WorkspaceOptions:
@@ -635,23 +578,126 @@ def _workspace(
     return WorkspaceOptions(os.path.abspath(directory), exclude, project=mounted)
 
 
+class _MessageMemory:
+    """Messages that one object has read or saved: a new object reads and checks them again.
+
+    `since` is the number of changes (`_OpenDirectory.changes`) before they were read.
+    """
+
+    def __init__(self, since: int) -> None:
+        self.since = since
+        self.recent: tuple[list[ModelMessage], list[bytes]] = ([], [])
+        """The conversation of the last save, and the digests up to each message."""
+        self.parsed: dict[str, tuple[list[int], list[ModelMessage]]] = {}
+        """The messages of logs, and the offset after each."""
+        self.is_checked = False
+        """Whether the logs were as this process knows them when this object first saved a conversation."""
+
+
+class _OpenDirectory:
+    """The open files of a directory and the digests of its messages, for all objects of this process. `mutex` admits
+    one thread.
+    """
+
+    def __init__(self) -> None:
+        self.mutex = threading.Lock()
+        self.store: Checkpoints | None = None
+        self.messages: MessageChains | None = None
+        self._time = 0
+        self.changes = 0
+        """How often others have changed the logs, or messages were removed."""
+
+    def __del__(self) -> None:
+        self.close()
+
+    def current_store(self, directory: str) -> Checkpoints | None:
+        """The open store, `None` if there is none, or if another process has written to it, which closes it."""
+        if self.store is not None and not (self.store.is_current() and self._time == _time_of_ledger(directory)):
+            self.close()
+        return self.store
+
+    def note_time(self, directory: str) -> None:
+        """The ledger is as this process has read or written it."""
+        self._time = _time_of_ledger(directory)
+
+    def read_messages(self, directory: str) -> MessageChains:
+        """Read the digests of all stored conversations."""
+        if self.messages is not None:
+            self.forget_messages()
+        self.messages = MessageChains(directory)
+        return self.messages
+
+    def forget_messages(self) -> None:
+        """The logs have changed."""
+        self.messages = None
+        self.changes += 1
+
+    @property
+    def message_count(self) -> int:
+        """The number of messages whose digests are in memory."""
+        chains = self.messages
+        return len(chains) if chains is not None else 0
+
+    def close(self) -> None:
+        """Close the files and forget what was read; the next operation opens them again."""
+        if self.store is not None:
+            self.store.close()
+        self.store = None
+        self.forget_messages()
+
+    def close_if_idle(self) -> bool:
+        """Close the files unless a thread is working."""
+        if not self.mutex.acquire(blocking=False):
+            return False
+        try:
+            self.close()
+        finally:
+            self.mutex.release()
+        return True
+
+    def is_useful(self) -> bool:
+        """Whether the store is open, and nobody else has changed or deleted it."""
+        store = self.store
+        return store is not None and store.is_current()
+
+
 _MOST_OPEN = 200
 """Stores of a process with an open file. The usual limit of a process is 1,024 open files."""
-_OPEN: list[ReferenceType[FileCheckpointStore]] = []
-"""The stores that were opened, the latest one last."""
+_MOST_MESSAGES = 100_000
+"""Messages of open stores, whose digests take about 600 bytes each."""
+_DIRECTORIES: WeakValueDictionary[tuple[int, str, str, str], _OpenDirectory] = WeakValueDictionary()
+"""The open directories by process, path, real path and cache."""
+_OPEN: list[_OpenDirectory] = []
+"""Those that were opened, the latest one last. They stay open when an application forgets its object."""
 _OPEN_LOCK = threading.Lock()
+_DIRECTORIES_LOCK = threading.Lock()
 
 
-def _close_excess(latest: FileCheckpointStore) -> None:
-    """Close the stores that were opened first, if more than `_MOST_OPEN` are open.
+def _time_of_ledger(directory: str) -> int:
+    return os.stat(os.path.join(directory, LEDGER)).st_mtime_ns
 
-    An application may keep a store for each of its users, and few of them are working at once.
+
+def _open_directory(directory: str, place: str, cache: str) -> _OpenDirectory:
+    with _DIRECTORIES_LOCK:
+        # A forked process must not use the files of the other one.
+        return _DIRECTORIES.setdefault((os.getpid(), directory, place, cache), _OpenDirectory())
+
+
+def _close_excess(latest: _OpenDirectory) -> None:
+    """Close the stores that were opened first, if more than `_MOST_OPEN` are open or have more than `_MOST_MESSAGES`
+    messages, and those that were deleted. An application may have many users, and few of them are working at once.
     """
     with _OPEN_LOCK:
-        stores = [store for reference in _OPEN if (store := reference()) not in (None, latest) and store._store]
-        excess = len(stores) + 1 - _MOST_OPEN
-        is_open = [position >= excess or not store._close_if_idle() for position, store in enumerate(stores)]
-        _OPEN[:] = [ref(store) for store in [*compress(stores, is_open), latest]]
+        still_open = [latest]
+        message_count = latest.message_count
+        for directory in reversed(_OPEN):
+            if directory is latest or directory.store is None:
+                continue
+            message_count += directory.message_count
+            has_room = len(still_open) < _MOST_OPEN and message_count <= _MOST_MESSAGES
+            if (has_room and directory.is_useful()) or not directory.close_if_idle():
+                still_open.append(directory)
+        _OPEN[:] = reversed(still_open)
 
 
 class _NoHead:

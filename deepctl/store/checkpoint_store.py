@@ -21,12 +21,12 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from deepctl import quantities
-from deepctl.errors import Interrupted, Refused
+from deepctl.errors import BadPath, Interrupted, Refused
 from deepctl.files import atomic, git
 from deepctl.layout import ProfilePaths
 from deepctl.store import log_file, session_catalogue, tool_calls, trees, workspaces
 from deepctl.store.index_db import Cache
-from deepctl.store.ledger import LEDGER, Ledger, LedgerWriter, read
+from deepctl.store.ledger import LEDGER, MESSAGES, Ledger, LedgerWriter, read
 from deepctl.store.object_store import ObjectBatch, ObjectReader, ObjectStore, ObjectWriter
 from deepctl.store.pack_store import PackStore, is_uncounted
 from deepctl.store.records import MOST_NOT_COVERED, OTHER, Position, Record, Rewind, new_id
@@ -36,6 +36,8 @@ from deepctl.store.trees import DIRECTORY, ScratchWriter, Snapshot, TreeChange
 from deepctl.store.workspaces import WorkspaceOptions
 
 PACKS = "packs"
+LOCK = ".lock"
+"""The lock of a directory that is not in a profile."""
 NOTHING_REWOUND = "Nothing was rewound; nothing has changed."
 _PROMPT_LENGTH = 200
 
@@ -371,6 +373,47 @@ class Checkpoints:
                 f"Edited since then and left unchanged: {paths}{' and more' if len(edited_paths) > 5 else ''}."
             )
         return notes
+
+
+_DEPTH = 3
+"""How deep a directory is searched for other stores before it becomes a store."""
+
+
+def check_apart(directory: str) -> None:
+    """Raises `BadPath` if the directory of a new store is inside another store, or contains one."""
+    if _is_store(directory):
+        return
+    above = os.path.dirname(directory)
+    while not _is_store(above) and above != os.path.dirname(above):
+        above = os.path.dirname(above)
+    if _is_store(above):
+        raise BadPath(f"{directory} is inside the checkpoint store {above}.", _APART)
+    below = next(filter(_is_store, _directories(directory, _DEPTH)), None)
+    if below is not None:
+        raise BadPath(f"{directory} contains the checkpoint store {below}.", _APART)
+
+
+_APART = "Use one directory per user, beside each other, and names of users without a `/`."
+
+
+def _is_store(directory: str) -> bool:
+    # A file of that name alone may be of another program.
+    return os.path.lexists(os.path.join(directory, LEDGER)) and any(
+        os.path.lexists(os.path.join(directory, name)) for name in (LOCK, MESSAGES, PACKS)
+    )
+
+
+def _directories(directory: str, depth: int) -> Iterator[str]:
+    """The directories below one, as far as they are readable."""
+    try:
+        with os.scandir(directory) as entries:
+            names = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return
+    for name in names:
+        yield name
+        if depth > 1:
+            yield from _directories(name, depth - 1)
 
 
 class ProfileStore:

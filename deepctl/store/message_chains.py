@@ -57,6 +57,14 @@ def _encoded(message: dict[str, Any]) -> bytes:
     return json.dumps(message, sort_keys=True, separators=(",", ":")).encode()
 
 
+class _LogStatus(NamedTuple):
+    """What shows that a log was replaced or changed: its inode, its size in bytes and its time in nanoseconds."""
+
+    inode: int
+    size: int
+    modified: int
+
+
 class MessageChains:
     """The conversations below `directory`. The caller holds its lock."""
 
@@ -65,7 +73,7 @@ class MessageChains:
         self._known: dict[bytes, ChainEnd] = {}
         self._ends: dict[str, bytes] = {}
         self._instructions: dict[str, Any] = {}
-        self._sizes: dict[str, int] = {}
+        self._statuses: dict[str, _LogStatus] = {}
         self._digests: dict[tuple[str, int], str] = {}
         self._tails: dict[str, str] = {}
         if os.path.isdir(directory):
@@ -74,9 +82,13 @@ class MessageChains:
             }
             chains: dict[tuple[str, int], bytes] = {}
             for log_id in pending:
-                self._sizes[log_id] = os.lstat(log_file.log_path(directory, log_id)).st_size
+                self._statuses[log_id] = self._status(log_id)
             while pending:
                 self._load(pending.pop(), pending, chains)
+
+    def __len__(self) -> int:
+        """The number of stored messages."""
+        return len(self._known)
 
     def _load(self, log_id: str, pending: set[str], chains: dict[tuple[str, int], bytes]) -> None:
         try:
@@ -115,9 +127,20 @@ class MessageChains:
         if place is None:
             return True
         try:
-            return os.lstat(log_file.log_path(self.directory, place.log)).st_size == self._sizes.get(place.log)
+            return self._status(place.log) == self._statuses.get(place.log)
         except OSError:
             return False
+
+    def is_unchanged(self) -> bool:
+        """Whether all logs are as this object knows them."""
+        try:
+            return all(self._status(log_id) == status for log_id, status in self._statuses.items())
+        except OSError:
+            return False
+
+    def _status(self, log_id: str) -> _LogStatus:
+        status = os.lstat(log_file.log_path(self.directory, log_id))
+        return _LogStatus(status.st_ino, status.st_size, status.st_mtime_ns)
 
     def find(self, chain: Sequence[bytes]) -> tuple[int, ChainEnd | None]:
         """The stored part of a conversation, given by the digests up to each message, and its end."""
@@ -153,7 +176,7 @@ class MessageChains:
             self._tails[log_id] = chain_digest(self._tails[log_id], line)
             self._known[chain[number]] = ChainEnd(log_id, end, number + 1, self._tails[log_id])
         self._ends[log_id] = chain[-1]
-        self._sizes[log_id] = ends[-1]
+        self._statuses[log_id] = self._status(log_id)
         return self._known[chain[-1]]
 
     def _add(self, log_id: str, lines: list[bytes]) -> list[int]:

@@ -6,7 +6,11 @@ import asyncio
 import contextlib
 import json
 import os
+import pickle
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -31,6 +35,7 @@ from deepctl.agent import file_checkpoint_store
 from deepctl.agent.checkpoint_stores import CheckpointFrequency, CheckpointStore
 from deepctl.errors import Damaged, Locked, Refused
 from deepctl.locks import Lock
+from deepctl.store.message_chains import MessageChains
 from deepctl.store.rewind import RewindConflicts
 from tests.support.command import InProcess
 
@@ -706,27 +711,102 @@ def test_what_a_store_forgets_is_not_taken_for_the_agents(tmp_path: Path) -> Non
     _run(story())
 
 
-def test_an_application_can_keep_more_stores_than_a_process_may_have_open_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_an_application_can_use_more_stores_than_a_process_may_have_open_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_kept: bool
 ) -> None:
     monkeypatch.setattr(file_checkpoint_store, "_MOST_OPEN", 3)
-    stores = [FileCheckpointStore(tmp_path / str(number)) for number in range(8)]
+    kept = [FileCheckpointStore(tmp_path / str(number)) for number in range(8)] if is_kept else []
 
-    def open_ledgers() -> int:
-        names = (os.readlink(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd") if _is_open(number))
-        return sum(name.startswith(str(tmp_path)) and name.endswith("ledger.jsonl") for name in names)
+    def store_of(number: int) -> FileCheckpointStore:
+        return kept[number] if kept else FileCheckpointStore(tmp_path / str(number))
 
     async def save_and_read() -> None:
-        for number, store in enumerate(stores):
-            await store.save(_checkpoint(f"one-{number}", 1))
-            assert open_ledgers() <= 3
-        await asyncio.gather(*(store.save(_checkpoint("two", 2)) for store in stores))
-        for number, store in enumerate(stores):
-            assert [checkpoint.id for checkpoint in await store.list_all()] == [f"one-{number}", "two"]
-            assert open_ledgers() <= 3
+        for number in range(8):
+            await store_of(number).save(_checkpoint(f"one-{number}", 1))
+            assert _open_ledgers(tmp_path) <= 3
+        await asyncio.gather(*(store_of(number).save(_checkpoint("two", 2)) for number in range(8)))
+        for number in range(8):
+            assert [checkpoint.id for checkpoint in await store_of(number).list_all()] == [f"one-{number}", "two"]
+            assert _open_ledgers(tmp_path) <= 3
 
     asyncio.run(save_and_read())
-    assert open_ledgers() > 0
+    assert _open_ledgers(tmp_path) > 0
+
+
+def test_a_new_store_for_each_request_reads_the_conversations_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = 0
+    read = MessageChains.__init__
+
+    def counted(self: MessageChains, directory: str) -> None:
+        nonlocal opened
+        opened += 1
+        read(self, directory)
+
+    monkeypatch.setattr(MessageChains, "__init__", counted)
+
+    async def requests() -> None:
+        for number in range(1, 6):
+            store = FileCheckpointStore(tmp_path / "store")
+            newest = await store.newest()
+            assert (newest.turn if newest is not None else 0) == number - 1
+            await store.save(_checkpoint(f"c{number}", number))
+        assert opened == 1
+        # Another process removes a checkpoint, and saves two.
+        script = "import asyncio, pickle, sys; from deepctl import FileCheckpointStore\n"
+        script += "store = FileCheckpointStore(sys.argv[1]); checkpoints = pickle.load(sys.stdin.buffer)\n"
+        script += "asyncio.run(store.remove('c5'))\n"
+        script += "for checkpoint in checkpoints: asyncio.run(store.save(checkpoint))"
+        checkpoints = [_checkpoint("d6", 6, flavour="!"), _checkpoint("d7", 7, flavour="!")]
+        command = [sys.executable, "-c", script, str(tmp_path / "store")]
+        subprocess.run(command, input=pickle.dumps(checkpoints), check=True)
+        store = FileCheckpointStore(tmp_path / "store")
+        await store.save(_checkpoint("c8", 8, flavour="!"))
+        assert opened == 2
+        messages = {checkpoint.id: checkpoint.messages for checkpoint in await store.list_all()}
+        assert list(messages) == ["c1", "c2", "c3", "c4", "d6", "d7", "c8"]
+        assert messages["c4"] == _conversation(4)
+        assert messages["d7"] == _conversation(7, "!")
+        assert messages["c8"] == _conversation(8, "!")
+
+    _run(requests())
+    logs = (tmp_path / "store/messages").iterdir()
+    assert sum(path.read_bytes().count(b"prompt 5!") for path in logs) == 1, "stored without repetition"
+
+
+def test_the_files_of_a_deleted_store_are_closed_and_it_can_be_made_again(tmp_path: Path) -> None:
+    async def story() -> None:
+        await FileCheckpointStore(tmp_path / "alice").save(_checkpoint("secret", 3))
+        shutil.rmtree(tmp_path / "alice")
+        await FileCheckpointStore(tmp_path / "bob").save(_checkpoint("b", 1))
+        assert _open_ledgers(tmp_path) == 1
+        store = FileCheckpointStore(tmp_path / "alice")
+        assert await store.newest() is None
+        await store.save(_checkpoint("new", 3))
+        assert [checkpoint.id for checkpoint in await FileCheckpointStore(tmp_path / "alice").list_all()] == ["new"]
+        assert [checkpoint.messages for checkpoint in await store.list_all()] == [_conversation(3)]
+
+    _run(story())
+
+
+def test_the_digests_of_long_conversations_do_not_stay_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_checkpoint_store, "_MOST_MESSAGES", 30)
+
+    async def story() -> None:
+        for number in range(8):
+            await FileCheckpointStore(tmp_path / str(number)).save(_checkpoint("c", 5))
+            assert _open_ledgers(tmp_path) <= 4
+
+    _run(story())
+
+
+def _open_ledgers(place: Path) -> int:
+    names = (os.readlink(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd") if _is_open(number))
+    return sum(name.startswith(str(place)) and "ledger.jsonl" in name for name in names)
 
 
 def _is_open(number: str) -> bool:
