@@ -17,6 +17,7 @@ Each stored format has a number:
 | `PROJECTS_FORMAT` | `projects.json` | `v` |
 | `DIRECTORIES_FORMAT` | `directories.json` | `v` |
 | `USAGE_FORMAT` | each line of `usage.jsonl` | `v` |
+| `SHARED_FORMAT` | `shared.json` | `v` |
 | `ROLE_FORMAT` | `roles/<name>/role.toml` | `version`; a file without one was written by a person: format 1 |
 | `CACHE_FORMAT` | `cache/snapshots.sqlite` | SQLite's `user_version`; with another number the cache is rebuilt |
 
@@ -64,6 +65,8 @@ SETTINGS = "profile.toml"
 UNTRUSTED = "untrusted.toml"
 PROJECTS = "projects.json"
 """The file with the projects of a profile, in its directory."""
+SHARED = "shared.json"
+"""The file of a profile that names the profiles whose notebooks it has read (`deepctl.domain.memory.shared`)."""
 DIRECTORIES = "directories.json"
 """The file in the root with the profiles of directories (`deepctl.domain.profile_choice`)."""
 USAGE = "usage.jsonl"
@@ -419,6 +422,7 @@ CACHE_FORMAT = Format("cache", 3)
 PROJECTS_FORMAT = Format("projects", 1)
 DIRECTORIES_FORMAT = Format("directories", 1)
 USAGE_FORMAT = Format("usage", 1)
+SHARED_FORMAT = Format("shared", 1)
 ROLE_FORMAT = Format("role", 1, key="version", without=1)
 
 FORMATS = (
@@ -432,6 +436,7 @@ FORMATS = (
     PROJECTS_FORMAT,
     DIRECTORIES_FORMAT,
     USAGE_FORMAT,
+    SHARED_FORMAT,
     ROLE_FORMAT,
 )
 

@@ -55,6 +55,7 @@ from deepctl.agent.limits import window_of
 from deepctl.agent.media_filter import with_media_filter
 from deepctl.agent.model_wrappers import UnicodeFilterModel, with_both_ways
 from deepctl.agent.offline import OFFLINE, offline_model
+from deepctl.agent.shared_memory import SharedMemoryToolset
 from deepctl.agent.tools import (
     CAPABILITY,
     FAILURES,
@@ -77,6 +78,7 @@ from deepctl.agent.turn_context import (
 )
 from deepctl.agent.wire import with_chat_shape
 from deepctl.domain.memory.directory import as_bytes
+from deepctl.domain.memory.shared import SharedMemory
 from deepctl.domain.permissions import Permissions
 from deepctl.domain.permissions import disabled_tools as names_of_disabled
 from deepctl.errors import UsageError
@@ -269,6 +271,7 @@ def create_deep_agent(
     tools: Literal["full", "lean"] = "full",
     disabled_tools: Collection[str] = (),
     context_window: int | None = None,
+    shared_memory: SharedMemory | None = None,
     capabilities: Sequence[AbstractCapability[DeepAgentDeps]] = (),
     output_type: OutputSpec[OutputDataT] = str,  # type: ignore[assignment]
 ) -> Agent[DeepAgentDeps, OutputDataT]:
@@ -305,6 +308,7 @@ def create_deep_agent(
         disabled_tools: Names of more tools that the agent does not have. Raises `BadSetting` for an unknown one.
         context_window: The context window of the model in tokens, if the model's own value must not be used. A result
             of a tool that would take more than about a quarter of the window goes to a file.
+        shared_memory: The notebooks of other profiles that the agent of a profile may read.
         capabilities: More capabilities of pydantic-ai. `Toolset(FunctionToolset([f]))` adds the function `f` as a tool.
         output_type: The type of the answer, as in pydantic-ai's `Agent`.
     """
@@ -326,7 +330,7 @@ def create_deep_agent(
     toolsets.append(eviction.get_toolset())
     if include_memory:
         memory = Memory(store_resolver=memory_store, agent_name=agent_name, inject_memory=False)
-        toolsets.append(MemoryToolset(memory))
+        toolsets.append(MemoryToolset(memory) if shared_memory is None else SharedMemoryToolset(memory, shared_memory))
     if include_plans:
         toolsets.append(PlanningToolset(_Planning(tools=["write_plan"])))
     own_tools = _OwnTools(
@@ -357,6 +361,7 @@ def create_deep_agent(
             agent_name,
             names,
             memory=memory_store if include_memory else None,
+            shared=shared_memory if include_memory else None,
             plan=(lambda ctx: _todo_store(ctx).valid_items()) if "write_plan" in names else None,
         ),
     ]

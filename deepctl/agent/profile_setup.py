@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 from deepctl.domain import budgets, env_variables, mcp_servers, provider_keys
 from deepctl.domain.budgets import Spending
 from deepctl.domain.mcp_servers import McpServer
+from deepctl.domain.memory.shared import SharedMemory, names_to_read
 from deepctl.domain.permissions import CommandPolicy, Permissions, without_sandbox
 from deepctl.domain.settings import Settings
 from deepctl.layout import ProfilePaths, Root
@@ -103,6 +104,7 @@ class SetupReader(NamedTuple):
             profile=paths.name,
             window_cache=paths.windows,
             protected=in_force.paths("protected"),
+            shared_memory=SharedMemory(root, paths, names_to_read(in_force)),
             spending=Spending(root, paths, budgets.of_settings(in_force, paths.name)),
         )
         notices = [commands.notice, mcp_servers.notice(servers) if servers else None]

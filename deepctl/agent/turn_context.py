@@ -37,12 +37,14 @@ from pydantic_ai_harness.memory._store import MemoryStore
 from pydantic_ai_harness.planning import PlanItem, render_plan
 
 from deepctl import layout
+from deepctl.agent import shared_memory
 from deepctl.agent.approvals import Approve
 from deepctl.agent.backend import LocalBackend, files_of, own_path
 from deepctl.agent.sandboxes import system_of
 from deepctl.agent.tasks import in_worker
 from deepctl.agent.tools import FAILURES
 from deepctl.domain import repository_files
+from deepctl.domain.memory.shared import SharedMemory
 from deepctl.domain.permissions import CommandPolicy, Permissions, Questions
 from deepctl.domain.repository_files import AGENTS_FILE, MOST_BYTES
 from deepctl.files import git
@@ -63,6 +65,8 @@ EVICT_OVER = 20_000
 EVICT_FILE_OVER = 100_000
 """Characters of a result, and of a result of `read_file`, beyond which it goes to a file."""
 
+_SHARED = "shared:"
+"""The beginning of the names of blocks with notebooks of other profiles."""
 _PLAN, _WRITE_PLAN = "plan", "write_plan"
 _REPOSITORY, _EXTENSIONS = "repository", "extensions"
 _NONE = "(none)"
@@ -194,6 +198,8 @@ class TurnContext(AbstractCapability[Any]):
     """The names of the agent's own tools; there is no block about a missing one."""
     memory: Callable[[RunContext[Any]], MemoryStore] | None = None
     plan: Callable[[RunContext[Any]], Awaitable[list[PlanItem]]] | None = None
+    shared: SharedMemory | None = None
+    """The notebooks of other profiles."""
     _names: frozenset[str] | None = field(default=None, init=False, repr=False)
     """The blocks that the model saw in the last request of the run."""
     _summary: ModelRequest | None = field(default=None, init=False, repr=False)
@@ -227,6 +233,7 @@ class TurnContext(AbstractCapability[Any]):
         if prompt is None:
             return
         blocks = await self._blocks(ctx, self._sources().keys())
+        blocks |= await self._shared_blocks(shown_blocks)
         due = {name: block for name, block in blocks.items() if _is_new(block, shown_blocks.get(name))}
         if due:
             typed = [prompt.content] if isinstance(prompt.content, str) else prompt.content
@@ -236,6 +243,8 @@ class TurnContext(AbstractCapability[Any]):
 
     async def _add_dropped(self, ctx: RunContext[Any], request: ModelRequest, names: Collection[str]) -> None:
         blocks = await self._blocks(ctx, names) if names else {}
+        if any(name.startswith(_SHARED) for name in names):
+            blocks |= {name: block for name, block in (await self._shared_blocks({})).items() if name in names}
         due = {name: block for name, block in blocks.items() if block.body}
         if due:
             request.parts = [*request.parts, UserPromptPart(self._items(due))]
@@ -275,6 +284,19 @@ class TurnContext(AbstractCapability[Any]):
             if block is not None:
                 blocks[name] = block
         return blocks
+
+    async def _shared_blocks(self, shown_blocks: Mapping[str, _Shown]) -> dict[str, _Block]:
+        """A block for each profile that shares its notebooks, and an empty one for each that no longer does."""
+        if self.shared is None:
+            return {}
+        texts, problems = await in_worker(shared_memory.bodies, self.shared)
+        for problem in problems:
+            warnings.warn(problem, stacklevel=2)  # a chat shows warnings as notices
+        ended = {name.removeprefix(_SHARED): "" for name in shown_blocks if name.startswith(_SHARED)}
+        return {
+            f"{_SHARED}{name}": self._block("shared-memory", body, profile=name)
+            for name, body in sorted({**ended, **texts}.items())
+        }
 
     def _block(self, tag: str, body: str, **attributes: str) -> _Block:
         """A block that its body cannot end."""

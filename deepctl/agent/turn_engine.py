@@ -50,6 +50,7 @@ from deepctl.agent.work_events import WorkEvents
 from deepctl.domain.budgets import Spending
 from deepctl.domain.keys import NO_KEYS, KeyRing
 from deepctl.domain.mcp_servers import McpServer
+from deepctl.domain.memory.shared import SharedMemory
 from deepctl.domain.outside_files import OutsideFile
 from deepctl.domain.permissions import Permissions
 from deepctl.errors import DeepctlError, StorageError
@@ -95,6 +96,8 @@ class Options(NamedTuple):
     window_cache: str | None = None
     protected: Sequence[str] = PROTECTED
     """Files of a project that only the user changes, or the agent after an approval."""
+    shared_memory: SharedMemory | None = None
+    """The notebooks of other profiles that the agent may read."""
     spending: Spending | None = None
     """Where requests are recorded, and the budgets; `None` if requests are not recorded."""
 
@@ -167,6 +170,7 @@ class TurnEngine:
             tools=options.tools,
             disabled_tools=options.disabled_tools,
             context_window=options.context_window,
+            shared_memory=options.shared_memory,
             capabilities=[self._servers.capability()] if self._servers is not None else [],
         )
 

@@ -19,6 +19,7 @@ from deepctl.cancellation import interruptible
 from deepctl.cli import options
 from deepctl.cli.confirm import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
+from deepctl.domain import settings
 from deepctl.domain.memory.directory import MAX_BYTES, Memory, Notebook, check_new, file_name, forget_request, odd_lines
 from deepctl.errors import DeepctlError, Interrupted, MemoryNotFound, Refused, UsageError
 from deepctl.files.atomic import storage_error
@@ -29,8 +30,10 @@ from deepctl.quantities import counted
 if TYPE_CHECKING:
     from deepctl.domain.memory.changes import Draft
     from deepctl.domain.memory.directory import ForgetRequest
+    from deepctl.domain.memory.shared import SharedNotebook
     from deepctl.domain.purge.purge import PurgeResult
     from deepctl.domain.settings import Settings
+    from deepctl.layout import ProfilePaths
 
 app = typer.Typer(
     help="The notebooks of the agent of a profile.",
@@ -79,7 +82,15 @@ def show_(
     as_json: options.Json = False,
 ) -> None:
     """Print a notebook: rendered at a terminal, exact bytes when piped."""
-    profile, _, session = options.target(user, None, project, (at,) if at is not None else ())
+    profile, in_force, session = options.target(user, None, project, (at,) if at is not None else ())
+    if file is not None and ":" in file and agent == layout.AGENT:
+        from deepctl.domain.memory import shared
+
+        if (notebook := shared.find(options.root(), profile, in_force, file)) is not None:
+            if at is not None:
+                raise UsageError("--at is for notebooks of the profile itself.", f"--user {notebook.owner} names it.")
+            show(views.NotebookView(profile.name, agent, [notebook.notebook], None, notebook.owner), as_json)
+            return
     memory = Memory(profile, agent)
     name = file_name(layout.NOTEBOOK if file is None else file)
     checkpoint = None
@@ -103,10 +114,42 @@ def show_(
 
 @app.command("list", epilog="Example: deepctl memory list --user alice --json")
 def list_(user: options.User = None, agent: Agent = layout.AGENT, as_json: options.Json = False) -> None:
-    """List the notebooks."""
-    profile = options.existing_profile(user)
+    """List the notebooks of a profile, and those that other profiles share with it."""
+    profile, in_force = options.profile_and_settings(user)
     memory = Memory(profile, agent)
-    show(views.NotebookListView(profile.name, memory.agent, memory.notebooks()), as_json)
+    own = memory.notebooks()
+    others, problems = _shared(profile, in_force) if memory.agent == layout.AGENT else ([], [])
+    show(views.NotebookListView(profile.name, memory.agent, own, others, problems), as_json)
+
+
+def _shared(profile: ProfilePaths, in_force: Settings) -> tuple[list[SharedNotebook], list[str]]:
+    """The notebooks that other profiles share with a profile, and why some of these profiles do not."""
+    try:
+        names = in_force.patterns("memory.read")
+    except (DeepctlError, OSError):
+        return [], []  # a broken settings file must not prevent the list
+    if not names:
+        return [], []
+    from deepctl.domain.memory import shared
+
+    agreed, problems = shared.owners(options.root(), profile, names)
+    notebooks: list[SharedNotebook] = []
+    for owner in agreed:
+        try:
+            notebooks += shared.notebooks(owner)
+        except (DeepctlError, OSError) as error:
+            problems.append(f"The memory of {owner.name} cannot be read: {error}")
+    return notebooks, problems
+
+
+def _check_own(file: str | None, profile: ProfilePaths, in_force: Settings) -> None:
+    """Raises `Refused` if `file` is a notebook of another profile, which cannot be changed."""
+    if file is None or ":" not in file:
+        return
+    from deepctl.domain.memory import shared
+
+    if (place := shared.split(file, shared.names_to_read(in_force))) is not None:
+        raise shared.read_only(profile.name, place[0])
 
 
 @app.command("add", cls=_TextCommand, epilog="Example: deepctl memory add 'Alice prefers window seats.' --user alice")
@@ -128,6 +171,7 @@ def add(
 ) -> None:
     """Append a note to a notebook. The text is not changed."""
     profile, in_force = options.profile_and_settings(user)
+    _check_own(file, profile, in_force)
     memory = Memory(profile, agent)
     name = file_name(file)
     if memory.find(name) is None:
@@ -182,6 +226,8 @@ def edit(
 
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
+    if file is not None and ":" in file:
+        _check_own(file, profile, settings.load(os.environ, profile))
     name = file_name(layout.NOTEBOOK if file is None else file)
     notebook = memory.find(name)
     if notebook is None:
@@ -247,6 +293,7 @@ def forget(
 
     profile, in_force = options.profile_and_settings(user, deletes=True)
     options.say_ignored_directory(user, profile, as_json)
+    _check_own(file, profile, in_force)
     memory = Memory(profile, agent)
     request = forget_request(text, file, ignore_case=ignore_case)
     if purge:
@@ -408,6 +455,7 @@ def _purged(
 
     Raises `TextNotFound` if neither a notebook nor a checkpoint contains it, and `Refused` unless the user agrees.
     """
+    from deepctl.domain.memory import shared
     from deepctl.domain.purge import purge, report
     from deepctl.domain.purge.notebooks import PurgeSelector, TextMatcher
     from deepctl.store import repair_report
@@ -416,6 +464,7 @@ def _purged(
     profile, agent = memory.profile, memory.agent
     selector = PurgeSelector(TextMatcher(request.text, request.ignore_case), agent, request.file)
     preview: PurgeResult | None = None
+    readers = shared.readers_of(options.root(), profile.name) if agent == layout.AGENT else []
     aside = repair_report.count_put_aside(profile) if os.path.isdir(profile.lost_and_found) else 0
     if aside and not as_json:
         notice(
@@ -428,7 +477,9 @@ def _purged(
             if dry_run:
                 all_places = report.places(reader, preview.contents, progress)
                 places = [place for place in all_places if not selector.covers(place.name)]
-                return views.PurgedLinesView(profile.name, agent, request, preview, places, dry_run=True)
+                return views.PurgedLinesView(
+                    profile.name, agent, request, preview, places, dry_run=True, readers=readers
+                )
         view = views.PurgedLinesView(profile.name, agent, request, preview, [], dry_run=True)
         if not as_json:
             view.tell()
@@ -440,7 +491,7 @@ def _purged(
     with Repository.read_only(profile) as reader, _looking() as progress:
         places = report.places(reader, result.contents, progress)
     return views.PurgedLinesView(
-        profile.name, agent, request, result, places, dry_run=False, is_shown=preview is not None
+        profile.name, agent, request, result, places, dry_run=False, is_shown=preview is not None, readers=readers
     )
 
 

@@ -197,6 +197,7 @@ def rename(
     Its contents do not change. A Docker container is created again when it is needed.
     """
     from deepctl.domain import sandbox_settings
+    from deepctl.domain.memory import shared
 
     root, in_force = options.root(), settings.load(os.environ)
     profiles.find(root, old)
@@ -211,6 +212,7 @@ def rename(
         new_paths = profiles.rename(root, paths, new)
         with atomic.after_commit("The profile has its new name"):
             directories = profile_choice.rename(root, paths.name, new_paths.name, wait=wait)
+            shared.rename(root, paths.name, new_paths.name)
     sources = _naming(paths.name, in_force)
     view = views.ProfileRenamingView(paths.name, new_paths.name, new_paths.directory, container, sources, directories)
     show(view, as_json)

@@ -129,6 +129,7 @@ def _foreseen(target: ProfilePaths, parts: tuple[str, ...], in_force: Settings, 
         history_stays="sessions" in parts and "history" not in parts and wipe_plan.has_history(target),
         is_default=not parts and _is_default(target, in_force),
         roles=_roles(target) if not parts else [],
+        readers=_readers(target) if not parts or "memory" in parts or "workspace" in parts else [],
         leaves_rewound=wipe_plan.leaves_rewound(target, parts),
         rewinding=dry_run and wipe_plan.is_rewinding(target, parts),
     )
@@ -140,6 +141,13 @@ def _roles(target: ProfilePaths) -> list[str]:
 
     root = options.root()
     return catalogue.made_from(root, target.name, os.environ) if os.path.isdir(root.roles) else []
+
+
+def _readers(target: ProfilePaths) -> list[str]:
+    """The profiles that have read the notebooks of the profile."""
+    from deepctl.domain.memory import shared
+
+    return shared.readers_of(options.root(), target.name)
 
 
 def _is_default(target: ProfilePaths, in_force: Settings) -> bool:

@@ -12,6 +12,7 @@ import os
 import re
 from typing import Any, NamedTuple
 
+from deepctl import layout
 from deepctl.domain import permissions
 from deepctl.domain.addresses import address_problem, without_passwords
 from deepctl.errors import BadSetting
@@ -46,9 +47,10 @@ class Setting(NamedTuple):
     `kind` is the meaning of its text: `text`, `patterns` (several, separated by commas), `count` (a whole number),
     `seconds`, `size` (bytes, or a number with K, M or G for 1024-fold units), or `cost` (USD, up to six places). A
     `percent` is a whole number from 10 to 95, or `never`. `paths` are several, separated by commas, or `none`. `names`
-    are several tool names, separated by commas; `flag` is true or false; `integer` and `decimal` are numbers within
-    `bounds`; `texts` is a JSON list of texts; `table` is a JSON object. A `directory` is an absolute path, or begins
-    with `~`. `risk` is the possible consequence of a value that another person chose.
+    are several tool names, separated by commas; `profiles` several names of profiles; `flag` is true or false;
+    `integer` and `decimal` are numbers within `bounds`; `texts` is a JSON list of texts; `table` is a JSON object. A
+    `directory` is an absolute path, or begins with `~`. `risk` is the possible consequence of a value that another
+    person chose.
     """
 
     help: str
@@ -224,6 +226,18 @@ SETTINGS: dict[str, Setting] = {
         "tools of the agent: all, or only those for files, commands and memory", "full", TOOLS, risk=_TOOLS
     ),
     "disabled_tools": Setting("tools that the agent does not have, separated by commas", kind="names", risk=_TOOLS),
+    "memory.read": Setting(
+        "profiles whose notebooks the agent reads, separated by commas; each must name this profile in memory.readers",
+        kind="profiles",
+        in_config=False,
+        risk="the agent reads the notebooks of these profiles if they agree, and can give them to others",
+    ),
+    "memory.readers": Setting(
+        "profiles whose agents may read the notebooks of this profile, separated by commas",
+        kind="profiles",
+        in_config=False,
+        risk="the agents of these profiles can read the notebooks of this one",
+    ),
     "first_answer_timeout": Setting(
         "maximum time until the first part of an answer, in seconds", "600", kind="seconds", risk=_WAITING
     ),
@@ -318,6 +332,8 @@ def _problem(key: str, setting: Setting, value: str) -> str | None:
         return "It must be names of tools, separated by commas."
     if kind == "names" and (unknown := permissions.unknown_tool(patterns(value))) is not None:
         return f"There is no tool {unknown!r}. {permissions.tool_hint(unknown)}"
+    if kind == "profiles" and not (patterns(value) and all(map(layout.is_good_name, patterns(value)))):
+        return "It must be names of profiles, separated by commas."
     if kind == "directory" and not value.startswith(("/", "~")):
         return "It must be an absolute path, or begin with ~/. `deepctl config set` also takes a relative path."
     if kind == "texts" and not _is_texts(_json(value)):
@@ -436,7 +452,7 @@ def patterns(value: str | None) -> list[str]:
 def to_text(setting: Setting, value: Any) -> Any:
     """The text of a value in a settings file; the value itself if its type is wrong for the setting."""
     kind = setting.kind
-    if kind in ("patterns", "names", "paths"):
+    if kind in ("patterns", "names", "paths", "profiles"):
         is_list = isinstance(value, list) and all(isinstance(item, str) for item in value)
         text = ",".join(value) if is_list else value
         return _NO_PATHS if kind == "paths" and value == [] else text
@@ -461,7 +477,7 @@ def to_value(setting: Setting, valid_text: str) -> Any:
     kind = setting.kind
     if kind in ("count", "seconds", "integer") or (kind == "percent" and valid_text != "never"):
         return int(valid_text)
-    if kind in ("patterns", "names"):
+    if kind in ("patterns", "names", "profiles"):
         return patterns(valid_text)
     if kind == "paths":
         return paths(valid_text)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.output.render import (
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from deepctl.domain.memory.directory import ForgetRequest, Notebook
     from deepctl.domain.memory.history import NotebookDifference, NotebookHistory, Version
     from deepctl.domain.memory.search import NotebookMatch, Span
+    from deepctl.domain.memory.shared import SharedNotebook
     from deepctl.domain.purge.purge import PurgeResult
     from deepctl.domain.purge.report import PurgePlace
     from deepctl.store.lookup import CheckpointInfo
@@ -38,14 +40,16 @@ _FENCE = re.compile(r"\s*(`{3,}|~{3,})")
 _NOTHING = "The memory of profile {} is empty."
 
 
-def document(notebook: Notebook, *, content: bool = False) -> dict[str, Any]:
-    """A notebook as JSON."""
+def document(notebook: Notebook, *, content: bool = False, source: str | None = None) -> dict[str, Any]:
+    """A notebook as JSON. `source` is the profile that it belongs to, if this is to be said."""
     fields: dict[str, Any] = {
         "name": notebook.name,
         "path": notebook.path,
         "bytes": notebook.size,
         "modified_at": notebook.modified_at,
     }
+    if source is not None:
+        fields["source"] = source
     if content:
         fields["content"] = notebook.content.decode("utf-8", "surrogateescape")
     return fields
@@ -54,16 +58,18 @@ def document(notebook: Notebook, *, content: bool = False) -> dict[str, Any]:
 class NotebookView(NamedTuple):
     """One notebook, or `None` if it is empty: the exact bytes when piped, rendered at a terminal.
 
-    `checkpoint` is the checkpoint of the shown version.
+    `checkpoint` is the checkpoint of the shown version, `source` another profile that shares the notebook.
     """
 
     profile: str
     agent: str
     notebooks: list[Notebook]
     checkpoint: str | None = None
+    source: str | None = None
 
     def document(self) -> dict[str, Any]:
-        files = [document(notebook, content=True) for notebook in self.notebooks]
+        source = self.source or self.profile
+        files = [document(notebook, content=True, source=source) for notebook in self.notebooks]
         as_of = {"checkpoint": self.checkpoint} if self.checkpoint is not None else {}
         return {"profile": self.profile, "agent": self.agent, **as_of, "files": files}
 
@@ -112,28 +118,38 @@ def _apart(text: str) -> str:
 
 
 class NotebookListView(NamedTuple):
+    """The notebooks of a profile, those that other profiles share with it, and why some of these do not."""
+
     profile: str
     agent: str
     notebooks: list[Notebook]
+    shared: list[SharedNotebook]
+    problems: list[str]
 
     def document(self) -> dict[str, Any]:
-        files = [document(notebook) for notebook in self.notebooks]
-        return {"profile": self.profile, "agent": self.agent, "files": files}
+        files = [document(notebook, source=self.profile) for notebook in self.notebooks]
+        files += [{**document(item.notebook, source=item.owner), "name": item.name} for item in self.shared]
+        return {"profile": self.profile, "agent": self.agent, "files": files, "notes": self.problems}
 
     def print(self) -> None:
         terminal = is_terminal(sys.stdout)
-        if terminal and not self.notebooks:
+        for problem in self.problems:
+            notice(problem)
+        if terminal and not self.notebooks and not self.shared:
             notice(_NOTHING.format(self.profile))
             return
+        rows = [(notebook.name, notebook, "") for notebook in self.notebooks]
+        rows += [(item.name, item.notebook, f"of {item.owner}, read-only") for item in self.shared]
         table(
-            ("FILE", "CHANGED", "SIZE"),
+            ("FILE", "CHANGED", "SIZE", *(("SOURCE",) if self.shared else ())),
             [
                 (
-                    notebook.name,
+                    name,
                     Cell(ago(notebook.modified_at) if terminal else notebook.modified_at, "faint"),
                     size(notebook.size) if terminal else str(notebook.size),
+                    *((source or "-",) if self.shared else ()),
                 )
-                for notebook in self.notebooks
+                for name, notebook, source in rows
             ],
             numbers=("SIZE",),
         )
@@ -478,8 +494,16 @@ def _shown(place: PurgePlace) -> str:
     return f"{words.format(printable(place.name))}{times}"
 
 
+def readers_note(readers: Sequence[str]) -> str:
+    """The note that other profiles have read the notebooks, so their messages may contain copies."""
+    names = ", ".join(readers)
+    return f"Other profiles have read these notebooks, and their conversations may contain copies: {names}."
+
+
 class PurgedLinesView(NamedTuple):
-    """The result of a purge, or its preview (`dry_run`). `is_shown`: the user has seen the lines."""
+    """The result of a purge, or its preview (`dry_run`). `is_shown`: the user has seen the lines. `readers` are other
+    profiles that have read the notebooks.
+    """
 
     profile: str
     agent: str
@@ -488,6 +512,7 @@ class PurgedLinesView(NamedTuple):
     places: list[PurgePlace]
     dry_run: bool
     is_shown: bool = False
+    readers: Sequence[str] = ()
 
     def document(self) -> dict[str, Any]:
         result = self.result
@@ -515,10 +540,11 @@ class PurgedLinesView(NamedTuple):
         return ForgottenLinesView(self.profile, self.agent, self.request, lines, None, None)
 
     def _notes(self) -> list[str]:
-        return [
+        notes = [
             f"Pack {name} cannot be read completely, so it stays; it may contain the text."
             for name in self.result.unread_packs
         ]
+        return [*notes, *([readers_note(self.readers)] if self.readers else [])]
 
     def tell(self) -> None:
         """Print the lines that would be removed on stderr, before a question."""

@@ -387,8 +387,8 @@ class WipeView(NamedTuple):
 
     `copies` are the remaining copies elsewhere, `None` if there can be none. `leaves_rewound`: rewound turns stay in
     message logs. `history_stays`: typed text stays in the input history. `is_default`: the settings name the profile.
-    `rewinding`: a rewind must be finished first. `roles` were made from the profile. Lists that were `seen` before are
-    not shown again.
+    `rewinding`: a rewind must be finished first. `roles` were made from the profile, and `readers` have read its
+    memory. Lists that were `seen` before are not shown again.
     """
 
     plan: WipePlan
@@ -401,6 +401,7 @@ class WipeView(NamedTuple):
     leaves_rewound: bool = False
     seen: bool = False
     roles: Sequence[str] = ()
+    readers: Sequence[str] = ()
 
     def document(self) -> dict[str, Any]:
         return {
@@ -473,6 +474,8 @@ class WipeView(NamedTuple):
             notes.append(f"{stays}rewound turns in message logs; `--only sessions` deletes them.")
         if self.history_stays:
             notes.append(f"{stays}typed text in the prompt history; `--only history` deletes it.")
+        if self.readers:
+            notes.append(f"{stays}copies of its memory, possibly in the conversations of {', '.join(self.readers)}.")
         for role in self.roles:
             notes.append(f"{stays}role {role}, made from {profile}; `deepctl roles delete {role}` deletes it.")
         if self.is_default:

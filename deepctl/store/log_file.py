@@ -504,7 +504,7 @@ class LogReader:
 
 
 _TAGS = (
-    *("attached-file", "context-file", "context", "memory", "plan-reminder", "stdin", "system"),
+    *("attached-file", "context-file", "context", "memory", "plan-reminder", "shared-memory", "stdin", "system"),
     # The other blocks of pydantic-ai.
     *("assistant_thinking", "context_diff", "conversation_summary", "retry_feedback", "tool_result"),
     "validation_errors",

@@ -56,3 +56,49 @@ def _(s: Situation) -> list[str]:
     scene.write(".deep/x", "x")
     (s.workspace / ".deep/memory").symlink_to(s.place)
     return ["memory", "list", *ALICE]
+
+
+def _shared(s: Situation, readers: str = "alice") -> None:
+    """Alice wants to read the notebooks of team, which lets `readers` read."""
+    s.alice()
+    s.run("profiles", "create", "team")
+    s.run("config", "set", "memory.readers", readers, "--user", "team")
+    s.run("config", "set", "memory.read", "team", "--user", "alice")
+
+
+@case("memory show", "the other profile does not share its memory")
+def _(s: Situation) -> list[str]:
+    _shared(s, "bob")
+    return ["memory", "show", "team:MEMORY.md", *ALICE]
+
+
+@case("memory show", "the other profile of a shared notebook does not exist")
+def _(s: Situation) -> list[str]:
+    _shared(s)
+    s.run("wipe", "--user", "team", "--yes")
+    return ["memory", "show", "team:MEMORY.md", *ALICE]
+
+
+@case("memory show", "`--at` with a notebook of another profile")
+def _(s: Situation) -> list[str]:
+    _shared(s)
+    s.run("memory", "add", "x", "--user", "team")
+    return ["memory", "show", "team:MEMORY.md", "--at", "~1", *ALICE]
+
+
+@case("memory add", "the notebook belongs to another profile")
+def _(s: Situation) -> list[str]:
+    _shared(s)
+    return ["memory", "add", "x", "--file", "team:MEMORY.md", *ALICE]
+
+
+@case("memory edit", "the notebook belongs to another profile")
+def _(s: Situation) -> list[str]:
+    _shared(s)
+    return ["memory", "edit", "team:MEMORY.md", *ALICE]
+
+
+@case("memory forget", "the notebook belongs to another profile")
+def _(s: Situation) -> list[str]:
+    _shared(s)
+    return ["memory", "forget", "x", "--file", "team:MEMORY.md", *ALICE]

@@ -317,3 +317,9 @@ def _(s: Situation) -> list[str]:
 @case(RULES, "a character class in a pattern is invalid")
 def _(s: Situation) -> list[str]:
     return _rules(s, '[permissions.read]\nrules = [{ pattern = "[z-a]", action = "deny" }]\n')
+
+
+@case("config set", "a profile of `memory.read` is not a valid name")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    return ["config", "set", "memory.read", "team,../bob", "--user", "alice"]

@@ -147,6 +147,19 @@ def _directory_used(*arguments: str) -> Callable[[World], tuple[str, ...]]:
     return run
 
 
+def _shared_memory(*arguments: str) -> Callable[[World], tuple[str, ...]]:
+    """A run where the profile team shares its memory with alice, and the profile missing does not exist."""
+
+    def run(world: World) -> tuple[str, ...]:
+        world.run("profiles", "create", "team")
+        world.run("memory", "add", "- tea", "--user", "team")
+        world.run("config", "set", "memory.readers", "alice", "--user", "team")
+        world.run("config", "set", "memory.read", "team,missing", "--user", "alice")
+        return (*arguments, *ALICE)
+
+    return run
+
+
 def _imported_role(*arguments: str) -> Callable[[World], tuple[str, ...]]:
     """A run after the import of a role with dangerous settings and other files; `{0}` is its directory."""
 
@@ -219,8 +232,12 @@ RUNS: dict[str, list[Run]] = {
             *ALICE,
         )
     ],
-    "memory show": [_say("memory", "show"), _say("memory", "show", "--at", "good")],
-    "memory list": [_say("memory", "list")],
+    "memory show": [
+        _shared_memory("memory", "show", "team:MEMORY.md"),
+        _say("memory", "show"),
+        _say("memory", "show", "--at", "good"),
+    ],
+    "memory list": [_shared_memory("memory", "list"), _say("memory", "list")],
     "memory add": [_say("memory", "add", "by hand"), _say("memory", "add", "x", "--file", "trip")],
     "memory edit": [_say("memory", "edit")],
     "memory search": [_say("memory", "search", "tea", "-C", "1")],
