@@ -37,7 +37,7 @@ def test_show_prints_the_exact_bytes(deepctl: InProcess, process: Command, home:
     (file,) = shown.json["files"]
     assert file["content"].encode("utf-8", "surrogateescape") == done.stdout
     assert (file["name"], file["path"], file["bytes"]) == ("odd.md", ".deep/memory/main/odd.md", len(done.stdout))
-    assert set(file) == {"name", "path", "bytes", "modified_at", "content"}
+    assert set(file) == {"name", "path", "bytes", "modified_at", "content", "source"}
 
 
 def test_at_a_terminal_every_note_is_a_line_of_its_own(deepctl: InProcess, notebook: Path) -> None:

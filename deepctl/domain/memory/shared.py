@@ -60,14 +60,14 @@ def owners(root: Root, paths: ProfilePaths, names: Iterable[str]) -> Owners:
     for name in names:
         try:
             if layout.same_name(name, paths.name):
-                problems.append(f"memory.read names {name}, which is this profile itself.")
+                problems.append(f"The setting memory.read names {name}, which is this profile itself.")
             elif not profiles.exists(root, name):
-                problems.append(f"memory.read names {name}, but there is no profile of that name.")
+                problems.append(f"The setting memory.read names {name}, but there is no profile of that name.")
             elif is_reader(owner := profiles.find(root, name), paths.name):
                 agreed.append(owner)
             else:
                 problems.append(
-                    f"{owner.name} does not share its memory: its memory.readers does not name {paths.name}."
+                    f"Profile {owner.name} does not share its memory: its memory.readers does not name {paths.name}."
                 )
         except (DeepctlError, OSError) as error:
             problems.append(f"The memory of {name} cannot be read: {error}")
