@@ -428,5 +428,22 @@ def test_one_turn_at_a_terminal_shows_its_changes_list_and_summary(
     ]
 
 
+def test_one_turn_does_not_repeat_a_change_that_was_just_approved(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = _Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("NO_COLOR", "1")
+    display = TextDisplay()
+    display.event(call("1", "edit_file", path="a"))
+    with display.paused():
+        pass
+    for event in (change("1", "a", "a\n", "b\n"), came("1", "edit_file", "ok"), change("2", "a", "b\n", "c\n"), RESULT):
+        display.event(event)
+    assert stream.getvalue().splitlines() == [
+        "→ edit_file(path='a')",
+        *("  a: +1 -1", "  a: +1 -1", "   1 - b", "   1 + c"),
+        "1 file changed, +2 -2.",
+    ]
+
+
 def test_one_turn_without_a_terminal_shows_nothing_of_it(turn: Callable[..., str]) -> None:
     assert turn(io.StringIO()) == ""

@@ -109,7 +109,7 @@ class WorkEvents(AbstractCapability[Any]):
         handler: WrapToolExecuteHandler,
     ) -> Any:
         if call.tool_name == COMMAND:
-            output = _CommandOutput(call.tool_call_id, self.emit, self.environment)
+            output = _RunningOutput(call.tool_call_id, self.emit, self.environment)
             try:
                 with heard_by(output.add):
                     return await handler(args)
@@ -135,7 +135,7 @@ class WorkEvents(AbstractCapability[Any]):
         self.emit(event)
 
 
-class _CommandOutput:
+class _RunningOutput:
     """The output of a running command, in lines. A carriage return starts a line again, as at a terminal.
 
     Events are emitted some times a second: a command may print thousands of lines in that time, one by one.

@@ -170,7 +170,7 @@ def _work(person: Shell) -> None:
     person.begin("deepctl chat --user alice")
     person.enter("round the total, and add a discount")
     person.see("│ ok     total of three")
-    person.see("2 s")
+    person.see("sh test_prices.sh  ")
 
 
 def _approval(person: Shell) -> None:

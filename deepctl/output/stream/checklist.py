@@ -41,10 +41,10 @@ class Checklist:
         """A heading and a row for each step, at most `room` rows: then the steps from the first open one on."""
         from rich.text import Text
 
-        done = sum(status in _DONE for _, status in self._steps)
+        done_count = sum(status in _DONE for _, status in self._steps)
         if not self._steps or (room is not None and room < 1):
             return []
-        heading = Text(f"To-do list: {done} of {len(self._steps)} done", "bold")
+        heading = Text(f"To-do list: {done_count} of {len(self._steps)} done", "bold")
         first, last = 0, len(self._steps)
         if room is not None and len(self._steps) > room - 1:
             count = max(room - 2, 0)  # a row says how many are left out
@@ -52,8 +52,8 @@ class Checklist:
             first = max(min(open_step, len(self._steps) - count), 0)
             last = first + count
         rows = [heading, *(self._row(place, caps) for place in range(first, last))]
-        if (left_out := len(self._steps) - (last - first)) and len(rows) < (room or 0):
-            rows.append(Text(f"  {caps.sign('…', '...')} {left_out} more", "dim"))
+        if (left_out_count := len(self._steps) - (last - first)) and len(rows) < (room or 0):
+            rows.append(Text(f"  {caps.sign('…', '...')} {left_out_count} more", "dim"))
         return [cut_line(row, width, caps) for row in rows]
 
     def _row(self, place: int, caps: TerminalCaps) -> Text:

@@ -115,6 +115,14 @@ class TextDisplay:
         self._end_line()
         render.notice(message)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside this context, an approval request is shown."""
+        self._end_line()
+        if self._work is not None:
+            self._work.asked()
+        yield
+
     def close(self) -> None:
         self._end_line()
         if self._work is not None:

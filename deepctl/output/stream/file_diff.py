@@ -99,16 +99,16 @@ class FileDiff:
         """
         from rich.text import Text
 
-        changed = (self.added or 0) + (self.removed or 0)
-        for context in range(_CONTEXT, -1, -1) if changed <= PREVIEW_ROWS else ():
+        change_count = (self.added or 0) + (self.removed or 0)
+        for context in range(_CONTEXT, -1, -1) if change_count <= PREVIEW_ROWS else ():
             lines = self._shown(context)
             if len(lines) <= PREVIEW_ROWS:
                 return self._rows(lines, caps, width, is_cut=True)
         room = PREVIEW_ROWS - 1
         most = next((most for most in range(room, 0, -1) if len(self._shown(0, most)) <= room), 1)
         lines = self._shown(0, most)[:room]
-        left_out = changed - sum(line is not None for line in lines)
-        note = f"   {caps.sign('…', '...')} {counted(left_out, 'more line')}{more}"
+        left_out_count = change_count - sum(line is not None for line in lines)
+        note = f"   {caps.sign('…', '...')} {counted(left_out_count, 'more line')}{more}"
         return [*self._rows(lines, caps, width, is_cut=True), cut_line(Text(note, "dim"), width, caps)]
 
     def details(self, caps: TerminalCaps, width: int) -> list[Text]:
@@ -125,19 +125,19 @@ class FileDiff:
         """The changed lines with `context` around them, of each block at most `most`; `None` where lines are left
         out.
         """
-        shown: list[_Line | None] = []
+        shown_lines: list[_Line | None] = []
         at = 0  # in the old lines
         for number, (_, i, j, k, m) in enumerate(self._blocks):
             following = self._blocks[number + 1][1] if number + 1 < len(self._blocks) else len(self._old)
             start = max(i - context, at)
-            if start > at and shown:
-                shown.append(None)
-            shown += self._context(start, i, k - i)
-            shown += [_Line(line + 1, "-", self._old[line]) for line in range(i, j)[:most]]
-            shown += [_Line(line + 1, "+", self._new[line]) for line in range(k, m)[:most]]
+            if start > at and shown_lines:
+                shown_lines.append(None)
+            shown_lines += self._context(start, i, k - i)
+            shown_lines += [_Line(line + 1, "-", self._old[line]) for line in range(i, j)[:most]]
+            shown_lines += [_Line(line + 1, "+", self._new[line]) for line in range(k, m)[:most]]
             at = min(j + context, following)
-            shown += self._context(j, at, m - j)
-        return shown
+            shown_lines += self._context(j, at, m - j)
+        return shown_lines
 
     def _context(self, start: int, end: int, shift: int) -> Iterator[_Line]:
         """Lines that both contents have, with their numbers in the new one."""

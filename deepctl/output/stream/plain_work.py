@@ -38,6 +38,7 @@ class PlainWork:
         self._plans: dict[str, Checklist] = {}
         self._checklist: Checklist | None = None
         self._summary = TurnSummary()
+        self._is_previewed = False
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Process an event of the turn."""
@@ -50,7 +51,8 @@ class PlainWork:
                 change = FileDiff.of(event)
                 self._summary.changed(change)
                 render.notice(f"  {change.path}: {change.outcome()}")
-                self._print(change.preview(self._caps, _width(), ""))
+                if not self._is_previewed:
+                    self._print(change.preview(self._caps, _width(), ""))
             case "retry":
                 wait = f"{event['seconds']:.1f} s"
                 count = f"({event['attempt']} of {event['attempts']})"
@@ -60,18 +62,23 @@ class PlainWork:
             case "result":
                 self.end(event.get("cost"))
 
+    def asked(self) -> None:
+        """An approval request has shown what the running call changes."""
+        self._is_previewed = True
+
     def _call(self, event: Mapping[str, Any]) -> None:
         name, arguments = event["name"], event["args"]
         if name == checklist.TOOL and (plan := Checklist.of(arguments)) is not None:
             self._plans[event["id"]] = plan
             arguments = {}
-        shown = (
+        texts = (
             f"{key}={_short(value)}" for key, value in arguments.items() if key not in SHOWN_AS_CHANGE.get(name, ())
         )
-        render.notice(f"→ {name}({', '.join(shown)})")
+        render.notice(f"→ {name}({', '.join(texts)})")
 
     def _result(self, event: Mapping[str, Any]) -> None:
         plan = self._plans.pop(event["id"], None)
+        self._is_previewed = False
         if event["name"] == COMMAND:
             self._summary.command_ended()
         if not event["ok"]:

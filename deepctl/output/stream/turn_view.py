@@ -203,12 +203,12 @@ class TurnView:
         rows: list[Text] = []
         calls = list(self._pending.values())
         if calls and room > 0:
-            waiting = calls[1 : max(room - 1, 1)][:_MOST_WAITING]
+            waiting_calls = calls[1 : max(room - 1, 1)][:_MOST_WAITING]
             rows.append(calls[0].line(self._caps, width, self._spinner()))
-            rows += calls[0].output_rows(self._caps, width, room - 1 - len(waiting) - (len(calls) > 1))
-            rows += [call.line(self._caps, width, self._caps.sign("·", "-"), is_waiting=True) for call in waiting]
-            if (left_out := len(calls) - 1 - len(waiting)) and len(rows) < room:
-                rows.append(Text(f"{self._caps.sign('·', '-')} {left_out} more waiting", "dim"))
+            rows += calls[0].output_rows(self._caps, width, room - 1 - len(waiting_calls) - (len(calls) > 1))
+            rows += [call.line(self._caps, width, self._caps.sign("·", "-"), is_waiting=True) for call in waiting_calls]
+            if (left_out_count := len(calls) - 1 - len(waiting_calls)) and len(rows) < room:
+                rows.append(Text(f"{self._caps.sign('·', '-')} {left_out_count} more waiting", "dim"))
         if plan and rows and len(plan) + len(rows) < room:
             rows.append(Text())
         return [*rows, *plan]
