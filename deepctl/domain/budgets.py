@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl import layout
 from deepctl.domain import settings
-from deepctl.errors import BudgetReached, DeepctlError, NewerFormat
+from deepctl.errors import BudgetReached, DeepctlError
 from deepctl.files import atomic
 from deepctl.layout import ProfilePaths, Root
 from deepctl.store import usage_log, usage_sums
@@ -192,8 +192,6 @@ class Spending:
         try:
             stack.enter_context(usage_log.lock(self._paths))
             usage_log.prepare(self._paths)
-        except NewerFormat:
-            raise
         except (DeepctlError, OSError) as error:
             return error
         return None

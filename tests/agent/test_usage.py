@@ -8,11 +8,13 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from pydantic_ai import Agent, RunContext
+from pydantic_ai.models import Model
 
-from deepctl import open_profile
+from deepctl import create_deep_agent, open_profile
 from deepctl.agent import model_wrappers
 from deepctl.errors import BudgetReached
 from deepctl.layout import Root
@@ -20,6 +22,7 @@ from deepctl.store import usage_log
 from deepctl.store.usage_log import UsageEntry
 from tests.support.command import Command, InProcess
 from tests.support.loopback import Answer, Broken, Provider, Stalled, Status, Text, ToolCalls, provider
+from tests.support.terminal import Terminal
 
 KINDS = {"chat": "openai-chat:gpt-4o", "responses": "openai:gpt-4o", "anthropic": "anthropic:claude-sonnet-4-6"}
 LIST = ToolCalls([("ls", {"path": "."})], used=(500, 20))
@@ -279,3 +282,72 @@ def test_a_profile_that_an_application_deletes_is_recorded_nowhere(home: Path, d
 
     asyncio.run(work())
     assert len(entries(home, "alice")) == 1
+
+
+def test_a_request_of_a_tool_to_the_model_of_its_turn_is_recorded_apart(
+    deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deepctl("profiles", "create", "alice").ok()
+    agent = create_deep_agent(tools="lean")
+
+    @agent.tool
+    async def ask(ctx: RunContext[Any], question: str) -> str:
+        """Ask another agent."""
+
+        async def read(_: object, events: Any) -> None:
+            async for _event in events:
+                pass
+
+        helper: Agent[None, str] = Agent(cast("Model", ctx.model))
+        return (await helper.run(question, event_stream_handler=read)).output
+
+    async def work() -> None:
+        async with open_profile("alice", root=home) as profile:
+            await profile.run(agent, "ask it")
+
+    deepctl("config", "set", "model", KINDS["chat"], "--user", "alice").ok()
+    calls = ToolCalls([("ask", {"question": "why?"})], used=(11, 1))
+    with provider(calls, Text(["So."], used=(22, 2)), Text(["Done."], used=(33, 3))) as server:
+        point(server, monkeypatch)
+        asyncio.run(work())
+    assert [(entry.purpose, entry.input, entry.estimated) for entry in entries(home, "alice")] == [
+        ("answer", 11, False),
+        ("subagent", 22, False),
+        ("answer", 33, False),
+    ]
+
+
+def test_a_chat_shows_what_is_spent_of_a_budget(
+    deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deepctl("profiles", "create", "alice").ok()
+    deepctl("config", "set", "max_cost_day", "2", "--user", "alice").ok()
+    deepctl("config", "set", "max_tokens_day", "9000000").ok()
+    with provider(Text(["Yes."], used=(680_000, 10)), repeat_last=True) as server:
+        point(server, monkeypatch)
+        terminal = Terminal("chat", "--user", "alice", "--model", KINDS["chat"], columns=140)
+        terminal.prompt(name="alice")
+        terminal.type("hello\r")
+        terminal.expect("Yes.")
+        terminal.expect("85% of a budget is spent: profile 'alice' has spent 1.70 USD today")
+        terminal.expect("$1.70 of $2.00 today")
+        terminal.prompt(name="alice")
+        terminal.type("/status\r")
+        terminal.expect("1.70 USD of 2.00 USD today (max_cost_day)")
+        terminal.expect("680,010 tokens of 9,000,000 tokens today (max_tokens_day, all profiles)")
+        terminal.prompt(name="alice")
+        terminal.type("again\r")
+        terminal.expect("The budget is used up: profile 'alice' has spent 1.70 USD today")
+        terminal.prompt(name="alice")
+        terminal.type("/usage --by model\r")
+        terminal.expect("openai-chat:gpt-4o")
+        terminal.prompt(name="alice")
+        terminal.type("/usage --all\r")
+        terminal.expect("PROFILE")
+        terminal.prompt(name="alice")
+        deepctl("config", "set", "max_cost_day", "9", "--user", "alice").ok()
+        terminal.type("once more\r")
+        terminal.expect("$3.40 of $9.00 today")
+        terminal.type("\x04")
+        assert terminal.wait() == 0
+        assert len(server.requests) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,6 +146,32 @@ def test_the_usage_is_the_providers_own_count(
         f"{TURNS} turns, {len(server.requests)} requests, {bill.whole.total()} of them reported and equal, "
         f"{estimated['requests']} estimated; {sorted(codes.items(), key=str)}"
     )
+
+
+@pytest.mark.timeout(600)
+def test_a_kill_at_any_moment_loses_no_request(process: Command, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    randomness = random.Random(20261202)
+    kills = 60 if SOAK else 4
+    gaps = 0
+    with provider(Text(["x"])) as server:
+        point(server, monkeypatch)
+        bill = _Bill(server)
+        for number in range(kills):
+            before, lines = len(server.requests), len(entries(home))
+            bill.script(*[bill.calls(str(place)) for place in range(6)], *[bill.answer("Done.")] * 5)
+            running = process.start("chat", "--session", "main", f"prompt {number}")
+            until(lambda before=before, running=running: len(server.requests) > before or running.poll() is not None)
+            time.sleep(randomness.uniform(0, 0.4))
+            running.kill()
+            running.wait()
+            found = entries(home)
+            exact = Counter((entry.input, entry.cached, entry.output) for entry in found if not entry.estimated)
+            assert exact <= bill.whole, "what is reported was sent"
+            # The kill may come between the record and the request.
+            assert 0 <= len(found) - lines - (len(server.requests) - before) <= 1
+            assert (bill.whole - exact).total() <= number + 1, "a kill makes one estimate at most"
+            gaps = (bill.whole - exact).total()
+    print(f"{kills} kills, {len(server.requests)} requests, {gaps} whole answers whose record is an estimate")
 
 
 @pytest.mark.timeout(600)
