@@ -525,6 +525,9 @@ class EphemeralChatSession(ChatSession):
         parts = self._parts.get()
         self.introduce(self.display.notice)
         self._started(None, None, parts)
+        if self.spending is not None and self.spending.note is not None:
+            note, self.spending.note = self.spending.note, None
+            self._notice(note)
         text = mention_syntax.with_mentions(prompt, parts.chat.attach(files, self._notice)) if files else prompt
         stages.on_send()
         with self._spends(), self.counts.turn(None, parts.runner.engine.spent):

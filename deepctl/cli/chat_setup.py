@@ -24,7 +24,7 @@ from deepctl.domain.settings import Settings
 from deepctl.errors import Refused, UsageError
 from deepctl.files import atomic
 from deepctl.layout import ProfilePaths, Root
-from deepctl.output.render import home, is_terminal, notice
+from deepctl.output.render import home, is_terminal
 from deepctl.store import lookup
 from deepctl.store import projects as stored
 from deepctl.store.coverage import CoverageSettings
@@ -91,7 +91,7 @@ class ChatSetup(NamedTuple):
 
     def ephemeral(self) -> ChatParts[EphemeralChat]:
         """A chat in memory. The environment is read, settings files are not."""
-        spending = budgets.of_chat_in_memory(os.environ, self.profile_of_budgets, notice)
+        spending = budgets.of_chat_in_memory(os.environ, self.profile_of_budgets)
         agent_options, commands = self._reader.without_profile(spending)
         from deepctl.agent.chat import EphemeralChat
 

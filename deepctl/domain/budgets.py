@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -140,6 +140,8 @@ class Spending:
         self._lock = threading.Lock()
         self.problem: str | None = None
         """The reason why the last request could not be recorded."""
+        self.note: str | None = None
+        """The reason why budgets do not hold."""
 
     def begin(self, entry: UsageEntry) -> None:
         """Record a request that is about to be sent, with the estimate of its input.
@@ -315,10 +317,10 @@ def dollars(amount: float | Decimal) -> str:
     return f"{whole}.{decimals.rstrip('0').ljust(2, '0')}"
 
 
-def of_chat_in_memory(environment: Mapping[str, str], name: str | None, tell: Callable[[str], None]) -> Spending:
+def of_chat_in_memory(environment: Mapping[str, str], name: str | None) -> Spending:
     """The budgets of a chat that stores nothing: those in config.toml, and those of the profile called `name`.
 
-    An unreadable file is told and has no budgets, because such a chat works without any file.
+    If they cannot be read, there are none, and `note` says so, because such a chat works without any file.
     """
     try:
         in_force = settings.load(environment)
@@ -329,6 +331,7 @@ def of_chat_in_memory(environment: Mapping[str, str], name: str | None, tell: Ca
         budgets = of_settings(in_force, name)
     except (DeepctlError, OSError) as error:
         problem = error.message if isinstance(error, DeepctlError) else atomic.storage_error(error).message
-        tell(f"The budgets cannot be read, so they do not hold for this chat. {problem}")
-        return Spending(None, None)
+        without_budgets = Spending(None, None)
+        without_budgets.note = f"Budgets cannot be read, so they do not hold for this chat. {problem}"
+        return without_budgets
     return Spending(root, paths, budgets, is_stored=False)

@@ -78,6 +78,13 @@ def test_settings_and_profiles_are_not_read(process: Command, broken: None, unto
         assert "offline model" in process("chat", "--ephemeral", *user, "hello").ok().stdout
 
 
+def test_budgets_that_cannot_be_read_are_an_event_and_not_a_line_on_stderr(process: Command, broken: None) -> None:
+    result = process("chat", "--ephemeral", "--json", "hello").ok()
+    assert result.stderr == ""
+    assert [event["type"] for event in result.events][:2] == ["start", "notice"]
+    assert "Budgets cannot be read" in result.events[1]["message"]
+
+
 def test_rules_and_settings_do_not_count(deepctl: InProcess, tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "config.toml").write_text(
