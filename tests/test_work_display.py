@@ -36,6 +36,10 @@ def change(identity: str, path: str, before: str | None, after: str | None, rema
     return {"type": "change", "id": identity, "path": path, "before": before, "after": after, "remark": remark}
 
 
+def command(identity: str) -> dict[str, Any]:
+    return {"type": "command", "id": identity}
+
+
 def output(identity: str, lines: str, partial: str = "") -> dict[str, Any]:
     return {"type": "output", "id": identity, "lines": lines, "partial": partial}
 
@@ -213,7 +217,7 @@ def test_a_change_that_was_just_approved_is_not_shown_again() -> None:
 
 def test_a_turn_that_is_stopped_says_what_it_leaves() -> None:
     calls = (call("1", "execute", command="make"), call("2", "execute", command="make test"))
-    with shown(START, *calls) as display:
+    with shown(START, *calls, command("1")) as display:
         display.matched(r"execute  make  \d+ s")
         assert "· execute  make test" in display.lines
         display.tell(work(1, 2, 0), {"do": "stop"})
@@ -224,7 +228,9 @@ def test_a_turn_that_is_stopped_says_what_it_leaves() -> None:
 
 
 def test_the_last_lines_of_a_command_are_seen_while_it_runs() -> None:
-    with shown(START, call("1", "execute", command="make"), output("1", numbered(*range(1, 8)), "half")) as display:
+    with shown(
+        START, call("1", "execute", command="make"), command("1"), output("1", numbered(*range(1, 8)), "half")
+    ) as display:
         display.expect("│ half")
         assert display.lines[1:6] == [f"  │ {line}" for line in ("line 4", "line 5", "line 6", "line 7", "half")]
         display.tell(output("1", "half a line\n", "50 %\x1b[31m red\x1b[0m\x1b[2J"))
@@ -267,7 +273,7 @@ def test_the_to_do_list_is_one_list_that_changes_in_place() -> None:
     with shown(START, plan("1", "in_progress", "pending"), came("1", "write_plan", "ok")) as display:
         display.expect("☐ step 2")
         assert display.lines[:3] == ["To-do list: 0 of 2 done", "  ▸ step 1", "  ☐ step 2"]
-        display.tell(text("On it."), call("2", "execute", command="make"), output("2", "one\n"))
+        display.tell(text("On it."), call("2", "execute", command="make"), command("2"), output("2", "one\n"))
         display.expect("│ one")
         display.tell(came("2", "execute", "one"), plan("3", "completed", "in_progress"), came("3", "write_plan", "ok"))
         display.expect("▸ step 2")
@@ -335,7 +341,7 @@ def test_the_last_line(events: list[Any], cost: float | None, line: str) -> None
     summary = TurnSummary()
     for event in events:
         if event == "command":
-            summary.command_ended()
+            summary.command_started()
         elif event["type"] == "work":
             summary.work(with_undo(event))
         else:
@@ -375,7 +381,7 @@ def test_what_goes_on_fits_every_window_with_the_running_call_in_it(width: int, 
 
 def test_events_of_work_are_no_part_of_json(capsys: pytest.CaptureFixture[str]) -> None:
     display = JsonDisplay()
-    for event in (change("1", "a", "a", "b"), output("1", "x"), work(1, 1, 1), {"type": "activity"}):
+    for event in (change("1", "a", "a", "b"), command("1"), output("1", "x"), work(1, 1, 1), {"type": "activity"}):
         display.event(event)
     assert capsys.readouterr().out == ""
     assert not display.shows_work

@@ -90,7 +90,9 @@ class ReportingState(StateBackend):
 
 @dataclass
 class WorkEvents(AbstractCapability[Any]):
-    """Emits the events `change` and `output` of tools. API keys in `environment` are removed from outputs."""
+    """Emits the events `change`, `command` (one starts) and `output` of tools. API keys in `environment` are removed
+    from outputs.
+    """
 
     emit: Emit
     environment: Mapping[str, str]
@@ -98,6 +100,14 @@ class WorkEvents(AbstractCapability[Any]):
     def get_ordering(self) -> CapabilityOrdering:
         """Closest to the tool: an approval request is no work of the tool."""
         return CapabilityOrdering(position="innermost")
+
+    async def before_tool_execute(
+        self, ctx: RunContext[Any], *, call: ToolCallPart, tool_def: ToolDefinition, args: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Reached only if the command is not refused."""
+        if call.tool_name == COMMAND:
+            self.emit({"type": "command", "id": call.tool_call_id})
+        return args
 
     async def wrap_tool_execute(
         self,

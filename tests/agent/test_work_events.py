@@ -120,8 +120,9 @@ def test_the_output_of_a_command_is_told_in_lines_without_keys(tmp_path: Path) -
         f"printf 'a\\r\\nb'; sleep 0.3; printf 'c\\n10 %%\\r20 %%'; sleep 0.3; printf '\\n{SECRET[:12]}'; sleep 0.3; "
         f"echo {SECRET[12:]}; echo e >&2; printf '\\xf0\\x9f'; sleep 0.3; printf '\\x8e\\x89'"
     )
-    events = events_of(backend, ("execute", {"command": script}))
-    assert {event["type"] for event in events} == {"output"}
+    started, *events = events_of(backend, ("execute", {"command": script}))
+    assert started["type"] == "command"
+    assert {(event["type"], event["id"]) for event in events} == {("output", started["id"])}
     assert "".join(event["lines"] for event in events) == "a\nbc\n20 %\n[OPENAI_API_KEY]\ne\n"
     partials = [event["partial"] for event in events]
     assert "b" in partials
@@ -129,9 +130,23 @@ def test_the_output_of_a_command_is_told_in_lines_without_keys(tmp_path: Path) -
     assert partials[-1] == "🎉"
 
 
+def test_a_refused_command_has_no_event(tmp_path: Path) -> None:
+    backend = LocalBackend(tmp_path, sandbox=NoSandbox())
+    agent = create_deep_agent(
+        calling(("execute", {"command": "echo"})), approve="never", capabilities=[WorkEvents(_fail, {})]
+    )
+    asyncio.run(agent.run("go", deps=DeepAgentDeps(backend=backend)))
+
+
+def _fail(event: Event) -> None:
+    raise AssertionError(event)
+
+
 def test_a_command_that_prints_line_by_line_makes_few_events(tmp_path: Path) -> None:
     backend = LocalBackend(tmp_path, sandbox=NoSandbox())
-    events = events_of(backend, ("execute", {"command": "i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo $i; done"}))
+    _, *events = events_of(
+        backend, ("execute", {"command": "i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo $i; done"})
+    )
     assert "".join(event["lines"] for event in events) == "".join(f"{number}\n" for number in range(1, 3001))
     assert len(events) < 300
 
@@ -206,4 +221,4 @@ def test_changes_of_others_do_not_count(turn: Turn, home: Path, monkeypatch: pyt
 
 def test_without_a_display_no_turn_tells_its_work(turn: Turn) -> None:
     kinds = {event["type"] for event in turn(write("a", "1\n"), run("echo"), shows_work=False)}
-    assert not kinds & {"work", "change", "output"}
+    assert not kinds & {"work", "change", "command", "output"}

@@ -34,7 +34,7 @@ _REST_FACTOR = 8
 """After a frame, the thread rests for this multiple of the processor time of the frame."""
 
 
-_WORK = ("activity", "change", "output", "work")
+_WORK = ("activity", "change", "command", "output", "work")
 """Events for people only: they are no part of the JSON output."""
 
 

@@ -18,7 +18,6 @@ from deepctl.output.stream.checklist import Checklist
 from deepctl.output.stream.file_diff import SHOWN_AS_CHANGE, FileDiff
 from deepctl.output.stream.lines import TerminalCaps
 from deepctl.output.stream.turn_summary import TurnSummary, with_undo
-from deepctl.store.records import COMMAND
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -30,7 +29,7 @@ _MAX_ARGUMENT = 100
 class PlainWork:
     """Prints the work of each turn."""
 
-    kinds = ("tool_call", "tool_result", "change", "retry", "work", "result")
+    kinds = ("tool_call", "tool_result", "change", "command", "retry", "work", "result")
     """The events that it prints or counts."""
 
     def __init__(self) -> None:
@@ -47,6 +46,8 @@ class PlainWork:
                 self._call(event)
             case "tool_result":
                 self._result(event)
+            case "command":
+                self._summary.command_started()
             case "change":
                 change = FileDiff.of(event)
                 self._summary.changed(change)
@@ -79,8 +80,6 @@ class PlainWork:
     def _result(self, event: Mapping[str, Any]) -> None:
         plan = self._plans.pop(event["id"], None)
         self._is_previewed = False
-        if event["name"] == COMMAND:
-            self._summary.command_ended()
         if not event["ok"]:
             render.notice(f"✗ {event['name']}: {_short(event['content'])}")
         elif plan is not None:

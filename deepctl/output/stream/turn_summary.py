@@ -21,8 +21,8 @@ class TurnSummary:
         self._changes: dict[str, tuple[int, int]] = {}
         self._work: Mapping[str, Any] | None = None
 
-    def command_ended(self) -> None:
-        """A command has run."""
+    def command_started(self) -> None:
+        """A command runs."""
         self._commands += 1
 
     def changed(self, change: FileDiff) -> None:

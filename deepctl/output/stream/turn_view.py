@@ -15,7 +15,6 @@ from deepctl.output.stream.markdown import Markdown
 from deepctl.output.stream.thinking import Thinking
 from deepctl.output.stream.tool_lines import ShownCall
 from deepctl.output.stream.turn_summary import TurnSummary, dollars
-from deepctl.store.records import COMMAND
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -60,7 +59,7 @@ class TurnView:
         self._heard = at
         if kind == "activity":
             return
-        if kind in ("change", "output", "work"):
+        if kind in ("change", "command", "output", "work"):
             self._work(event)
             return
         if self._retry is not None and kind != "notice" and not self._is_same_retry(event):
@@ -99,8 +98,6 @@ class TurnView:
             call = ShownCall(event["name"], {}, at)
             self.parts.append(call)
         call.ended(event["ok"], event["content"], at)
-        if call.name == COMMAND:
-            self._summary.command_ended()
         plan = Checklist.of(call.arguments) if call.name == checklist.TOOL and call.ok else None
         if plan is not None:
             self._checklist = plan
@@ -115,6 +112,8 @@ class TurnView:
         call = self._pending.get(event.get("id", ""))
         if event["type"] == "work":
             self._summary.work(event)
+        elif event["type"] == "command":
+            self._summary.command_started()
         elif call is not None and event["type"] == "output":
             call.printed(event["lines"], event["partial"])
         elif call is not None:
@@ -158,8 +157,6 @@ class TurnView:
             self._print_stream(self._stream.break_off(width))
         self._end_stream(width)
         for number, call in enumerate(self._pending.values()):
-            if call.name == COMMAND and not number:
-                self._summary.command_ended()
             self._add("tool", [call.line(self._caps, width, self._caps.sign("·", "-"), is_waiting=number > 0)])
         self._pending.clear()
         if self._checklist is not None:
