@@ -143,14 +143,15 @@ class _RecordedBody(httpx2.AsyncByteStream):
 def watch(provider: Provider[Any]) -> LastResponse:
     """Record the last response for a provider's client; record nothing if pydantic-ai did not create the client."""
     last = LastResponse()
-    add_hook(provider, "response", last.begin)
+    if isinstance(provider._own_http_client, httpx2.AsyncClient):
+        add_hook(provider, "response", last.begin)
     return last
 
 
 def add_hook(provider: Provider[Any], kind: Literal["request", "response"], hook: Callable[..., Any]) -> None:
     """Call `hook` with every request or response of a provider's client, if pydantic-ai created its HTTP client."""
     make = provider._http_client_factory
-    if make is None or not isinstance(provider._own_http_client, httpx2.AsyncClient):
+    if make is None or not hasattr(provider._own_http_client, "event_hooks"):
         return
 
     def hooked(client: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import httpx
 import httpx2
 import pytest
 from pydantic_ai import exceptions
@@ -61,11 +62,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 def test_a_request_has_the_key_of_the_reference_only(provider: str, name: str, environment: dict[str, str]) -> None:
     ring = KeyRing({name: KeyReference(name, "env", "MY_KEY", "profile")}, environment)
     model = _MODELS.get(provider, f"{provider}:m")
-    sent: list[httpx2.Request] = []
-
-    def record(request: httpx2.Request) -> httpx2.Response:
-        sent.append(request)
-        return httpx2.Response(401, json={"error": {"message": "no"}})
+    sent: list[Any] = []
 
     try:
         resolved = resolve(model, base_url=None, environment=environment, keys=ring)
@@ -75,12 +72,18 @@ def test_a_request_has_the_key_of_the_reference_only(provider: str, name: str, e
         pytest.skip("the client of this provider is not installed")
     own_provider: Any = getattr(resolved.model, "wrapped", resolved.model)._provider
     http_client = own_provider._own_http_client
-    if not isinstance(http_client, httpx2.AsyncClient):
+    if not isinstance(http_client, httpx.AsyncClient | httpx2.AsyncClient):
         # A client of another kind, which does not add headers of variables.
         assert _KEY in _texts(own_provider.client)
         assert _FOREIGN not in _texts(own_provider.client)
         return
-    http_client._transport = httpx2.MockTransport(record)
+    library: Any = httpx if isinstance(http_client, httpx.AsyncClient) else httpx2
+
+    def record(request: Any) -> Any:
+        sent.append(request)
+        return library.Response(401, json={"error": {"message": "no"}})
+
+    http_client._transport = library.MockTransport(record)
     http_client._mounts = {}
 
     async def ask() -> None:
