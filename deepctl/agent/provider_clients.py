@@ -98,6 +98,8 @@ def _without_environment(provider: Provider[Any], key: ProviderKey, environment:
     `$OPENAI_CUSTOM_HEADERS`, which may contain another person's key. Some of them read the variables again for every
     request, so the headers are corrected just before a request is sent.
     """
+    if not hasattr(provider._own_http_client, "event_hooks"):
+        return  # the client of another protocol, which has no such variables; some need an event loop to be made
     auth_headers: Mapping[str, str] = getattr(provider.client, "auth_headers", {})
     own_headers = {name.lower(): text for name, text in auth_headers.items()}
 
