@@ -296,11 +296,19 @@ def _reached(state: BudgetState, estimate: float) -> BudgetReached:
     if state.spent < float(budget.limit):
         text += f"; the next request takes at least {budget.amount(estimate)}"
     when = "with the next month" if budget.setting == "max_cost_month" else "at midnight"
-    raised = _plain(Decimal(budget.limit) * 2)
+    raised = _plain(_raised(budget, state.spent + estimate))
     return BudgetReached(
         f"The budget is used up: {text}.",
         f"It begins anew {when}. To raise it: deepctl config set {budget.setting} {raised}{budget.place}",
     )
+
+
+def _raised(budget: Budget, spent: float) -> Decimal:
+    """The limit multiplied by a power of two, at least twice what is spent, so that the budget is not near its end."""
+    raised = Decimal(budget.limit) * 2
+    while raised < 2 * Decimal(spent):
+        raised *= 2
+    return raised
 
 
 def _plain(number: Decimal) -> str:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from select import select
+from select import POLLIN, poll
 from typing import Any
 
 from deepctl import cancellation, distribution
@@ -153,7 +153,7 @@ def _output(argv: list[str], environment: Mapping[str, str]) -> str:
 
 @contextmanager
 def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Inside this context a command runs; at its end, neither it nor a child process of it does."""
+    """Inside this context a command runs; if it has to be stopped, its child processes are stopped too."""
     try:
         yield
     finally:
@@ -168,17 +168,22 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
 def _read(process: subprocess.Popen[bytes], deadline: float) -> bytes:
     assert process.stdout is not None
     raw = b""
+    poller = poll()  # `select` fails in a process with a thousand open files
+    poller.register(process.stdout, POLLIN)
     while True:
         cancellation.look()
         if time.monotonic() >= deadline:
             raise KeyProblem(f"took longer than {SECONDS:g} s", "Unlock what it needs first, then try again.")
-        if select([process.stdout], [], [], _POLL_SECONDS)[0]:
+        has_ended = process.poll() is not None
+        if poller.poll(0 if has_ended else _POLL_SECONDS * 1000):
             piece = os.read(process.stdout.fileno(), MAX_BYTES)
             raw += piece
             if len(raw) > MAX_BYTES:
                 raise KeyProblem("printed too much for a key")
             if not piece:
                 break
+        elif has_ended:
+            break  # a daemon that it started, such as the agent of a password manager, has its output open
     while process.poll() is None:
         cancellation.look()
         if time.monotonic() >= deadline:

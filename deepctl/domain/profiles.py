@@ -257,6 +257,8 @@ def rename(root: Root, paths: ProfilePaths, name: str) -> ProfilePaths:
     """
     check_free(root, name, by=paths)
     new_paths = root.profile(name)
+    if paths.keys != new_paths.keys:
+        discard_old_keys(new_paths)
     has_keys = os.path.lexists(paths.keys) and paths.keys != new_paths.keys
     if has_keys:
         from deepctl.domain import stored_keys

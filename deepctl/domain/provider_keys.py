@@ -68,6 +68,8 @@ _ALSO: dict[str, tuple[str, ...]] = {
     "anthropic": ("ANTHROPIC_AUTH_TOKEN",),
     "azure": ("AZURE_OPENAI_AD_TOKEN",),
     "ollama": ("OLLAMA_API_KEY",),
+    "system-one": ("SYSTEM_ONE_API_KEY",),
+    "typesafe": ("TYPESAFE_API_KEY",),
     "vllm": ("VLLM_API_KEY",),
 }
 """By provider: further variables of keys, which are not needed."""
@@ -81,7 +83,7 @@ _NOT_HANDED_OVER = frozenset(
     }
 )
 """Names that belong to a provider, but that its class in pydantic-ai does not take as a key."""
-_SAME = {"azure-responses": "azure", "bedrock-mantle": "bedrock"}
+_SAME = {"azure-responses": "azure", "bedrock-mantle": "bedrock", "openai-decisions": "openai"}
 
 
 _LONGEST = 100

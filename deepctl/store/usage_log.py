@@ -24,6 +24,7 @@ purges and deletions of sessions leave it unchanged.
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -174,6 +175,8 @@ def _is_valid(fields: Sequence[Any]) -> bool:
         and type(cost) in (float, int, _NOTHING)
         and type(estimated) is bool
         and quantities.is_time(at)
+        and min(sent, cached, received) >= 0
+        and (cost is None or 0 <= cost < math.inf)
     )
 
 

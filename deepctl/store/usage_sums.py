@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 import zlib
 from contextlib import suppress
@@ -131,6 +132,8 @@ class _State:
 
 _states: dict[str, tuple[str, _State]] = {}
 """The sums that this process has computed, with their time zone, by the path of the file."""
+_states_lock = threading.Lock()
+"""Threads that only read have no lock of the usage, and a budget of all profiles reads the files of others."""
 
 
 def _zone() -> str:
@@ -142,20 +145,22 @@ def read(paths: ProfilePaths) -> CalendarSums:
 
     Never writes. Raises `NewerFormat`, `Refused` and `OSError`.
     """
-    state = _update(paths)[0]
-    return state.sums(today()) if state is not None else CalendarSums()
+    with _states_lock:
+        state = _update(paths)[0]
+        return state.sums(today()) if state is not None else CalendarSums()
 
 
 def read_and_store(paths: ProfilePaths) -> CalendarSums:
     """The same, and store the sums if much of the file had to be read. The caller holds the lock of the usage."""
-    state, read_bytes = _update(paths)
-    if state is None:
-        return CalendarSums()
-    if read_bytes > _STORED_AFTER:
-        with suppress(OSError, DeepctlError):
-            atomic.make_root(paths.cache)
-            atomic.replace_unsynced(paths.usage_sums, json.dumps(state.document()).encode() + b"\n")
-    return state.sums(today())
+    with _states_lock:
+        state, read_bytes = _update(paths)
+        if state is None:
+            return CalendarSums()
+        if read_bytes > _STORED_AFTER:
+            with suppress(OSError, DeepctlError):
+                atomic.make_root(paths.cache)
+                atomic.replace_unsynced(paths.usage_sums, json.dumps(state.document()).encode() + b"\n")
+        return state.sums(today())
 
 
 def _update(paths: ProfilePaths) -> tuple[_State | None, int]:
@@ -167,6 +172,8 @@ def _update(paths: ProfilePaths) -> tuple[_State | None, int]:
     try:
         status = os.fstat(descriptor)
         state = _known(paths, descriptor, status)
+        # If reading breaks off, the lines that count already would count again.
+        _states.pop(paths.usage, None)
         start = state.end
         raw = os.pread(descriptor, status.st_size - start, start) if status.st_size > start else b""
         raw = raw[: raw.rfind(b"\n") + 1]

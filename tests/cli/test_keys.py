@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
+import resource
 import shutil
+import signal
 import stat
 import sys
 import tarfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from pydantic_ai.providers import infer_provider_class
 
-from deepctl.domain import key_sources
+from deepctl.domain import key_sources, provider_keys
 from tests.support.command import Command, InProcess
 from tests.support.keyring_in_memory import MemoryKeyring, installed
 from tests.support.loopback import Answer, Provider, Status, Text, ToolCalls, provider
@@ -136,6 +142,17 @@ def test_a_request_has_the_key_of_the_profile_and_nothing_of_the_environment(
     assert CANARY not in "".join(text for name, text in os.environ.items() if name != "ALICE_OPENAI")
 
 
+def test_every_provider_that_reads_a_key_of_the_environment_can_have_a_reference() -> None:
+    names = set(re.findall(r"'([a-z][a-z0-9-]+)'", inspect.getsource(infer_provider_class)))
+    directory = Path(inspect.getsourcefile(infer_provider_class) or "").parent
+    assert len(names) > 30
+    for name in names - {"elevenlabs", "voyageai"}:  # they have no chat models
+        module = directory / f"{name.removesuffix('-responses').removesuffix('-decisions').replace('-', '_')}.py"
+        if module.exists():
+            variables = set(re.findall(r"'([A-Z][A-Z_]+_API_KEY)'", module.read_text())) - {"AZURE_VOICELIVE_API_KEY"}
+            assert variables <= set(provider_keys.names_of(name)), name
+
+
 def test_an_organisation_by_reference_is_sent_too(
     deepctl: InProcess, alice: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +233,27 @@ def test_a_command_that_does_not_end_is_stopped_with_its_children(
     _wait_for_the_end(int(pids.read_text()))
 
 
+def test_a_daemon_of_a_command_delays_no_key_and_many_open_files_are_no_problem(
+    deepctl: InProcess, alice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids = tmp_path / "pids"
+    script = tmp_path / "get-key"
+    script.write_text(f"sleep 300 & echo $! > {pids}; echo {CANARY}\n")
+    _refer(alice, f'OPENAI_API_KEY = {{ command = "sh {script}" }}')
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        with provider(Text(["hello"])) as server:
+            assert _chat(deepctl, server, monkeypatch) == f"Bearer {CANARY}"
+    finally:
+        for descriptor in files:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with suppress(FileNotFoundError, ProcessLookupError):
+            os.kill(int(pids.read_text()), signal.SIGKILL)
+
+
 def _wait_for_the_end(pid: int) -> None:
     for _ in range(50):
         state = Path(f"/proc/{pid}/stat")
@@ -226,8 +264,6 @@ def _wait_for_the_end(pid: int) -> None:
 
 
 def test_ctrl_c_stops_a_command(process: Command, deepctl: InProcess, alice: Path, tmp_path: Path) -> None:
-    import signal
-
     started = tmp_path / "started"
     script = tmp_path / "get-key"
     script.write_text(f"touch {started}\nexec sleep 300\n")
@@ -239,6 +275,15 @@ def test_ctrl_c_stops_a_command(process: Command, deepctl: InProcess, alice: Pat
     running.send_signal(signal.SIGINT)
     assert running.wait(timeout=8) == 130
     assert time.monotonic() - begin < 5
+
+
+def test_a_renamed_profile_has_no_keys_that_an_earlier_one_left(deepctl: InProcess, alice: Path, home: Path) -> None:
+    _stored(deepctl)
+    shutil.rmtree(home / "profiles/alice")
+    deepctl("profiles", "create", "bob").ok()
+    deepctl("profiles", "rename", "bob", "alice").ok()
+    assert deepctl("keys", "list", "--user", "alice", "--json").ok().json["keys"] == []
+    assert not (home / "keys/alice").exists()
 
 
 @pytest.mark.parametrize("what", ["mode", "link", "fifo", "directory", "link above", "in a workspace", "two lines"])

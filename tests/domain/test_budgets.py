@@ -164,3 +164,16 @@ def test_a_profile_of_another_name_is_not_counted_twice(root: Root) -> None:
     paths: ProfilePaths = root.profile("alice")
     spend(Spending(root, paths, [MONEY]), 1, 0.25)
     assert [state.spent for state in Spending(root, paths, [MONEY]).states()] == [0.25]
+
+
+def test_the_hint_names_a_limit_that_lets_the_request_through(root: Root) -> None:
+    spend(Spending(root, root.profile("alice")), 2499, 41.0)
+    for budget in (TOKENS._replace(limit=100), MONEY):
+        request = entry(300, 7.5)
+        with pytest.raises(BudgetReached) as refused:
+            Spending(root, root.profile("alice"), [budget]).begin(request)
+        words = (refused.value.hint or "").split()
+        raised = Decimal(words[words.index(budget.setting) + 1])
+        spending = Spending(root, root.profile("alice"), [budget._replace(limit=raised)])
+        spending.begin(request)
+        assert spending.end(request._replace(input=0, cost=0.0)) == [], "it is not near its end"

@@ -5,8 +5,12 @@ from __future__ import annotations
 import fcntl
 import multiprocessing
 import os
+import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -200,3 +204,59 @@ def test_only_what_is_new_is_read_and_another_file_is_recognised(paths: ProfileP
     Path(paths.usage_sums).write_bytes(b'{"v":1,"zone":[],"end":"x"}')
     usage_sums._states.clear()
     assert round(usage_sums.read(paths).day.cost, 6) == 0.499
+
+
+def test_threads_that_only_read_count_no_line_twice(paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 40
+    is_over = threading.Event()
+
+    def slow(function: Callable[..., Any], *arguments: Any) -> Any:
+        result = function(*arguments)
+        time.sleep(0.002)
+        return result
+
+    def read_without_the_lock() -> None:
+        while not is_over.is_set():
+            usage_sums.read(paths)
+
+    monkeypatch.setattr(usage_sums, "_fits", partial(slow, usage_sums._fits))
+    monkeypatch.setattr(usage_log, "entry_of", partial(slow, usage_log.entry_of))
+    at = f"{usage_sums.today()}T12:00:00.000000Z"
+    write(paths, entry(0, at, cost=1.0))
+    readers = [threading.Thread(target=read_without_the_lock) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for number in range(1, count):
+        write(paths, entry(number, at, cost=1.0))
+        time.sleep(0.003)
+    is_over.set()
+    for reader in readers:
+        reader.join()
+    assert usage_sums.read(paths).day.cost == count
+
+
+def test_reading_that_breaks_off_counts_no_line_twice(paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = f"{usage_sums.today()}T12:00:00.000000Z"
+    write(paths, entry(0, at, cost=1.0))
+    assert usage_sums.read(paths).day.cost == 1.0
+    write(paths, entry(1, at, cost=1.0), entry(2, at, cost=1.0))
+    real = usage_log.entry_of
+
+    def interrupted(line: sealed_lines.SealedLine, path: str) -> tuple[UsageEntry | None, str | None]:
+        if line.number == 2:
+            raise KeyboardInterrupt
+        return real(line, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(usage_log, "entry_of", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            usage_sums.read(paths)
+    assert usage_sums.read(paths).day.cost == 3.0
+
+
+@pytest.mark.parametrize("change", [{"cost": float("nan")}, {"cost": float("inf")}, {"cost": -5.0}, {"input": -1000}])
+def test_a_number_that_no_request_has_is_no_entry(paths: ProfilePaths, change: dict[str, float]) -> None:
+    at = f"{usage_sums.today()}T12:00:00.000000Z"
+    write(paths, entry(0, at, cost=1.0), entry(1, at)._replace(**change))  # type: ignore[arg-type]
+    assert [number for number, _ in usage_log.read(paths).problems] == [3]
+    assert usage_sums.read(paths).day.cost == 1.0
