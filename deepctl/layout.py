@@ -332,7 +332,7 @@ def check_characters(path: str | os.PathLike[str]) -> str:
     return text
 
 
-_CHECK_HINT = "Check the name of a user with `deepctl.layout.check_name`."
+_CHECK_HINT = "`deepctl.user_directory(root, user_id)` makes a path of a checked name."
 
 
 def check_directory(path: str | os.PathLike[str]) -> str:
@@ -346,7 +346,7 @@ def check_directory(path: str | os.PathLike[str]) -> str:
     if not text or first == ".." or {"", ".", ".."}.intersection(parts):
         raise BadPath(
             f"{text!a} cannot be a directory of an application: a part of the path is empty, '.' or '..'.",
-            "Check the name of a user with `deepctl.layout.check_name`; `os.path.abspath` cleans other paths.",
+            "`deepctl.user_directory(root, user_id)` makes a path of a checked name; `os.path.abspath` cleans other paths.",
         )
     return text
 
