@@ -346,7 +346,7 @@ def check_directory(path: str | os.PathLike[str]) -> str:
     if not text or first == ".." or {"", ".", ".."}.intersection(parts):
         raise BadPath(
             f"{text!a} cannot be a directory of an application: a part of the path is empty, '.' or '..'.",
-            "`deepctl.user_directory(root, user_id)` makes a path of a checked name; `os.path.abspath` cleans other paths.",
+            f"{_CHECK_HINT[:-1]}; `os.path.abspath` cleans other paths.",
         )
     return text
 

@@ -402,7 +402,7 @@ def test_a_path_with_a_name_that_is_a_path_is_refused_before_anything_is_created
         with pytest.raises(BadPath) as caught:
             make(f"{place}/{name}")
         assert (caught.value.code, caught.value.exit_code) == ("bad_path", 2)
-        assert "check_name" in str(caught.value.hint)
+        assert "user_directory" in str(caught.value.hint)
     with pytest.raises(BadPath):
         LocalBackend(place / ".." / "users")
     assert not place.exists()
