@@ -292,10 +292,10 @@ class TurnContext(AbstractCapability[Any]):
         texts, problems = await in_worker(shared_memory.bodies, self.shared)
         for problem in problems:
             warnings.warn(problem, stacklevel=2)  # a chat shows warnings as notices
-        ended = {name.removeprefix(_SHARED): "" for name in shown_blocks if name.startswith(_SHARED)}
+        ended_blocks = {name.removeprefix(_SHARED): "" for name in shown_blocks if name.startswith(_SHARED)}
         return {
             f"{_SHARED}{name}": self._block("shared-memory", body, profile=name)
-            for name, body in sorted({**ended, **texts}.items())
+            for name, body in sorted({**ended_blocks, **texts}.items())
         }
 
     def _block(self, tag: str, body: str, **attributes: str) -> _Block:

@@ -117,9 +117,9 @@ def list_(user: options.User = None, agent: Agent = layout.AGENT, as_json: optio
     """List the notebooks of a profile, and those that other profiles share with it."""
     profile, in_force = options.profile_and_settings(user)
     memory = Memory(profile, agent)
-    own = memory.notebooks()
-    others, problems = _shared(profile, in_force) if memory.agent == layout.AGENT else ([], [])
-    show(views.NotebookListView(profile.name, memory.agent, own, others, problems), as_json)
+    own_notebooks = memory.notebooks()
+    shared_notebooks, problems = _shared(profile, in_force) if memory.agent == layout.AGENT else ([], [])
+    show(views.NotebookListView(profile.name, memory.agent, own_notebooks, shared_notebooks, problems), as_json)
 
 
 def _shared(profile: ProfilePaths, in_force: Settings) -> tuple[list[SharedNotebook], list[str]]:
@@ -132,9 +132,9 @@ def _shared(profile: ProfilePaths, in_force: Settings) -> tuple[list[SharedNoteb
         return [], []
     from deepctl.domain.memory import shared
 
-    agreed, problems = shared.owners(options.root(), profile, names)
+    owners, problems = shared.owners(options.root(), profile, names)
     notebooks: list[SharedNotebook] = []
-    for owner in agreed:
+    for owner in owners:
         try:
             notebooks += shared.notebooks(owner)
         except (DeepctlError, OSError) as error:

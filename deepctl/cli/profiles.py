@@ -214,6 +214,7 @@ def rename(
             directories = profile_choice.rename(root, paths.name, new_paths.name, wait=wait)
             shared.rename(root, paths.name, new_paths.name)
     sources = _naming(paths.name, in_force)
+    sources += [f"{key} of profile {other_name}" for other_name, key in shared.naming(root, paths.name)]
     view = views.ProfileRenamingView(paths.name, new_paths.name, new_paths.directory, container, sources, directories)
     show(view, as_json)
 
@@ -260,7 +261,7 @@ def copy(
             in_force = settings.load(os.environ, paths)
             with options.open_repository(paths, in_force, (lambda note: None) if as_json else notice):
                 pass  # finishes the interrupted rewind, which would be copied half done
-        work = profile_copy.Copy(root, paths, parts)
+        work = profile_copy.CopyOperation(root, paths, parts)
         with Progress("Copy", BYTES, work.measure().bytes) as progress:
             result = work.write(name, os.environ, progress)
     show(views.ProfileCopyView(result), as_json)

@@ -46,7 +46,7 @@ def portable(
     `environment` has the secrets that must not occur in a value. With `for_other_machine`, settings that name
     directories are left out too.
     """
-    kept: dict[str, Any] = {}
+    portable_tables: dict[str, Any] = {}
     left_out: list[OmittedSetting] = []
     for key, value in tables.items():
         if key in _BOOKKEEPING:
@@ -58,10 +58,10 @@ def portable(
             if reason is not None:
                 left_out.append(OmittedSetting(full_key, reason))
             elif is_table:
-                kept.setdefault(key, {})[full_key.partition(".")[2]] = inner
+                portable_tables.setdefault(key, {})[full_key.partition(".")[2]] = inner
             else:
-                kept[key] = inner
-    return PortableSettings(kept, left_out)
+                portable_tables[key] = inner
+    return PortableSettings(portable_tables, left_out)
 
 
 def _reason(key: str, value: Any, environment: Mapping[str, str], for_other_machine: bool) -> str | None:

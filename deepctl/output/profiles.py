@@ -172,7 +172,13 @@ class ProfileRenamingView(NamedTuple):
     def notes(self) -> list[str]:
         """The remaining step for the user."""
         change = f"; `deepctl config set default_user {self.name}` changes that"
-        return [f"{place} is still {self.before}{'' if place[0] == '$' else change}." for place in self.naming]
+        return [
+            f"{place} still names {self.before}; `deepctl config set {place.split()[0]} … --user {place.split()[-1]}` "
+            "changes that."
+            if place.startswith("memory.")
+            else f"{place} is still {self.before}{'' if place[0] == '$' else change}."
+            for place in self.naming
+        ]
 
     def document(self) -> dict[str, Any]:
         return {

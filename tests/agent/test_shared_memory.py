@@ -270,7 +270,12 @@ def test_a_wipe_and_a_purge_name_the_profiles_that_have_read_it(pair: Pair, deep
     deepctl("chat", "--user", "alice", "hello").ok()
     deepctl("chat", "--user", "team", "hello").ok()
     pair.agree(None, None)  # the copies stay when the agreement ends
-    deepctl("profiles", "rename", "team", "squad").ok()
+    pair.agree(readers=None)
+    renamed = deepctl("profiles", "rename", "team", "squad").ok()
+    assert (
+        "memory.read of profile alice still names team; `deepctl config set memory.read … --user alice`"
+        in renamed.stderr
+    )
     purged = deepctl("memory", "forget", "tuesdays", "--purge", "--yes", "--user", "squad", "--json").ok().json
     assert any("may contain copies: alice." in note for note in purged["notes"])
     for only in (("--only", "memory", "--dry-run"), ("--dry-run",), ("--yes",)):

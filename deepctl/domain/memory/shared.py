@@ -55,7 +55,7 @@ def names_to_read(in_force: Settings) -> list[str]:
 
 def owners(root: Root, paths: ProfilePaths, names: Iterable[str]) -> Owners:
     """Those of the profiles called `names` that share their notebooks with the profile at `paths`. Never raises."""
-    agreed: list[ProfilePaths] = []
+    agreeing_profiles: list[ProfilePaths] = []
     problems: list[str] = []
     for name in names:
         try:
@@ -64,14 +64,14 @@ def owners(root: Root, paths: ProfilePaths, names: Iterable[str]) -> Owners:
             elif not profiles.exists(root, name):
                 problems.append(f"The setting memory.read names {name}, but there is no profile of that name.")
             elif is_reader(owner := profiles.find(root, name), paths.name):
-                agreed.append(owner)
+                agreeing_profiles.append(owner)
             else:
                 problems.append(
                     f"Profile {owner.name} does not share its memory: its memory.readers does not name {paths.name}."
                 )
         except (DeepctlError, OSError) as error:
             problems.append(f"The memory of {name} cannot be read: {error}")
-    return Owners(agreed, problems)
+    return Owners(agreeing_profiles, problems)
 
 
 def is_reader(owner: ProfilePaths, reader: str) -> bool:
@@ -161,6 +161,19 @@ def rename(root: Root, name: str, new_name: str) -> None:
         paths = root.profile(reader)
         names = {other for other in recorded(paths) if other != layout.folded_name(name)}
         _write(paths, sorted({*names, layout.folded_name(new_name)}))
+
+
+def naming(root: Root, name: str) -> list[tuple[str, str]]:
+    """The profiles whose settings name the profile `name`, each with the key of the setting."""
+    naming_settings: list[tuple[str, str]] = []
+    for other_name in profiles.all_names(root):
+        file = settings.read("profile", root.profile(other_name).settings)
+        in_force = settings.without_files({})._replace(files=(file,))
+        for key in (READ, READERS):
+            with suppress(DeepctlError, OSError):
+                if any(layout.same_name(name, listed_name) for listed_name in in_force.patterns(key)):
+                    naming_settings.append((other_name, key))
+    return naming_settings
 
 
 def _path(paths: ProfilePaths) -> str:

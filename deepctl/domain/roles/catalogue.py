@@ -34,14 +34,14 @@ class RoleDescription(NamedTuple):
 
 def places(root: Root) -> dict[str, tuple[str, reading.Source, str]]:
     """The name, the source and the directory of every role, by its name in the form for comparisons."""
-    found: dict[str, tuple[str, reading.Source, str]] = {}
+    places_by_name: dict[str, tuple[str, reading.Source, str]] = {}
     for directory, source in ((SHIPPED, "shipped"), (root.roles, "user")):
         with suppress(FileNotFoundError, NotADirectoryError):
             for name in sorted(os.listdir(directory)):
                 path = os.path.join(directory, name)
                 if layout.is_good_name(name):
-                    found[layout.folded_name(name)] = (name, "user" if source == "user" else "shipped", path)
-    return found
+                    places_by_name[layout.folded_name(name)] = (name, "user" if source == "user" else "shipped", path)
+    return places_by_name
 
 
 def describe_all(root: Root, environment: Mapping[str, str]) -> list[RoleDescription]:

@@ -127,11 +127,11 @@ def take_in(root: Root, directory: str, name: str | None, environment: Mapping[s
     tables = dict(text.settings.tables)
     settings_left_out = list(text.settings.left_out)
     if (raw := files.pop(UNTRUSTED, None)) is not None:
-        more = portable_settings.portable(
+        untrusted_settings = portable_settings.portable(
             settings.parse_tables(raw, os.path.join(directory, UNTRUSTED)), environment, for_other_machine=True
         )
-        tables = _merged(tables, more.tables)
-        settings_left_out += more.left_out
+        tables = _merged(tables, untrusted_settings.tables)
+        settings_left_out += untrusted_settings.left_out
     try:
         harmless, untrusted = trust.split(_dumped(tables), path)
     except trust.UnusableProfileFile as error:
@@ -152,11 +152,11 @@ def _dumped(tables: Mapping[str, Any]) -> bytes:
 
 
 def _merged(tables: Mapping[str, Any], more_tables: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(tables)
+    both_tables = dict(tables)
     for key, value in more_tables.items():
-        before = merged.get(key)
-        merged[key] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
-    return merged
+        before = both_tables.get(key)
+        both_tables[key] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
+    return both_tables
 
 
 def export(root: Root, role: Role, directory: str) -> None:

@@ -66,7 +66,7 @@ def parse_parts(words: list[str] | None) -> tuple[str, ...]:
     return tuple(part for part in PARTS if part in names)
 
 
-class Copy:
+class CopyOperation:
     """One copy of parts of a profile: `measure`, then `write`. The caller holds the lock of the profile."""
 
     def __init__(self, root: Root, paths: ProfilePaths, parts: tuple[str, ...]) -> None:
@@ -120,7 +120,7 @@ class Copy:
         with Staging(self._root) as staging, self._walk() as walk:
             for item in walk.everything():
                 entry = _entry(item)
-                _put(staging, walk, item, entry, _Progress(report, totals.bytes))
+                _put(staging, walk, item, entry, _CopyProgress(report, totals.bytes))
                 stripped += is_stripped(entry)
                 totals = totals.with_(item.kind, item.size)
             copy = ProfilePaths(name, staging.path, paths.lock)
@@ -159,7 +159,7 @@ def _entry(item: ExportEntry) -> ArchiveEntry:
     )
 
 
-class _Progress(NamedTuple):
+class _CopyProgress(NamedTuple):
     """Reports the bytes of one file, after the `done` bytes of other files."""
 
     report: Report
@@ -174,7 +174,7 @@ class _Progress(NamedTuple):
             self.report(done)
 
 
-def _put(staging: Staging, walk: ExportWalk, item: ExportEntry, entry: ArchiveEntry, progress: _Progress) -> None:
+def _put(staging: Staging, walk: ExportWalk, item: ExportEntry, entry: ArchiveEntry, progress: _CopyProgress) -> None:
     if entry.kind == "directory":
         staging.directory(entry)
     elif entry.kind == "link":
