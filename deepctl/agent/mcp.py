@@ -56,11 +56,10 @@ class McpServers:
         self._said: dict[str, str] = {}
 
     def read_keys(self) -> None:
-        """Read the keys by reference that the servers need. A key that cannot be read is reported by `ready`."""
-        self._unread.clear()
+        """Read the keys by reference that the servers need, once. A key that cannot be read is reported by `ready`."""
         for name in {name for server in self._servers for name in server.named_variables}:
             reference = self._keys.references.get(name)
-            if reference is not None and name not in self._values:
+            if reference is not None and name not in self._values and name not in self._unread:
                 try:
                     self._values[name] = self._keys.value(reference)
                 except UsageError as error:

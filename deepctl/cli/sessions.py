@@ -256,10 +256,12 @@ def export(
     from deepctl.redaction import Redaction
     from deepctl.store import export_target, session_export
 
-    profile, _, name = options.target(user, name, project)
+    profile, in_force, name = options.target(user, name, project)
     document = session_export.export(profile, lookup.current_session(profile, name).name)
     if output is not None and output != "-":
         export_target.check(options.root(), output, force=force)
+    if redact:
+        in_force.keys(os.environ).remember()
     redaction = Redaction(os.environ) if redact else None
     if redaction is not None:
         document = session_export.redact(document, redaction)

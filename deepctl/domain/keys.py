@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 from deepctl import redaction
@@ -138,9 +139,11 @@ class KeyRing(NamedTuple):
         """The key, if it can be had without a command or the keyring; else `None`. Raises like `value`."""
         return self.value(reference) if reference.kind in ("env", "file") else None
 
-    def values(self, names: Iterable[str]) -> dict[str, str]:
-        """The keys with a reference among these names. Raises like `value`."""
-        return {name: self.value(self.references[name]) for name in names if name in self.references}
+    def remember(self) -> None:
+        """Remove the keys that can be had without a command or the keyring from what this process writes."""
+        for reference in self.references.values():
+            with suppress(UsageError):
+                self.value_at_hand(reference)
 
     def state(self, reference: KeyReference) -> KeyState:
         """Whether the key is there. Runs no command and opens no keyring."""
@@ -287,14 +290,6 @@ def risk(name: str, value: object) -> str:
     if "env" in reference:
         return f"it sends the value of this variable as {name}"
     return f"it sends an entry of your keyring as {name}"
-
-
-def problems(ring: KeyRing) -> Iterator[tuple[KeyReference, KeyState]]:
-    """The references that cannot be used, as far as that can be seen without commands and the keyring."""
-    for _, reference in sorted(ring.references.items()):
-        state = ring.state(reference)
-        if state.ok is False:
-            yield reference, state
 
 
 def is_name(text: str) -> bool:

@@ -500,3 +500,17 @@ def test_models_sends_no_key_of_the_environment_for_a_profile_with_a_reference(
     assert key() is None
     shown = deepctl("models", "--user", "alice", "--json").ok().json["providers"]
     assert {item["name"]: item["key"] for item in shown if item["key"]}["openai"]["source"] == "profile"
+
+
+def test_an_export_for_others_has_no_key_of_the_profile(
+    deepctl: InProcess, alice: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even one of an ordinary form, that a person has typed, and that is in no variable of a secret's name."""
+    monkeypatch.setenv("FOO", "plain-words-as-a-key")
+    _refer(alice, 'DOCS_TOKEN = { env = "FOO" }')
+    _stored(deepctl, key="other-words-as-a-key")
+    deepctl("chat", "--user", "alice", "try plain-words-as-a-key and other-words-as-a-key").ok()
+    shared = deepctl("sessions", "export", "--format", "markdown", "--redact", "--user", "alice").ok().stdout
+    assert "words-as-a-key" not in shared
+    assert "[DOCS_TOKEN]" in shared
+    assert "[OPENAI_API_KEY]" in shared
