@@ -458,7 +458,7 @@ ALL = (
     SlashCommand("/status", "", "Show the state of the chat.", _HERE, status.show_status, in_ephemeral=True),
     SlashCommand("/usage", "[OPTION…]", "Show requests, tokens and cost by day.",
                  _HERE, _usage, shell_words=("usage",)),
-    SlashCommand("/details", "[N]", "Show the last thinking, tool calls, diffs and results in full, or one call.",
+    SlashCommand("/details", "[N]", "Show the last calls, diffs and thinking in full.",
                  _HERE, _details, in_ephemeral=True),
     SlashCommand("/file", "[PATH…]", named_files.FILE_HELP,
                  _HERE, named_files.run_file_command, "files", in_ephemeral=True),
