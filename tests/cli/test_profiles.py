@@ -31,6 +31,7 @@ def test_the_layout_is_what_the_contract_says(deepctl: InProcess, home: Path) ->
         "checkpoints",
         "profile.toml",
         "sessions",
+        "usage.jsonl",
         "workspace",
     ]
     assert deepctl("profiles", "path", "alice").ok().stdout == f"{home}/profiles/alice\n"

@@ -38,13 +38,6 @@ def until(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.01)
 
 
-def exported(profile: Path) -> dict[bytes, tuple[int, bytes]]:
-    """The files of a profile that an archive contains."""
-    files = tree(profile)
-    files.pop(b"usage.jsonl")
-    return files
-
-
 def test_a_profile_moves_to_another_machine_and_goes_on_there(
     deepctl: InProcess, alice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,7 +46,7 @@ def test_a_profile_moves_to_another_machine_and_goes_on_there(
     assert done["left_out"] == []
     assert (done["profile"], done["file"], done["path"]) == ("alice", str(archive), str(archive))
     assert archive.stat().st_mode & 0o777 == 0o600
-    before = exported(alice)
+    before = tree(alice)
     sessions = deepctl("sessions", "show", "-u", "alice", "--json").ok().json["messages"]
     checkpoints = deepctl("checkpoints", "list", "--all", "-u", "alice", "--json").ok().json["checkpoints"]
 
@@ -62,7 +55,7 @@ def test_a_profile_moves_to_another_machine_and_goes_on_there(
     bob = tmp_path / "elsewhere" / "profiles" / "bob"
     assert (imported["profile"], imported["from"], imported["path"]) == ("bob", "alice", str(bob))
     assert (imported["notes"], imported["files"], imported["bytes"]) == ([], done["files"], done["bytes"])
-    assert exported(bob) == before
+    assert tree(bob) == before
     assert deepctl("sessions", "show", "-u", "bob", "--json").ok().json["messages"] == sessions
     assert deepctl("checkpoints", "list", "--all", "-u", "bob", "--json").ok().json["checkpoints"] == checkpoints
     deepctl("checkpoints", "verify", "-u", "bob").ok()
@@ -85,7 +78,7 @@ def test_an_archive_goes_through_a_pipe(deepctl: InProcess, process: Command, al
     assert (importing.returncode, err) == (0, b"")
     assert out.startswith(b"Imported bob, which was alice: ")
     assert exporting.wait(30) == 0
-    assert exported(alice.parent / "bob") == exported(alice)
+    assert tree(alice.parent / "bob") == tree(alice)
 
 
 def test_a_pipe_that_breaks_is_no_success(process: Command, alice: Path) -> None:
@@ -249,7 +242,7 @@ def test_an_import_that_is_ended_in_the_middle_leaves_no_profile_and_no_lock(
     assert [one["name"] for one in deepctl("profiles", "list", "--json").ok().json["profiles"]] == ["alice"]
     deepctl("profiles", "import", str(archive), "--as", "bob").ok()
     assert list(alice.parent.glob(".import-*")) == []
-    assert exported(alice.parent / "bob") == exported(alice)
+    assert tree(alice.parent / "bob") == tree(alice)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])

@@ -432,7 +432,7 @@ Tree = dict[str, tuple[int, bytes | str]]
 
 
 def tree(directory: str) -> Tree:
-    """Everything below a directory but the cache: mode and content."""
+    """Everything below a directory but the cache and the usage of a profile: mode and content."""
     found: Tree = {}
     for above, names, files in os.walk(directory):
         names[:] = [name for name in names if os.path.join(above, name) != os.path.join(directory, "cache")]
@@ -443,6 +443,7 @@ def tree(directory: str) -> Tree:
             if os.path.isfile(path) and not os.path.islink(path):
                 content = Path(path).read_bytes()
             found[os.path.relpath(path, directory)] = (mode, content)
+    found.pop("usage.jsonl", None)
     return found
 
 

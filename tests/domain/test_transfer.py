@@ -46,7 +46,7 @@ def take(
 
 
 def tree(directory: str | Path) -> dict[bytes, tuple[int, bytes]]:
-    """Everything below a directory, by path: mode and content; not the cache."""
+    """Everything below a directory, by path: mode and content; not the cache and the usage of a profile."""
     start = os.fsencode(directory)
     found: dict[bytes, tuple[int, bytes]] = {}
     pending = [start]
@@ -54,7 +54,7 @@ def tree(directory: str | Path) -> dict[bytes, tuple[int, bytes]]:
         above = pending.pop()
         for name in os.listdir(above):
             path = os.path.join(above, name)
-            if path == os.path.join(start, b"cache"):
+            if path in (os.path.join(start, b"cache"), os.path.join(start, b"usage.jsonl")):
                 continue
             mode = os.lstat(path).st_mode
             content = b""

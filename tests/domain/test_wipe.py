@@ -112,13 +112,14 @@ def test_a_plan_says_where_everything_is_and_counts_it_once(root: Root) -> None:
         "workspace": 1,
         "prompt_history": 1,
         "profile.toml": 1,
+        "usage.jsonl": 1,
         "stray": 1,
     }
     files = [path for path in Path(paths.directory).rglob("*") if not path.is_dir()]
     assert planned.files == len(files)
     assert planned.bytes == sum(path.stat().st_size for path in files)
     assert planned.entries == len(list(Path(paths.directory).rglob("*")))
-    assert {part.part for part in planned.parts} == {*wipe_plan.PARTS, "settings", "other"}
+    assert {part.part for part in planned.parts} == {*wipe_plan.PARTS, "settings", "usage", "other"}
 
 
 def test_a_plan_changes_nothing_and_is_the_same_again_until_something_changes(root: Root) -> None:
@@ -293,7 +294,15 @@ def test_whoever_finishes_a_wipe_may_be_killed_too(tmp_path: Path) -> None:
     root = copy()
     calls = count(lambda: _next_command(root))
     after = _seen(root.profile("alice").directory)
-    assert sorted(after) == ["checkpoints", "profile.toml", "prompt_history", "sessions", "stray", "workspace"]
+    assert sorted(after) == [
+        "checkpoints",
+        "profile.toml",
+        "prompt_history",
+        "sessions",
+        "stray",
+        "usage.jsonl",
+        "workspace",
+    ]
     for at in range(1, calls + 1) if _SOAK else random.Random("finish").sample(range(1, calls + 1), 10):
         root = copy()
         assert in_child(lambda: _next_command(root), at, kill) == "killed"  # noqa: B023 (called here and now)
