@@ -230,7 +230,7 @@ def test_a_copy_that_is_killed_or_fails_at_any_call_is_whole_or_not_there(tmp_pa
     counted = _small(tmp_path / "counted")
     every = faults.points(lambda: copied(counted))
     whole = _paths(str(tmp_path / "counted/profiles/bob"))
-    size = len(every) if os.environ.get("DEEPCTL_SOAK") == "1" else 24
+    size = len(every) if os.environ.get("DEEPCTL_SOAK") == "1" else 10
     for at, name, fault in faults.sample(every, "copy", size):
         scene = _small(tmp_path / f"{at}-{fault}")
         before = tree(scene.paths.directory)

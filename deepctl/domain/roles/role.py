@@ -182,8 +182,10 @@ def _entries(directory: str, is_trusted_place: bool) -> Iterator[tuple[str, int,
     for entry in walk(directory, skip=lambda path: "/" not in path and path.startswith(".")):
         if entry.is_directory and entry.status is not None:
             continue
-        is_file = entry.status is not None and entry.is_file
-        yield entry.path, entry.status.st_size if is_file and entry.status else 0, None if is_file else "not a file"
+        if entry.status is None:
+            yield entry.path, 0, "cannot be read"
+        else:
+            yield entry.path, entry.status.st_size, None if entry.is_file else "not a file"
 
 
 def problem(path: str) -> str | None:
