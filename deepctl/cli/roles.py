@@ -11,7 +11,7 @@ from deepctl import layout
 from deepctl.cli import options
 from deepctl.cli.confirm import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import profiles
+from deepctl.domain import profiles, settings
 from deepctl.domain.roles import catalogue
 from deepctl.output import roles as views
 from deepctl.output.render import show
@@ -60,6 +60,7 @@ def create(
     layout.check_name(name, "role")
     options.utf8_argument(description, "The description")
     paths = profiles.find(root, source)
+    settings.load(os.environ, paths).keys(os.environ).remember()
     show(views.NewRoleView(changes.create(root, name, paths, description, os.environ, wait), []), as_json)
 
 

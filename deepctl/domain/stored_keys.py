@@ -50,8 +50,11 @@ def service(directory: str, name: str) -> str:
 def store(directory: str, name: str, text: str, *, in_keyring: bool) -> str:
     """Store a key, instead of an earlier one. Returns its place. The caller holds the profile's lock.
 
-    Raises `UsageError` if the keyring cannot be changed; nothing has changed then.
+    Raises `UsageError` if the keyring cannot be changed, and `Refused` if the directory is a link; nothing has changed
+    then.
     """
+    if os.path.islink(directory):
+        raise Refused(f"{directory} is a symbolic link.", "Find out what created it, and remove it.")
     atomic.make_directory(os.path.dirname(directory))
     atomic.make_directory(directory)
     if in_keyring:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from pydantic_ai.providers import infer_provider_class
 
+from deepctl import redaction
 from deepctl.domain import key_sources, provider_keys
 from tests.support.command import Command, InProcess
 from tests.support.keyring_in_memory import MemoryKeyring, installed
@@ -275,6 +276,30 @@ def test_ctrl_c_stops_a_command(process: Command, deepctl: InProcess, alice: Pat
     running.send_signal(signal.SIGINT)
     assert running.wait(timeout=8) == 130
     assert time.monotonic() - begin < 5
+
+
+def test_what_leaves_the_machine_has_no_key_that_another_process_read(
+    deepctl: InProcess, alice: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "plain0text1without2a3form"
+    _stored(deepctl, "MISTRAL_API_KEY", key)
+    deepctl("chat", "--user", "alice", "--model", "offline", f"my key is {key}").ok()
+    (alice.parent / "workspace/AGENTS.md").write_text(f"Use {key}.\n")
+    monkeypatch.setattr(redaction, "_KEYS_IN_USE", {})
+    exported = deepctl("sessions", "export", "--user", "alice", "--redact").ok().stdout
+    assert key not in exported
+    assert "[MISTRAL_API_KEY]" in exported
+    monkeypatch.setattr(redaction, "_KEYS_IN_USE", {})
+    deepctl("roles", "create", "clerk", "--from", "alice").ok()
+    assert "[MISTRAL_API_KEY]" in (home / "roles/clerk/AGENTS.md").read_text()
+
+
+def test_no_key_is_stored_through_a_link(deepctl: InProcess, alice: Path, home: Path, tmp_path: Path) -> None:
+    (home / "keys").mkdir(mode=0o700)
+    (home / "keys/alice").symlink_to(tmp_path)
+    before = sorted(os.listdir(tmp_path))
+    assert deepctl("keys", "set", "OPENAI_API_KEY", "--user", "alice", stdin=CANARY.encode() + b"\n").code == 6
+    assert sorted(os.listdir(tmp_path)) == before
 
 
 def test_a_renamed_profile_has_no_keys_that_an_earlier_one_left(deepctl: InProcess, alice: Path, home: Path) -> None:
