@@ -15,7 +15,7 @@ SOAK := tests/agent/test_library_options.py tests/test_storage.py tests/cli/test
   tests/cli/test_wipe.py::test_ctrl_c_around_the_line_that_takes_a_profile_away_says_what_becomes_of_it \
   tests/cli/test_repl_ends.py::test_ctrl_c_at_random_moments_in_a_large_workspace_stops_no_more_than_the_turn \
   $(addprefix tests/store/test_,crash.py index_db_faults.py damage.py stories.py author_stories.py attribution_model.py rewind_refusals.py session_delete.py stored_text.py repair.py) \
-  $(addprefix tests/domain/test_,memory_changes.py purge.py wipe.py command_rules.py)
+  tests/cli/test_roles.py $(addprefix tests/domain/test_,profile_copy.py memory_changes.py purge.py wipe.py command_rules.py)
 
 SOAK_PROJECTS := tests/projects tests/store/test_project_crash.py tests/files/test_gitignore.py tests/store/test_coverage.py
 

@@ -96,6 +96,8 @@ _deepctl_setting() {
 	checkpoints) kind=,every_tool,every_turn,manual_only ;;
 	network) kind=,off,on ;;
 	tools) kind=,full,lean ;;
+	memory.read) kind=profile ;;
+	memory.readers) kind=profile ;;
 	model_settings.thinking) kind=,off,minimal,low,medium,high,xhigh,max,on ;;
 	model_settings.parallel_tool_calls) kind=,true,false ;;
 	model_settings.service_tier) kind=,auto,default,flex,priority ;;

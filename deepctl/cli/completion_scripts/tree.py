@@ -166,7 +166,11 @@ def settings() -> dict[str, tuple[str, Values]]:
     return {
         key: (
             setting.help,
-            _PROFILE if key == "default_user" else Values(Kind.WORD, setting.choices) if setting.choices else NOTHING,
+            _PROFILE
+            if key == "default_user" or setting.kind == "profiles"
+            else Values(Kind.WORD, setting.choices)
+            if setting.choices
+            else NOTHING,
         )
         for key, setting in SETTINGS.items()
     }

@@ -24,7 +24,7 @@ from deepctl.domain.transfer import archive, archive_reader
 from deepctl.domain.transfer.archive import ArchiveEntry, ArchiveHeader, Kind, OmittedPath, Totals
 from deepctl.errors import Locked
 from deepctl.files import atomic, ownership, sealed_lines
-from deepctl.layout import LOST_AND_FOUND, OWN_DIRECTORIES, PROJECTS, UNTRUSTED, USAGE, ProfilePaths
+from deepctl.layout import LOST_AND_FOUND, OWN_DIRECTORIES, PROJECTS, SHARED, UNTRUSTED, USAGE, ProfilePaths
 from deepctl.store import ledger, log_file, projects
 from deepctl.store.trees import NO_CONTENT
 
@@ -121,6 +121,7 @@ class Export:
 
 
 _NOT_EXPORTED = {
+    SHARED: "names of other profiles of this machine",
     UNTRUSTED: "imported settings that are not trusted",
     PROJECTS: "directories of this machine; the imported sessions work in the workspace",
 }
