@@ -539,3 +539,14 @@ def test_an_export_for_others_has_no_key_of_the_profile(
     assert "words-as-a-key" not in shared
     assert "[DOCS_TOKEN]" in shared
     assert "[OPENAI_API_KEY]" in shared
+
+
+def test_the_agent_cannot_read_stored_keys(deepctl: InProcess, alice: Path, home: Path) -> None:
+    _stored(deepctl)
+    path = home / "keys" / "alice" / "OPENAI_API_KEY"
+    command = f"run cat {path}; ls {home} {home / 'keys'}\nread {path}"
+    result = deepctl("chat", "--user", "alice", "--sandbox", "bubblewrap", "--json", command).ok()
+    assert CANARY not in result.stdout
+    outputs = [event["content"] for event in result.events if event["type"] == "tool_result"]
+    assert "No such file" in outputs[0]
+    assert "outside the workspace" in outputs[1]
