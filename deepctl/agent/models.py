@@ -138,7 +138,8 @@ def resolve(
             missing = f"${variable[1]} is not set" if variable else first_sentence(text)
             addition = ", or for your own server the setting base_url," if name.startswith("openai") else ""
             if variable:
-                addition += f" or store it for a profile (deepctl keys set {variable[1]}),"
+                whose = f" --user {keys.profile}" if keys.profile is not None else ""
+                addition += f" or store it for the profile (deepctl keys set {variable[1]}{whose}),"
             if variable and variable[1].endswith("_BASE_URL"):
                 addition = " to the address of the server, such as http://127.0.0.1:8000/v1,"
             raise ModelFailed(

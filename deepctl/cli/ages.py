@@ -12,6 +12,13 @@ _DAY = 24 * 60
 _MINUTES = {"m": 1, "h": 60, "d": _DAY, "w": 7 * _DAY, "mo": 30 * _DAY, "y": 365 * _DAY}
 
 
+def day_or_age(text: str) -> datetime:
+    """The begin of the day in local time for `today`; else like `time_before`."""
+    if text == "today":
+        return datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
+    return time_before(text)
+
+
 def time_before(age: str, now: datetime | None = None) -> datetime:
     """The time that was `age` ago, in UTC. A month is 30 days, a year 365. Raises `UsageError` for an invalid age."""
     match = _AGE.fullmatch(age)

@@ -83,8 +83,10 @@ def set_(
     text = _key(name, profile.name)
     with profiles.lock(options.root(), profile.name, command="keys set", wait=wait):
         paths = profiles.find(options.root(), profile.name)
+        is_replaced = name in domain.stored(paths.keys)
         place = stored_keys.store(paths.keys, name, text, in_keyring=in_keyring)
-    show(views.KeyStoredView(paths.name, name, (Store.keyring if in_keyring else Store.file).value, place), as_json)
+    kind = (Store.keyring if in_keyring else Store.file).value
+    show(views.KeyStoredView(paths.name, name, kind, place, is_replaced), as_json)
 
 
 def _uses_keyring(store: Store | None) -> bool:
@@ -151,8 +153,9 @@ def _check_is_there(name: str, profile: str, in_force: settings.Settings) -> Non
     references = in_force.keys(os.environ).references
     reference = references.get(name)
     if reference is None:
-        names = f"Its keys are: {', '.join(sorted(references))}." if references else "It has none."
-        raise NotFound(f"Profile {profile!r} has no key {name!r}.", names, code="key_not_found")
+        names = f"Its keys are: {', '.join(sorted(references))}." if references else ""
+        hint = names or f"`deepctl keys set {name} --user {profile}` stores one."
+        raise NotFound(f"Profile {profile!r} has no key {name!r}.", hint, code="key_not_found")
     if reference.source == "config":
         raise NotFound(
             f"Profile {profile!r} has no key {name!r} of its own: it is in config.toml, for all profiles.",

@@ -26,7 +26,7 @@ def usage(
         str | None,
         typer.Option(
             metavar="AGE",
-            help="Only requests that are not older than AGE: 90m, 12h, 30d, 2w, 6mo, 1y.",
+            help="Only requests that are not older than AGE: today, 90m, 12h, 30d, 2w, 6mo, 1y.",
             show_default=False,
         ),
     ] = None,
@@ -46,7 +46,7 @@ def usage(
         raise UsageError("--all means every profile, but --user means one profile.", "Give only one of the two.")
     if as_json and as_csv:
         raise UsageError("--json and --csv cannot be used together.", "Leave out one of the two.")
-    earliest = ages.time_before(since) if since is not None else None
+    earliest = ages.day_or_age(since) if since is not None else None
     paths = _all_profiles() if all_ else [options.existing_profile(user)]
     report = usage_report.report(paths, by or ("profile" if all_ else "day"), earliest)
     profile = None if all_ else paths[0].name

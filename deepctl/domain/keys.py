@@ -90,10 +90,11 @@ class ProviderReferences(NamedTuple):
 
 
 class KeyRing(NamedTuple):
-    """All references in force for a profile. `environment` is that of the user."""
+    """All references in force for a profile. `environment` is that of the user; `profile` is for messages."""
 
     references: Mapping[str, KeyReference]
     environment: Mapping[str, str]
+    profile: str | None = None
 
     def of_provider(self, provider: str) -> ProviderReferences | None:
         """The references of a provider; `None` if there is none, and its key comes from the environment.

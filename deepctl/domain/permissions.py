@@ -223,9 +223,9 @@ class CommandPolicy(NamedTuple):
         statement = self._usually()
         if exceptions:
             clauses = "; ".join(
-                f"what one {' or '.join(verbs)} {self._told(outcome)}" for outcome, verbs in exceptions.items()
+                f"what a rule {' or '.join(verbs)} {self._told(outcome)}" for outcome, verbs in exceptions.items()
             )
-            statement = f"where no rule of [permissions] decides, {statement}; {clauses}"
+            statement = f"where no rule of [permissions] applies, {statement}; {clauses}"
         outcomes = {self._outcome(self._default), *exceptions}
         if self.terminal is None and self.problem is not None and outcomes != {"refused"}:
             return f"{statement}; without a terminal there is no shell"

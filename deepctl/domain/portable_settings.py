@@ -7,11 +7,14 @@ A key that this deepctl does not know is left out, because its meaning is unknow
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from deepctl.domain import mcp_servers, setting_table
+from deepctl import layout
+from deepctl.domain import mcp_servers, setting_table, stored_keys
+from deepctl.layout import ProfilePaths
 from deepctl.redaction import Redaction
 
 KEYS_TABLE = "keys"
@@ -62,6 +65,17 @@ def portable(
             else:
                 portable_tables[key] = inner
     return PortableSettings(portable_tables, left_out)
+
+
+def kept_back(paths: ProfilePaths) -> list[OmittedSetting]:
+    """What belongs to a profile beside its profile.toml, and is never copied: stored keys, and untrusted settings."""
+    omitted = [
+        OmittedSetting(f"{KEYS_TABLE}.{key.name}", "stored keys belong to one profile")
+        for key in stored_keys.listed(paths.keys)
+    ]
+    if os.path.lexists(paths.untrusted):
+        omitted.append(OmittedSetting(layout.UNTRUSTED, "imported settings that are not trusted"))
+    return omitted
 
 
 def _reason(key: str, value: Any, environment: Mapping[str, str], for_other_machine: bool) -> str | None:

@@ -69,19 +69,24 @@ def _state(state: KeyState) -> Cell:
 
 
 class KeyStoredView(NamedTuple):
-    """A stored key. `store` is `keyring` or `file`; `place` is the service or the path."""
+    """A stored key. `store` is `keyring` or `file`; `place` is the service or the path.
+
+    `replaced` means that the profile had a stored key of that name.
+    """
 
     profile: str
     name: str
     store: str
     place: str
+    replaced: bool
 
     def document(self) -> dict[str, Any]:
         return self._asdict()
 
     def print(self) -> None:
         where = f"in the keyring, as {self.place}" if self.store == "keyring" else f"in {home(self.place)}"
-        print_sentence(f"{self.name} of {self.profile} stored {visible(where)}.")
+        instead = ", instead of the former key" if self.replaced else ""
+        print_sentence(f"{self.name} of {self.profile} stored {visible(where)}{instead}.")
 
 
 class KeyForgottenView(NamedTuple):

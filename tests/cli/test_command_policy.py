@@ -132,9 +132,9 @@ EXECUTE = [
 
 def _said(statement: str, kind: str) -> str:
     """What a statement says becomes of a command: `run`, `asked` or `refused`."""
-    usual, *others = statement.removeprefix("where no rule of [permissions] decides, ").split("; ")
+    usual, *others = statement.removeprefix("where no rule of [permissions] applies, ").split("; ")
     for other in others:
-        if kind and other.startswith("what one ") and kind in other:
+        if kind and other.startswith("what a rule ") and kind in other:
             assert statement.startswith("where no rule")
             said = other.partition(kind)[2]
             if "refused" in said:

@@ -61,6 +61,7 @@ def test_a_stored_key_is_a_private_file_beside_the_profiles_and_is_listed_withou
     stored = deepctl("keys", "set", "OPENAI_API_KEY", "--user", "alice", "--json", stdin=f" {CANARY}\r\n".encode()).ok()
     path = home / "keys" / "alice" / "OPENAI_API_KEY"
     assert stored.json["place"] == str(path)
+    assert stored.json["replaced"] is False
     assert path.read_text() == f"{CANARY}\n"
     assert [stat.S_IMODE(place.stat().st_mode) for place in (path, path.parent, path.parents[1])] == [
         0o600,
@@ -550,3 +551,17 @@ def test_the_agent_cannot_read_stored_keys(deepctl: InProcess, alice: Path, home
     outputs = [event["content"] for event in result.events if event["type"] == "tool_result"]
     assert "No such file" in outputs[0]
     assert "outside the workspace" in outputs[1]
+
+
+def test_a_hint_about_a_missing_key_names_the_profile_and_a_replaced_key_is_said(
+    deepctl: InProcess, alice: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without `--user`, the command of the hint would replace the key of the default profile."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    deepctl("profiles", "create", "bob").ok()
+    failed = deepctl("chat", "--user", "bob", *_MODEL, "hello")
+    assert failed.code == 7
+    assert "deepctl keys set OPENAI_API_KEY --user bob" in failed.stderr
+    _stored(deepctl)
+    again = deepctl("keys", "set", "OPENAI_API_KEY", "--user", "alice", stdin=b"another-key\n").ok()
+    assert "instead of the former key" in again.stdout

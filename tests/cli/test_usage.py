@@ -225,3 +225,11 @@ def test_all_leaves_out_what_cannot_be_read(deepctl: InProcess, bill: Path) -> N
     shown = deepctl("usage", "--all", "--json").ok()
     assert [row["profile"] for row in shown.json["rows"]] == ["alice"]
     assert "bob is left out" in shown.stderr
+
+
+def test_today_is_the_day_of_the_local_calendar(deepctl: InProcess, home: Path) -> None:
+    deepctl("chat", "--user", "alice", "hello").ok()
+    today = deepctl("usage", "--user", "alice", "--since", "today", "--json").ok().json
+    assert today["total"]["requests"] == 1
+    midnight = datetime.fromisoformat(today["since"]).astimezone()
+    assert (midnight.hour, midnight.minute, midnight.date()) == (0, 0, datetime.now().astimezone().date())

@@ -79,7 +79,8 @@ def _budget(states: Sequence[BudgetState]) -> str | None:
         return None
     budget, spent = nearest = max(states, key=lambda state: state.share)
     text = _dollars if nearest.budget.is_money else lambda number: _count(int(number))
-    return f"{text(spent)} of {text(float(budget.limit))} {budget.when}"
+    whose = "" if budget.profile is not None else ", all profiles"
+    return f"{text(spent)} of {text(float(budget.limit))} {budget.when}{whose}"
 
 
 def fit_toolbar(bar: Toolbar, width: int) -> str:

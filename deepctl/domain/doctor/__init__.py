@@ -250,7 +250,7 @@ def model(environment: Mapping[str, str], in_force: Settings) -> Iterator[Check]
         return
     if has_key and (references := ring.of_provider(provider)) is not None:
         # Its problem is that of the check of the keys.
-        yield Check("model", "ok", f"{name}{where}: key by reference, {references.key}")
+        yield Check("model", "ok", f"{name}{where}: its key is {references.key}")
         return
     key = provider_keys.look(provider, environment)
     if ":" not in name or key is None:
@@ -296,7 +296,7 @@ def keys(environment: Mapping[str, str], in_force: Settings) -> Iterator[Check]:
             yield Check("keys", "problem", f"{reference}: it {state.problem}", state.hint)
     names = [reference.name for reference, state in states if state.ok is not False]
     if names:
-        yield Check("keys", "ok", f"{counted(len(names), 'key')} by reference: {', '.join(names)}")
+        yield Check("keys", "ok", f"{counted(len(names), 'key')} of its own: {', '.join(names)}")
 
 
 _SOURCES = {"environment": "$DEEPCTL_MODEL", "profile": "profile.toml", "config": "config.toml"}

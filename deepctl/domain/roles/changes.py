@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from deepctl import layout
 from deepctl.domain import portable_settings, profiles, settings, trust
 from deepctl.domain.memory.directory import Memory
-from deepctl.domain.portable_settings import OmittedSetting
 from deepctl.domain.roles import catalogue
 from deepctl.domain.roles import role as reading
 from deepctl.domain.roles.role import MEMORY, ROLE_FILE, Role
@@ -55,9 +54,7 @@ def create(
         raw = b""
     tables = settings.parse_tables(raw, paths.settings)
     result = portable_settings.portable(tables, environment, for_other_machine=True)
-    settings_left_out = list(result.left_out)
-    if os.path.lexists(paths.untrusted):
-        settings_left_out.append(OmittedSetting(UNTRUSTED, "imported settings that are not trusted"))
+    settings_left_out = [*result.left_out, *portable_settings.kept_back(paths)]
     files, left_out, redactions = _files_of(paths, environment)
     role = Role(name, "user", "", description, result.tables, None, files, settings_left_out, left_out, paths.name)
     return _store(root, role, paths.name, wait)._replace(redactions=redactions)

@@ -143,9 +143,7 @@ class CopyOperation:
             raw = b""
         tables = settings.parse_tables(raw, self._paths.settings)
         result = portable_settings.portable(tables, environment)
-        left_out = list(result.left_out)
-        if os.path.lexists(self._paths.untrusted):
-            left_out.append(OmittedSetting(layout.UNTRUSTED, "imported settings that are not trusted"))
+        left_out = [*result.left_out, *portable_settings.kept_back(self._paths)]
         return settings.new_document(name, result.tables), left_out
 
 
