@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from deepctl import redaction
 from tests.support import preflight, tool_schemas
 from tests.support.command import Command, InProcess
 from tests.support.tmux import Tmux
@@ -88,6 +89,8 @@ def _long_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The root of state, not created yet; the current directory and `$HOME` are empty directories."""
     tool_schemas.remember()
+    # Keys that a test has read would be removed from the output of the next one.
+    monkeypatch.setattr(redaction, "_KEYS_IN_USE", {})
     for variable in list(os.environ):
         if variable.startswith(("DEEPCTL_", "OPENAI_", "ANTHROPIC_", "NO_COLOR", "FORCE_COLOR")):
             monkeypatch.delenv(variable)

@@ -37,7 +37,7 @@ HOSTILE = (
 """What a program may be given for an argument. The `а` of `аlice` is Cyrillic."""
 
 PLAUSIBLE = {
-    "ref": "~1", "refs": "~1", "label": "good", "name": "other", "old": "main", "new": "another", "key": "model",
+    "ref": "~1", "refs": "~1", "label": "good", "name": "OTHER", "old": "main", "new": "another", "key": "model",
     "value": "offline", "directory": ".", "text": "tea", "query": "tea", "file": "MEMORY.md", "prompt": "hello",
 }  # fmt: skip
 """What a required argument is where another one is the hostile one."""
@@ -145,6 +145,8 @@ def test_hostile_arguments(
 ) -> None:
     randomness = random.Random(20_261_123)
     (tmp_path / "scratch").mkdir()
+    # `profiles use` writes the settings file.
+    monkeypatch.setenv("DEEPCTL_CONFIG", str(tmp_path / "scratch" / "config.toml"))
     before = _seen(tmp_path, home)
     shutil.copytree(template, home, symlinks=True)
     count = 0

@@ -144,7 +144,7 @@ class SetupReader(NamedTuple):
         return Options(
             self.model,
             in_force.get("base_url"),
-            self._keys,
+            self._keys._replace(profile=profile),
             timeout=self.timeout,
             compact_at=in_force.number("compact_at"),
             context_window=in_force.number("context_window"),

@@ -60,8 +60,10 @@ def create(
     layout.check_name(name, "role")
     options.utf8_argument(description, "The description")
     paths = profiles.find(root, source)
-    settings.load(os.environ, paths).keys(os.environ).remember()
-    show(views.NewRoleView(changes.create(root, name, paths, description, os.environ, wait), []), as_json)
+    in_force = settings.load(os.environ, paths)
+    in_force.keys(os.environ).remember()
+    new_role = changes.create(root, name, paths, in_force.files[0], description, os.environ, wait)
+    show(views.NewRoleView(new_role, []), as_json)
 
 
 @app.command("import", epilog="Example: deepctl roles import ./our-reviewer --as reviewer")

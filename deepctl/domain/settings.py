@@ -338,9 +338,7 @@ class Settings(NamedTuple):
             for name in [name for table in tables.values() for name in table]:
                 keys.check_spelling(name, used_names)
         stored = keys.stored(self.stored_keys) if self.stored_keys is not None else {}
-        references = {**tables.get("config", {}), **stored, **tables.get("profile", {})}
-        profile = os.path.basename(self.stored_keys) if self.stored_keys is not None else None
-        return keys.KeyRing(references, environment, profile)
+        return keys.KeyRing({**tables.get("config", {}), **stored, **tables.get("profile", {})}, environment)
 
     def of_profile(self, profile: layout.ProfilePaths) -> Settings:
         """The same with the profile's settings file, which is read now."""

@@ -28,8 +28,8 @@ EXCUSED: dict[tuple[str, str], str] = {
     ("agent/checkpoint_stores.py", "Checkpoint … was not found."): _LIBRARY,
     ("agent/docker_sandbox.py", "Runtimes of pydantic-ai-backend are not supported."): _LIBRARY,
     ("agent/factory.py", "No model is set for this agent."): _LIBRARY,
-    ("agent/file_checkpoint_store.py", "… is inside the checkpoint store …."): _LIBRARY,
-    ("agent/file_checkpoint_store.py", "… contains the checkpoint store …."): _LIBRARY,
+    ("store/checkpoint_store.py", "… is inside the checkpoint store …."): _LIBRARY,
+    ("store/checkpoint_store.py", "… contains the checkpoint store …."): _LIBRARY,
     (
         "agent/factory.py",
         "tools= of create_deep_agent is 'full' or 'lean', not …: it selects built-in tools.",

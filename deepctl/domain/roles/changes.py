@@ -18,6 +18,7 @@ from deepctl.domain.memory.directory import Memory
 from deepctl.domain.roles import catalogue
 from deepctl.domain.roles import role as reading
 from deepctl.domain.roles.role import MEMORY, ROLE_FILE, Role
+from deepctl.domain.settings import SettingsFile
 from deepctl.domain.transfer.archive import OmittedPath
 from deepctl.errors import NotFound, Refused, UsageError
 from deepctl.files import atomic, rmtree
@@ -41,18 +42,21 @@ class NewRole(NamedTuple):
 
 
 def create(
-    root: Root, name: str, paths: ProfilePaths, description: str, environment: Mapping[str, str], wait: float
+    root: Root,
+    name: str,
+    paths: ProfilePaths,
+    file: SettingsFile,
+    description: str,
+    environment: Mapping[str, str],
+    wait: float,
 ) -> NewRole:
-    """Make a role from a profile: its settings, context files and notebooks.
+    """Make a role from a profile: its settings, which are in `file`, its context files and its notebooks.
 
     Secrets in them are replaced, or left out with their setting. Raises `Refused` if there is a role of this name.
     """
     reading.check_description(description, "--description")
-    try:
-        raw = settings.read_document(paths.settings)
-    except FileNotFoundError:
-        raw = b""
-    tables = settings.parse_tables(raw, paths.settings)
+    file.checked()
+    tables = settings.parse_tables(file.content or b"", file.path)
     result = portable_settings.portable(tables, environment, for_other_machine=True)
     settings_left_out = [*result.left_out, *portable_settings.kept_back(paths)]
     files, left_out, redactions = _files_of(paths, environment)
