@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from deepctl import redaction
+from deepctl.domain import key_sources
 from tests.support import preflight, tool_schemas
 from tests.support.command import Command, InProcess
 from tests.support.tmux import Tmux
@@ -89,8 +90,9 @@ def _long_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The root of state, not created yet; the current directory and `$HOME` are empty directories."""
     tool_schemas.remember()
-    # Keys that a test has read would be removed from the output of the next one.
+    # Keys that a test has read would be removed from the output of the next one, and not be read again.
     monkeypatch.setattr(redaction, "_KEYS_IN_USE", {})
+    monkeypatch.setattr(key_sources, "_RESULTS", {})
     for variable in list(os.environ):
         if variable.startswith(("DEEPCTL_", "OPENAI_", "ANTHROPIC_", "NO_COLOR", "FORCE_COLOR")):
             monkeypatch.delenv(variable)

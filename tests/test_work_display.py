@@ -21,7 +21,7 @@ from deepctl.output.stream.checklist import Checklist
 from deepctl.output.stream.display import JsonDisplay, LiveDisplay, TextDisplay
 from deepctl.output.stream.file_diff import PREVIEW_ROWS, FileDiff
 from deepctl.output.stream.lines import TerminalCaps
-from deepctl.output.stream.thinking import Thinking
+from deepctl.output.stream.thinking import FoldedThinking
 from deepctl.output.stream.tool_lines import ShownCall
 from deepctl.output.stream.turn_summary import TurnSummary, with_undo
 from deepctl.output.stream.turn_view import TurnView
@@ -319,7 +319,7 @@ def test_thinking_is_seen_while_it_lasts_and_then_folded() -> None:
 
 
 def test_long_thinking_costs_the_same_to_draw() -> None:
-    thinking = Thinking(PLAIN, 0.0)
+    thinking = FoldedThinking(PLAIN, 0.0)
     thinking.feed("word " * 200_000, 1.0)
     began = time.process_time()
     for _ in range(20):

@@ -581,7 +581,7 @@ def _workspace(
 class _MessageMemory:
     """Messages that one object has read or saved: a new object reads and checks them again.
 
-    `since` is the number of changes (`_OpenDirectory.changes`) before they were read.
+    `since` is the number of changes (`_OpenStore.changes`) before they were read.
     """
 
     def __init__(self, since: int) -> None:
@@ -594,7 +594,7 @@ class _MessageMemory:
         """Whether the logs were as this process knows them when this object first saved a conversation."""
 
 
-class _OpenDirectory:
+class _OpenStore:
     """The open files of a directory and the digests of its messages, for all objects of this process. `mutex` admits
     one thread.
     """
@@ -665,9 +665,9 @@ _MOST_OPEN = 200
 """Stores of a process with an open file. The usual limit of a process is 1,024 open files."""
 _MOST_MESSAGES = 100_000
 """Messages of open stores, whose digests take about 600 bytes each."""
-_DIRECTORIES: WeakValueDictionary[tuple[int, str, str, str], _OpenDirectory] = WeakValueDictionary()
+_DIRECTORIES: WeakValueDictionary[tuple[int, str, str, str], _OpenStore] = WeakValueDictionary()
 """The open directories by process, path, real path and cache."""
-_OPEN: list[_OpenDirectory] = []
+_OPEN: list[_OpenStore] = []
 """Those that were opened, the latest one last. They stay open when an application forgets its object."""
 _OPEN_LOCK = threading.Lock()
 _DIRECTORIES_LOCK = threading.Lock()
@@ -677,13 +677,13 @@ def _time_of_ledger(directory: str) -> int:
     return os.stat(os.path.join(directory, LEDGER)).st_mtime_ns
 
 
-def _open_directory(directory: str, place: str, cache: str) -> _OpenDirectory:
+def _open_directory(directory: str, place: str, cache: str) -> _OpenStore:
     with _DIRECTORIES_LOCK:
         # A forked process must not use the files of the other one.
-        return _DIRECTORIES.setdefault((os.getpid(), directory, place, cache), _OpenDirectory())
+        return _DIRECTORIES.setdefault((os.getpid(), directory, place, cache), _OpenStore())
 
 
-def _close_excess(latest: _OpenDirectory) -> None:
+def _close_excess(latest: _OpenStore) -> None:
     """Close the stores that were opened first, if more than `_MOST_OPEN` are open or have more than `_MOST_MESSAGES`
     messages, and those that were deleted. An application may have many users, and few of them are working at once.
     """

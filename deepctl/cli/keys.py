@@ -18,7 +18,7 @@ from deepctl.domain import key_sources, profiles, settings, stored_keys
 from deepctl.domain import keys as domain
 from deepctl.domain.key_sources import KeyProblem
 from deepctl.errors import NotFound, Refused, UsageError
-from deepctl.output import keys as views
+from deepctl.output import settings as views
 from deepctl.output.render import is_terminal, show
 
 app = typer.Typer(

@@ -1,4 +1,7 @@
-"""The views of config, models, sandbox and doctor: settings, models, and the state of this machine."""
+"""The views of config, keys, models, sandbox and doctor: settings, models, and the state of this machine.
+
+Those of keys contain no values.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl import distribution
 from deepctl.domain.addresses import without_passwords
+from deepctl.domain.keys import KeyReference, KeyState
 from deepctl.domain.mcp_servers import McpServer
 from deepctl.domain.providers import ModelServer, Provider, model_name
 from deepctl.domain.settings import Value
 from deepctl.layout import UNTRUSTED
 from deepctl.output import profiles
-from deepctl.output.render import Cell, has_colour, is_terminal, notice, printable, table, terminal_width, tint
+from deepctl.output.render import (
+    Cell,
+    has_colour,
+    home,
+    is_terminal,
+    notice,
+    print_sentence,
+    printable,
+    table,
+    terminal_width,
+    tint,
+    visible,
+)
 from deepctl.quantities import counted, size
 
 if TYPE_CHECKING:
@@ -400,3 +416,99 @@ def _at_home(text: str) -> str:
     """`text` with `~` for the home directory at the start of each path."""
     start = printable(os.path.expanduser("~"))
     return re.sub(rf"(?<![\w/.~-]){re.escape(start)}(?=/|\s|$|[,;:)])", "~", text) if len(start) > 1 else text
+
+
+_KEY_SOURCES = {"profile": "profile.toml", "config": "config.toml", "stored": "stored"}
+
+
+class ListedKey(NamedTuple):
+    """A reference, and whether its key is there."""
+
+    reference: KeyReference
+    state: KeyState
+
+
+class KeyListView(NamedTuple):
+    """The keys of a profile."""
+
+    profile: str
+    keys: list[ListedKey]
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "profile": self.profile,
+            "keys": [
+                {
+                    "name": reference.name,
+                    "source": reference.source,
+                    "reference": {reference.kind: without_passwords(reference.place)},
+                    "ok": state.ok,
+                    "problem": state.problem,
+                }
+                for reference, state in self.keys
+            ],
+        }
+
+    def print(self) -> None:
+        if not self.keys and is_terminal(sys.stdout):
+            notice(
+                f"Profile {self.profile} has no keys of its own, so they come from the environment. "
+                f"`deepctl keys set NAME --user {self.profile}` stores one."
+            )
+            return
+        rows = [
+            (
+                reference.name,
+                _KEY_SOURCES[reference.source],
+                f"{reference.kind}: {visible(home(without_passwords(reference.place)))}",
+                _key_state(state),
+            )
+            for reference, state in self.keys
+        ]
+        table(("NAME", "SOURCE", "REFERENCE", "STATE"), rows)
+        for reference, state in self.keys:
+            if state.ok is False:
+                notice(f"{reference.name} {state.problem}. {state.hint or ''}".rstrip())
+
+
+def _key_state(state: KeyState) -> Cell:
+    if state.ok is None:
+        return Cell("not tried", "faint")
+    return Cell("ok", "good") if state.ok else Cell("not usable", "bad")
+
+
+class KeyStoredView(NamedTuple):
+    """A stored key. `store` is `keyring` or `file`; `place` is the service or the path.
+
+    `replaced` means that the profile had a stored key of that name.
+    """
+
+    profile: str
+    name: str
+    store: str
+    place: str
+    replaced: bool
+
+    def document(self) -> dict[str, Any]:
+        return self._asdict()
+
+    def print(self) -> None:
+        where = f"in the keyring, as {self.place}" if self.store == "keyring" else f"in {home(self.place)}"
+        instead = ", instead of the former key" if self.replaced else ""
+        print_sentence(f"{self.name} of {self.profile} stored {visible(where)}{instead}.")
+
+
+class KeyForgottenView(NamedTuple):
+    """A forgotten key: whether a stored one was deleted, and a reference removed from profile.toml."""
+
+    profile: str
+    name: str
+    deleted: bool
+    removed: bool
+
+    def document(self) -> dict[str, Any]:
+        return self._asdict()
+
+    def print(self) -> None:
+        what = [*(["deleted"] if self.deleted else []), *(["removed from profile.toml"] if self.removed else [])]
+        print_sentence(f"{self.name} of {self.profile} {' and '.join(what)}.")

@@ -50,7 +50,7 @@ EXCUSED: dict[tuple[str, str], str] = {
     ("agent/provider_errors.py", "The turn was stopped at a limit (…)."): (
         "needs an answer that its provider makes in several requests"
     ),
-    ("agent/provider_clients.py", "The client of … cannot be given a key: …."): _DEFENCE,
+    ("agent/models.py", "The client of … cannot be given a key: …."): _DEFENCE,
     ("agent/models.py", "Model … cannot be used: the address of its server is not a URL."): _DEFENCE,
     ("agent/turn_engine.py", "The workspace cannot be used: …."): _DEFENCE,
     ("cli/checkpoints.py", "… problem… could not be repaired in profile …; the first: …: …."): (

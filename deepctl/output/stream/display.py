@@ -24,9 +24,9 @@ from deepctl.quantities import counted
 
 if TYPE_CHECKING:
     from deepctl.output.stream.live_region import LiveRegion
-    from deepctl.output.stream.plain_work import PlainWork
-    from deepctl.output.stream.thinking import Thinking
+    from deepctl.output.stream.thinking import FoldedThinking
     from deepctl.output.stream.tool_lines import ShownCall
+    from deepctl.output.stream.turn_summary import PlainWork
     from deepctl.output.stream.turn_view import TurnView
 
 _FRAME_SECONDS = 1 / 12
@@ -80,7 +80,7 @@ class TextDisplay:
         self.shows_work = is_terminal(sys.stderr)
         self._work: PlainWork | None = None
         if self.shows_work:
-            from deepctl.output.stream.plain_work import PlainWork
+            from deepctl.output.stream.turn_summary import PlainWork
 
             self._work = PlainWork()
         self._at_line_start = True
@@ -143,7 +143,7 @@ class LiveDisplay:
         self._end = threading.Event()
         self._paused = False
         self._failure: BaseException | None = None
-        self._parts: list[ShownCall | Thinking] = []
+        self._parts: list[ShownCall | FoldedThinking] = []
         self._usage = ""
         self._is_between_turns = False
 
@@ -213,9 +213,9 @@ class LiveDisplay:
 
         Without `number`, also print the usage, if this was the last turn or no turn has called a tool.
         """
-        from deepctl.output.stream.thinking import Thinking
+        from deepctl.output.stream.thinking import FoldedThinking
 
-        calls = sum(not isinstance(part, Thinking) for part in self._parts)
+        calls = sum(not isinstance(part, FoldedThinking) for part in self._parts)
         if not self._parts or (number is not None and not calls):
             render.notice("No tool has been called in this chat yet.")
             self._show_usage(number)
@@ -228,7 +228,7 @@ class LiveDisplay:
         caps, (width, _) = of_stdout(), terminal_size()
         place = 0
         for part in self._parts:
-            if isinstance(part, Thinking):
+            if isinstance(part, FoldedThinking):
                 rows = part.details(width) if number is None else []
             else:
                 place += 1

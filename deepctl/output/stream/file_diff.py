@@ -38,7 +38,7 @@ _NUMBERED = 32
 _STYLES = {"+": "green", "-": "red", " ": "dim"}
 
 
-class _Line(NamedTuple):
+class _DiffLine(NamedTuple):
     """A line with its number in the file (for a removed line, in the file before) and `+`, `-` or a space."""
 
     number: int
@@ -121,11 +121,11 @@ class FileDiff:
             *self._rows(self._shown(_CONTEXT), caps, width, is_cut=False),
         ]
 
-    def _shown(self, context: int, most: int | None = None) -> list[_Line | None]:
+    def _shown(self, context: int, most: int | None = None) -> list[_DiffLine | None]:
         """The changed lines with `context` around them, of each block at most `most`; `None` where lines are left
         out.
         """
-        shown_lines: list[_Line | None] = []
+        shown_lines: list[_DiffLine | None] = []
         at = 0  # in the old lines
         for number, (_, i, j, k, m) in enumerate(self._blocks):
             following = self._blocks[number + 1][1] if number + 1 < len(self._blocks) else len(self._old)
@@ -133,17 +133,17 @@ class FileDiff:
             if start > at and shown_lines:
                 shown_lines.append(None)
             shown_lines += self._context(start, i, k - i)
-            shown_lines += [_Line(line + 1, "-", self._old[line]) for line in range(i, j)[:most]]
-            shown_lines += [_Line(line + 1, "+", self._new[line]) for line in range(k, m)[:most]]
+            shown_lines += [_DiffLine(line + 1, "-", self._old[line]) for line in range(i, j)[:most]]
+            shown_lines += [_DiffLine(line + 1, "+", self._new[line]) for line in range(k, m)[:most]]
             at = min(j + context, following)
             shown_lines += self._context(j, at, m - j)
         return shown_lines
 
-    def _context(self, start: int, end: int, shift: int) -> Iterator[_Line]:
+    def _context(self, start: int, end: int, shift: int) -> Iterator[_DiffLine]:
         """Lines that both contents have, with their numbers in the new one."""
-        return (_Line(line + shift + 1, " ", self._old[line]) for line in range(start, end))
+        return (_DiffLine(line + shift + 1, " ", self._old[line]) for line in range(start, end))
 
-    def _rows(self, lines: Sequence[_Line | None], caps: TerminalCaps, width: int, *, is_cut: bool) -> list[Text]:
+    def _rows(self, lines: Sequence[_DiffLine | None], caps: TerminalCaps, width: int, *, is_cut: bool) -> list[Text]:
         from rich.text import Text
 
         digits = max((len(str(line.number)) for line in lines if line is not None), default=1)

@@ -18,7 +18,7 @@ _MOST_READ = 4000
 _INDENT = "  "
 
 
-class Thinking:
+class FoldedThinking:
     """A stream of thinking. `began` is its start in seconds of the monotonic clock."""
 
     def __init__(self, caps: TerminalCaps, began: float) -> None:

@@ -1,14 +1,28 @@
-"""What a turn has done, in one line: files, lines, commands, cost, and how to take it back."""
+"""What a turn has done: `TurnSummary` says it in one line, and `PlainWork` prints the work on stderr as it happens.
+
+`PlainWork` has no live region: it is for one turn from a shell, and for terminals that only print. A tool call has a
+line when it is made, and a change when it happens. The to-do list and the summary follow at the end of the turn.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepctl.output import render
-from deepctl.output.stream.file_diff import FileDiff
+from deepctl.output.stream import checklist
+from deepctl.output.stream.checklist import Checklist
+from deepctl.output.stream.file_diff import SHOWN_AS_CHANGE, FileDiff
+from deepctl.output.stream.lines import TerminalCaps
 from deepctl.quantities import counted
 
+if TYPE_CHECKING:
+    from rich.text import Text
+
+_MAX_ARGUMENT = 100
 _ID = 8
 """Characters of the id of a checkpoint that are shown."""
 
@@ -71,3 +85,88 @@ def with_undo(event: Mapping[str, Any]) -> Mapping[str, Any]:
 def dollars(cost: float) -> str:
     """A cost in USD."""
     return f"${cost:.2f}" if cost >= 0.01 else f"${cost:.4f}" if cost >= 0.0001 else "less than $0.0001"
+
+
+class PlainWork:
+    """Prints the work of each turn."""
+
+    kinds = ("tool_call", "tool_result", "change", "command", "retry", "work", "result")
+    """The events that it prints or counts."""
+
+    def __init__(self) -> None:
+        self._caps = TerminalCaps(render.has_colour(sys.stderr), sys.stderr.encoding or "ascii")
+        self._plans: dict[str, Checklist] = {}
+        self._checklist: Checklist | None = None
+        self._summary = TurnSummary()
+        self._is_previewed = False
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Process an event of the turn."""
+        match event["type"]:
+            case "tool_call":
+                self._call(event)
+            case "tool_result":
+                self._result(event)
+            case "command":
+                self._summary.command_started()
+            case "change":
+                change = FileDiff.of(event)
+                self._summary.changed(change)
+                render.notice(f"  {change.path}: {change.outcome()}")
+                if not self._is_previewed:
+                    self._print(change.preview(self._caps, _width(), ""))
+            case "retry":
+                wait = f"{event['seconds']:.1f} s"
+                count = f"({event['attempt']} of {event['attempts']})"
+                render.notice(f"↻ {event['reason']}: trying again in {wait} {count}")
+            case "work":
+                self._summary.work(with_undo(event))
+            case "result":
+                self.end(event.get("cost"))
+
+    def asked(self) -> None:
+        """An approval request has shown what the running call changes."""
+        self._is_previewed = True
+
+    def _call(self, event: Mapping[str, Any]) -> None:
+        name, arguments = event["name"], event["args"]
+        if name == checklist.TOOL and (plan := Checklist.of(arguments)) is not None:
+            self._plans[event["id"]] = plan
+            arguments = {}
+        texts = (
+            f"{key}={_short(value)}" for key, value in arguments.items() if key not in SHOWN_AS_CHANGE.get(name, ())
+        )
+        render.notice(f"→ {name}({', '.join(texts)})")
+
+    def _result(self, event: Mapping[str, Any]) -> None:
+        plan = self._plans.pop(event["id"], None)
+        self._is_previewed = False
+        if not event["ok"]:
+            render.notice(f"✗ {event['name']}: {_short(event['content'])}")
+        elif plan is not None:
+            self._checklist = plan
+
+    def end(self, cost: float | None = None) -> None:
+        """Print the end of the turn, if that has not been done."""
+        if self._checklist is not None:
+            self._print(self._checklist.rows(self._caps, _width()))
+        if line := self._summary.line(cost, ", "):
+            render.notice(f"{line}.")
+        self._checklist, self._summary = None, TurnSummary()
+
+    def _print(self, rows: list[Text]) -> None:
+        render.say_part("".join(f"{self._caps.ansi(row)}\n" for row in rows))
+
+
+def _width() -> int:
+    """The columns of the terminal at stderr: stdout may be a file."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = " ".join(text.split())
+    return repr(text) if len(text) <= _MAX_ARGUMENT else repr(text[:_MAX_ARGUMENT]) + "…"

@@ -12,7 +12,7 @@ from deepctl.output.stream.checklist import Checklist
 from deepctl.output.stream.file_diff import FileDiff
 from deepctl.output.stream.lines import TerminalCaps, cut_line, fold, wrap
 from deepctl.output.stream.markdown import Markdown
-from deepctl.output.stream.thinking import Thinking
+from deepctl.output.stream.thinking import FoldedThinking
 from deepctl.output.stream.tool_lines import ShownCall
 from deepctl.output.stream.turn_summary import TurnSummary, dollars
 
@@ -37,7 +37,7 @@ class TurnView:
     """
 
     def __init__(self, caps: TerminalCaps, now: float) -> None:
-        self.parts: list[ShownCall | Thinking] = []
+        self.parts: list[ShownCall | FoldedThinking] = []
         self.usage = ""
         self._summary = TurnSummary()
         self._checklist: Checklist | None = None
@@ -45,7 +45,7 @@ class TurnView:
         self._caps = caps
         self._began = self._heard = now
         self._pending: dict[str, ShownCall] = {}
-        self._stream: Markdown | Thinking | None = None
+        self._stream: Markdown | FoldedThinking | None = None
         self._streaming = ""
         self._retry: tuple[Mapping[str, Any], float] | None = None
         self._retries = 0
@@ -72,8 +72,8 @@ class TurnView:
                     self._stream, self._streaming = Markdown(self._caps), kind
                 self._stream.feed(event["delta"])
             case "thinking":
-                if not isinstance(self._stream, Thinking):
-                    self._stream, self._streaming = Thinking(self._caps, at), kind
+                if not isinstance(self._stream, FoldedThinking):
+                    self._stream, self._streaming = FoldedThinking(self._caps, at), kind
                     self.parts.append(self._stream)
                 self._stream.feed(event["delta"], at)
             case "tool_call":
