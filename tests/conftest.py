@@ -100,6 +100,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     elsewhere = tmp_path / "cwd"
     elsewhere.mkdir()
     (tmp_path / "user").mkdir()
+    # Otherwise the package finds the keyrings of other tests, because their classes are loaded.
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
     monkeypatch.setenv("DEEPCTL_HOME", str(root))
     monkeypatch.setenv("DEEPCTL_CONFIG", str(tmp_path / "config" / "config.toml"))
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
