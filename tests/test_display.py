@@ -459,7 +459,7 @@ def test_what_else_is_worth_a_line() -> None:
 def test_a_turn_that_breaks_off_leaves_what_came_and_a_cursor() -> None:
     with shown(START, text("- one\n- tw"), call("1", "execute", command="make"), {"do": "raise"}) as display:
         found = display.end()
-        assert found[:4] == ["• one", "• tw", "", "· execute  make"]
+        assert found[:4] == ["• one", "• tw", "", "· execute  make  → stopped"]
         assert "KeyboardInterrupt" in found[-1]
         assert not display.screen.cursor.hidden
 

@@ -217,14 +217,14 @@ def test_a_change_that_was_just_approved_is_not_shown_again() -> None:
 
 def test_a_turn_that_is_stopped_says_what_it_leaves() -> None:
     calls = (call("1", "execute", command="make"), call("2", "execute", command="make test"))
-    with shown(START, *calls, command("1")) as display:
+    with shown(START, *calls, command("1"), output("1", "compiles\n", "links")) as display:
         display.matched(r"execute  make  \d+ s")
         assert "· execute  make test" in display.lines
         display.tell(work(1, 2, 0), {"do": "stop"})
         found = display.end()
-    assert re.fullmatch(r"· execute  make  \d+ s", found[0])
-    assert found[1:3] == ["· execute  make test", ""]
-    assert "".join(found[3:]).startswith("1 file changed, +2 -0 · 1 command · `deepctl checkpoints")
+    assert re.fullmatch(r"· execute  make  → stopped  \d+ s", found[0])
+    assert found[1:5] == ["  │ compiles", "  │ links", "· execute  make test  → not started", ""]
+    assert "".join(found[5:]).startswith("1 file changed, +2 -0 · 1 command · `deepctl checkpoints")
 
 
 def test_the_last_lines_of_a_command_are_seen_while_it_runs() -> None:

@@ -48,7 +48,7 @@ _OF = {"ls": "entry", "glob": "file", "grep": "match", "edit_file": "place"}
 _LISTS = ("Contents of ", "Files containing ", "Matches for ")
 _MORE = re.compile(r"\s+\.\.\. and (\d+) more")
 _PLURALS = {"entry": "entries", "match": "matches"}
-_OUTPUT_ROWS = 5
+OUTPUT_ROWS = 5
 _TAIL = 8192
 """Characters at the end of a command's output that are searched for its last lines."""
 _MOST_OUTPUT = 1 << 20
@@ -93,7 +93,7 @@ class ShownCall:
                 break
             end = piece[-_TAIL:] + end
         lines = _CONTROL_SEQUENCE.sub("", end).split("\n")
-        last = [line for line in lines if line.strip()][-max(min(room, _OUTPUT_ROWS), 0) :] if room > 0 else []
+        last = [line for line in lines if line.strip()][-max(min(room, OUTPUT_ROWS), 0) :] if room > 0 else []
         bar = caps.sign("│", "|")
         return [
             cut_line(Text(f"  {bar} {caps.safe(line[: 4 * width]).expandtabs(TAB)}", "dim"), width, caps)
@@ -110,15 +110,21 @@ class ShownCall:
         """Set the outcome of the call."""
         self.ok, self.result, self.seconds = ok, result, now - self.began
 
-    def line(self, caps: TerminalCaps, width: int, sign: str, *, is_waiting: bool = False) -> Text:
-        """The call on one row: running behind `sign` or waiting for its start, or with its outcome."""
+    def line(
+        self, caps: TerminalCaps, width: int, sign: str, *, is_waiting: bool = False, end: str | None = None
+    ) -> Text:
+        """The call on one row: running behind `sign` or waiting for its start, or with its outcome.
+
+        `end` says in a word how a call without a result has ended.
+        """
         from rich.text import Text
 
         style = "cyan"
         if self.seconds is not None:
             sign, style = (caps.sign("✓", "+"), "green") if self.ok else (caps.sign("✗", "x"), "red")
         seconds = time.monotonic() - self.began if self.seconds is None else self.seconds
-        outcome = "" if self.seconds is None else f"  {caps.sign('→', '->')} {caps.safe(self.outcome())}"
+        end = caps.safe(self.outcome()) if self.seconds is not None else end
+        outcome = "" if end is None else f"  {caps.sign('→', '->')} {end}"
         if seconds >= _SLOW and not is_waiting:
             outcome += f"  {int(seconds)} s"
         head = Text.assemble((sign, style), f" {caps.safe(printable(self.name))}")
@@ -173,8 +179,13 @@ class ShownCall:
         from rich.text import Text
 
         sign = caps.sign("✓", "+") if self.ok else caps.sign("✗", "x")
-        state = "" if self.seconds is not None else " (no result)"
-        lines = [Text(f"{number}. {sign if not state else '-'} {caps.safe(printable(self.name))}{state}", "bold")]
+        state = "" if self.seconds is not None else " (stopped)"
+        lines = [
+            Text(
+                f"{number}. {sign if not state else caps.sign('·', '-')} {caps.safe(printable(self.name))}{state}",
+                "bold",
+            )
+        ]
         plan = Checklist.of(self.arguments) if self.name == checklist.TOOL and self.ok else None
         if plan is not None:
             return [*lines, *plan.rows(caps, width)]

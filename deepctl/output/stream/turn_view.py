@@ -13,7 +13,7 @@ from deepctl.output.stream.file_diff import FileDiff
 from deepctl.output.stream.lines import TerminalCaps, cut_line, fold, wrap
 from deepctl.output.stream.markdown import Markdown
 from deepctl.output.stream.thinking import FoldedThinking
-from deepctl.output.stream.tool_lines import ShownCall
+from deepctl.output.stream.tool_lines import OUTPUT_ROWS, ShownCall
 from deepctl.output.stream.turn_summary import TurnSummary, dollars
 
 if TYPE_CHECKING:
@@ -157,7 +157,10 @@ class TurnView:
             self._print_stream(self._stream.break_off(width))
         self._end_stream(width)
         for number, call in enumerate(self._pending.values()):
-            self._add("tool", [call.line(self._caps, width, self._caps.sign("·", "-"), is_waiting=number > 0)])
+            # The calls of an answer run one after the other, so only the first one has begun.
+            end, rows = ("stopped", OUTPUT_ROWS) if number == 0 else ("not started", 0)
+            row = call.line(self._caps, width, self._caps.sign("·", "-"), is_waiting=number > 0, end=end)
+            self._add("tool", [row, *call.output_rows(self._caps, width, rows)])
         self._pending.clear()
         if self._checklist is not None:
             self._add("plan", self._checklist.rows(self._caps, width))
