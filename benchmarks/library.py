@@ -40,7 +40,7 @@ _ROUNDS = 9
 _TURNS = 20
 _TURNS_ON_DISK = 5
 _MOST_IN_MEMORY = 2.5
-_MOST_ON_DISK = 3.0
+_MOST_ON_DISK = 3.5
 _CALLS = (
     ("write_file", {"path": "notes.txt", "content": "one\ntwo\n"}),
     ("read_file", {"path": "notes.txt"}),

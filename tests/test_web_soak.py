@@ -28,7 +28,9 @@ _USERS, _TURNS = (50, 20) if _SOAK else (6, 4)
 _WAITING = 50 if _SOAK else 12
 """The turns of one user that wait for its lock. A server has 40 threads for all."""
 _ROUNDS, _MEASURED = (4, 10) if _SOAK else (2, 8)
-_MOST_DELAY = 1.2
+_MOST_DELAY = 1.2 if _SOAK else 2.0
+"""Between 1.0 and 1.25 are measured. The sample runs beside other tests; a user who waited for the lock would take
+seconds instead of milliseconds."""
 _TRIES = 3
 _AT_ONCE = 16
 _CANARY = re.compile(rb"canary-[0-9a-f]{16}")
