@@ -656,7 +656,7 @@ class _OpenStore:
         return True
 
     def is_useful(self) -> bool:
-        """Whether the store is open, and nobody else has changed or deleted it."""
+        """Whether the store is open, and no other process has changed or deleted it."""
         store = self.store
         return store is not None and store.is_current()
 

@@ -199,7 +199,7 @@ def _key_of(ring: KeyRing, provider: str, *, reads: bool) -> _ProviderKey | None
     if references is None:
         return None
     # The gateway's address follows from its key.
-    value_of = ring.value if reads or provider.startswith(_GATEWAY) else ring.value_at_hand
+    value_of = ring.value if reads or provider.startswith(_GATEWAY) else ring.value_without_program
     value = value_of(references.key)
     headers = {name: value_of(reference) for name, reference in references.headers.items()}
     is_read = value is not None and None not in headers.values()

@@ -63,7 +63,7 @@ def changes_told_to(tell: TellChange) -> Iterator[None]:
 
 
 def bounded(raw: bytes) -> FileContent:
-    """A content that is at hand."""
+    """The content of a file in memory, without its text if it is too large to compare."""
     return FileContent(raw) if len(raw) <= MAX_COMPARED else FileContent(b"", is_large=True)
 
 

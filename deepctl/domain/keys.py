@@ -136,7 +136,7 @@ class KeyRing(NamedTuple):
         redaction.remember(reference.name, text)
         return text
 
-    def value_at_hand(self, reference: KeyReference) -> str | None:
+    def value_without_program(self, reference: KeyReference) -> str | None:
         """The key, if it can be had without a command or the keyring; else `None`. Raises like `value`."""
         return self.value(reference) if reference.kind in ("env", "file") else None
 
@@ -144,7 +144,7 @@ class KeyRing(NamedTuple):
         """Remove the keys that can be had without a command or the keyring from what this process writes."""
         for reference in self.references.values():
             with suppress(UsageError):
-                self.value_at_hand(reference)
+                self.value_without_program(reference)
 
     def state(self, reference: KeyReference) -> KeyState:
         """Whether the key is there. Runs no command and opens no keyring."""

@@ -157,7 +157,7 @@ def _key_of_own_server(environment: Mapping[str, str], settings: Settings) -> st
         return env_variables.value(environment, "OPENAI_API_KEY")
     with suppress(UsageError):
         references = ring.of_provider("openai")
-        return ring.value_at_hand(references.key) if references is not None else None
+        return ring.value_without_program(references.key) if references is not None else None
     return None
 
 

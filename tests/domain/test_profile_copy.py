@@ -23,7 +23,7 @@ SECRET = "sk-canary-0123456789abcdef"
 SETTINGS = f"""# mine: {SECRET}
 version = 1
 model = "openai-chat:x"
-base_url = "http://alice:{SECRET}@127.0.0.1:1/v1"
+base_url = "http://alice:{SECRET}@models.test/v1"
 instructions = "Be brief."
 disabled_tools = ["execute"]
 future_setting = "x"
@@ -54,11 +54,11 @@ command = "server"
 env = {{ TOKEN = "x1y2z3" }}
 
 [mcp_servers.remote]
-url = "https://example.com/mcp"
+url = "https://tools.test/mcp"
 http_headers = {{ Authorization = "Bearer x1y2z3" }}
 
 [mcp_servers.query]
-url = "https://example.com/mcp?key=x1y2z3"
+url = "https://tools.test/mcp?key=x1y2z3"
 
 [mcp_servers.argument]
 command = "server"
