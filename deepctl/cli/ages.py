@@ -16,16 +16,19 @@ def day_or_age(text: str) -> datetime:
     """The begin of the day in local time for `today`; else like `time_before`."""
     if text == "today":
         return datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
-    return time_before(text)
+    return time_before(text, instead="today, or ")
 
 
-def time_before(age: str, now: datetime | None = None) -> datetime:
-    """The time that was `age` ago, in UTC. A month is 30 days, a year 365. Raises `UsageError` for an invalid age."""
+def time_before(age: str, now: datetime | None = None, *, instead: str = "") -> datetime:
+    """The time that was `age` ago, in UTC. A month is 30 days, a year 365.
+
+    Raises `UsageError` for an invalid age; `instead` names what else is valid.
+    """
     match = _AGE.fullmatch(age)
     if match is None or not int(match[1]):
         raise UsageError(
             f"{age!a} is not an age.",
-            "Give a number and its unit, such as 90m (minutes), 12h, 30d, 2w, 6mo (months) or 1y.",
+            f"Give {instead}a number and its unit, such as 90m (minutes), 12h, 30d, 2w, 6mo (months) or 1y.",
             code="bad_age",
         )
     try:

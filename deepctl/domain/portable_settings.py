@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from deepctl import layout
-from deepctl.domain import mcp_servers, setting_table, stored_keys
+from deepctl.domain import keys, mcp_servers, setting_table, stored_keys
 from deepctl.layout import ProfilePaths
 from deepctl.redaction import Redaction
 
-KEYS_TABLE = "keys"
 _BOOKKEEPING = ("version", "created_at")
 _TOKENS = ("env", "http_headers")
 """Keys of an MCP server whose values are often tokens."""
@@ -70,7 +69,7 @@ def portable(
 def kept_back(paths: ProfilePaths) -> list[OmittedSetting]:
     """What belongs to a profile beside its profile.toml, and is never copied: stored keys, and untrusted settings."""
     omitted = [
-        OmittedSetting(f"{KEYS_TABLE}.{key.name}", "stored keys belong to one profile")
+        OmittedSetting(f"{keys.TABLE}.{key.name}", "stored keys belong to one profile")
         for key in stored_keys.listed(paths.keys)
     ]
     if os.path.lexists(paths.untrusted):
@@ -81,7 +80,7 @@ def kept_back(paths: ProfilePaths) -> list[OmittedSetting]:
 def _reason(key: str, value: Any, environment: Mapping[str, str], for_other_machine: bool) -> str | None:
     """Why a setting is left out; `None` if it may be copied."""
     table = key.partition(".")[0]
-    if table == KEYS_TABLE:
+    if table == keys.TABLE:
         return "keys belong to one profile"
     if key in _BETWEEN_PROFILES:
         return "each profile decides itself whose memory it reads, and who reads its own"

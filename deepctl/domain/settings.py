@@ -52,6 +52,8 @@ def describe(key: str, where: str | None = None) -> Setting:
     except KeyError:
         from difflib import get_close_matches
 
+        from deepctl.domain import keys
+
         table, _, name = key.partition(".")
         names = [known.removeprefix(f"{table}.") for known in SETTINGS if known.startswith(f"{table}.")]
         near = [f"{table}.{similar_name}" for similar_name in get_close_matches(name, names, 1, 0.6)]
@@ -61,8 +63,14 @@ def describe(key: str, where: str | None = None) -> Setting:
             near = get_close_matches(key, SETTINGS, 1, 0.7)
             near = near or [last_parts[part] for part in get_close_matches(key, last_parts, 1, 0.8)]
         plain_keys = [known for known in SETTINGS if known.partition(".")[0] not in MODEL_TABLES]
-        keys = f"Keys of [{table}] are: {', '.join(names)}." if names else f"Settings are: {', '.join(plain_keys)}."
-        hint = f"Did you mean {near[0]!r}?" if near else keys
+        valid_keys = (
+            f"Keys of [{table}] are: {', '.join(names)}." if names else f"Settings are: {', '.join(plain_keys)}."
+        )
+        hint = f"Did you mean {near[0]!r}?" if near else valid_keys
+        if table == keys.TABLE or key in provider_keys.all_names():
+            hint = (
+                "`deepctl keys set NAME` stores a key. A reference to a key is written into [keys] of the file itself."
+            )
         place = f" in {where}" if where else ""
         raise BadSetting(f"There is no setting {without_passwords(key)!r}{place}.", hint) from None
 

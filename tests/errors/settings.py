@@ -39,6 +39,11 @@ def _(s: Situation) -> list[str]:
     return ["config", "set", "weather", "fine"]
 
 
+@case("config set", "the setting is a key of a provider")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "keys.OPENAI_API_KEY", "sk-not-stored"]
+
+
 @case("config set", "the value is empty")
 def _(s: Situation) -> list[str]:
     return ["config", "set", "instructions", ""]
