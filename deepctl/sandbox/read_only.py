@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from deepctl import layout
@@ -68,9 +69,8 @@ def _check(path: str, secrets: Mapping[str, str], home: str) -> None:
         raise _refused(path, f"it cannot be read: {error.strerror}") from None
     if stat.S_ISSOCK(status.st_mode):
         raise _refused(path, "it is a socket")
-    if stat.S_ISDIR(status.st_mode):
-        _check_contents(path)
-    elif not stat.S_ISREG(status.st_mode):
+    is_directory = stat.S_ISDIR(status.st_mode)
+    if not (is_directory or stat.S_ISREG(status.st_mode)):
         raise _refused(path, "it is neither a directory nor a file")
     for spelling in {path, os.path.realpath(path)}:
         if is_within(home, spelling):
@@ -81,13 +81,18 @@ def _check(path: str, secrets: Mapping[str, str], home: str) -> None:
                     raise _refused(path, reason)
                 if is_within(place, spelling):
                     raise _refused(path, f"it contains {secret}: {reason}")
+    if is_directory:
+        _check_contents(path)
 
 
 def _check_contents(path: str) -> None:
     try:
         with os.scandir(path) as entries:
             for entry in entries:
-                if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
+                is_socket = False
+                with suppress(FileNotFoundError):  # it was deleted during the listing
+                    is_socket = stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode)
+                if is_socket:
                     raise _refused(path, f"it contains a socket, {entry.name!r}")
     except OSError as error:
         raise _refused(path, f"it cannot be read: {error.strerror}") from None
