@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from deepctl.cli.repl.command_catalogue import SlashCommand
 from deepctl.cli.repl.completer import MAX_CANDIDATES, Candidate, CompletionMatch, matches, workspace_paths
-from deepctl.cli.repl.state import SlashCommand
 from deepctl.cli.repl.status import NEW_SESSION, NO_SANDBOX, Toolbar, fit_toolbar
 from deepctl.domain.mention_syntax import mentions
 

@@ -29,7 +29,7 @@ import os, sys, threading, time
 from deepctl.cli.repl.completer import workspace_paths
 from deepctl.cli.repl.completer import Candidate
 from deepctl.cli.repl.line_editor import Editor, prompt_history
-from deepctl.cli.repl.state import SlashCommand
+from deepctl.cli.repl.command_catalogue import SlashCommand
 from deepctl.cli.repl.status import Toolbar
 from deepctl.cli.tty_modes import without_echo
 from deepctl.errors import Interrupted, StorageError, Terminated

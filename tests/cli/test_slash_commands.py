@@ -559,11 +559,11 @@ def test_tab_offers_what_there_is(opened: Callable[..., Chat]) -> None:
 
 
 def _state(chat: ChatSession, session: str | None = None, new: str | None = None) -> ReplState:
-    return ReplState(chat, slash_commands.names_for(chat), session, new)
+    return ReplState(chat, slash_commands.catalogue(chat), session, new)
 
 
 def _candidates(chat: ChatSession, session: str | None = None, new: str | None = None) -> ConversationCandidates:
-    return ConversationCandidates(_state(chat, session, new), slash_commands.available(chat))
+    return ConversationCandidates(_state(chat, session, new))
 
 
 def _chat(name: str = "alice") -> ProfileChat:
@@ -739,11 +739,11 @@ def test_every_command_has_a_line_of_help_and_a_name_of_its_own() -> None:
     ],
 )  # fmt: skip
 def test_shell_commands_are_told_by_their_names_in_the_conversation(text: str, here: str) -> None:
-    assert slash_commands.names_for(_chat()).reword(text) == here
+    assert slash_commands.catalogue(_chat()).names.reword(text) == here
 
 
 def test_every_shell_command_that_is_told_is_one_that_can_be_typed() -> None:
-    for words, slash in slash_commands.names_for(_chat()).commands.items():
+    for words, slash in slash_commands.catalogue(_chat()).names.commands.items():
         assert command_names.resolve(words)[1] == len(words), slash
         assert slash in [one.name for one in slash_commands.ALL]
 

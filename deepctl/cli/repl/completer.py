@@ -20,7 +20,8 @@ from unicodedata import normalize
 
 from deepctl.cli.chat_session import ProfileChat
 from deepctl.cli.repl.clusters import with_stand_ins
-from deepctl.cli.repl.state import ReplState, SlashCommand
+from deepctl.cli.repl.command_catalogue import SlashCommand
+from deepctl.cli.repl.state import ReplState
 from deepctl.domain import mention_syntax, providers, settings
 from deepctl.errors import DeepctlError
 from deepctl.files.atomic import is_temporary
@@ -89,9 +90,13 @@ class CandidateSource(Protocol):
 class ConversationCandidates:
     """The candidates of a chat, looked up without the lock of the profile."""
 
-    def __init__(self, state: ReplState, commands: Sequence[SlashCommand]) -> None:
+    def __init__(self, state: ReplState) -> None:
         self._state = state
-        self.commands = commands
+
+    @property
+    def commands(self) -> Sequence[SlashCommand]:
+        """The slash commands of the conversation."""
+        return self._state.catalogue.available(is_ephemeral=not self._is_kept())
 
     def references(self) -> Iterator[Candidate]:
         """`~N` with the prompt that the rewind would undo, then labels and ids, newest first."""
@@ -185,7 +190,7 @@ def context(text: str, commands: Sequence[SlashCommand]) -> CompletionContext | 
     name, *words = text.split(" ")
     if not words:
         return CompletionContext("command", name, len(name))
-    command = next((command for command in commands if command.name == name), None)
+    command = next((command for command in commands if command.name.lower() == name.lower()), None)
     if command is None or not command.argument:
         return None
     if command.argument == "files":
@@ -216,23 +221,25 @@ def matches(text: str, source: CandidateSource) -> Iterator[CompletionMatch]:
         return
     if word.kind == "command":
         for command in source.commands:
-            if command.name.startswith(word.prefix.lower()):
+            if command.name.lower().startswith(word.prefix.lower()):
                 space = " " if command.usage else ""
                 display = f"{command.name} {command.usage}".rstrip()
-                yield CompletionMatch(word.length, command.name + space, display, command.help)
+                yield CompletionMatch(word.length, command.name + space, display, _shortened(command.description))
         return
     for candidate in islice(_candidates(word, source), MAX_CANDIDATES):
         if not candidate.text.isprintable():
             continue
-        description = printable(candidate.description)
-        if len(description) > _MAX_DESCRIPTION:
-            description = description[: _MAX_DESCRIPTION - 1] + "…"
+        description = _shortened(printable(candidate.description))
         if word.kind in _PATHS:
             if not (word.is_quoted and '"' in candidate.text):
                 name = candidate.text[candidate.text.rstrip("/").rfind("/") + 1 :]
                 yield CompletionMatch(word.length, _path_text(candidate.text, word), name, description)
         else:
             yield CompletionMatch(word.length, candidate.text, candidate.text, description)
+
+
+def _shortened(description: str) -> str:
+    return description if len(description) <= _MAX_DESCRIPTION else description[: _MAX_DESCRIPTION - 1] + "…"
 
 
 def _candidates(word: CompletionContext, source: CandidateSource) -> Iterator[Candidate]:

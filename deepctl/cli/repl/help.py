@@ -12,7 +12,8 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from deepctl.cli.repl import command_names
-from deepctl.cli.repl.state import ReplState, SlashCommand
+from deepctl.cli.repl.command_catalogue import GROUPS, SlashCommand
+from deepctl.cli.repl.state import ReplState
 from deepctl.output.render import show, terminal_width, tint, wrap
 
 _WIDTH = 80
@@ -77,6 +78,8 @@ class _CommandHelp(NamedTuple):
         print(f"{tint(self.command.name, 'name')} {self.command.usage}".rstrip())
         for line in textwrap.wrap(self.command.help, (terminal_width() or _WIDTH) - _GAP):
             print(" " * _GAP + line)
+        if self.command.source != "built-in":
+            print(f"\n{GROUPS[self.command.source]}.")
 
 
 class _ShellCommandUsage(NamedTuple):

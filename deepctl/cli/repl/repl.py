@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from deepctl.cli.chat_session import ChatSession
 
 _WELCOME = "/help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves."
-_SLASH = re.compile(r"/[A-Za-z?][\w-]*(?=\s|$)|/(?:!.*|[^\w\s]*)$")
+_SLASH = re.compile(r"/[A-Za-z?][\w-]*(?::[\w-]+)*(?=\s|$)|/(?:!.*|[^\w\s]*)$")
 """The start of a command, known or unknown. `/etc/passwd is odd` is a prompt."""
 _ENVIRONMENT_CODES = ("model_key_missing", "bad_key", "bad_address")
 """Codes of errors about environment variables, which cannot be changed from within a chat."""
@@ -75,7 +75,7 @@ def converse(chat: ChatSession, session: str | None, new: str | None, files: Seq
         chat.display.notice(_WELCOME)
         if files:
             chat.display.notice(named_files.listing(files))
-        repl = Repl(ReplState(chat, slash_commands.names_for(chat), session, new, files))
+        repl = Repl(ReplState(chat, slash_commands.catalogue(chat), session, new, files))
     repl.run()
 
 
@@ -91,7 +91,7 @@ class Repl:
         self._is_in_turn = False
         self._latest: str | None = None
         """The latest session, once the toolbar has needed it since the prompt was drawn."""
-        candidates = ConversationCandidates(state, slash_commands.available(state.chat))
+        candidates = ConversationCandidates(state)
         history = prompt_history(state.chat.prompt_history)
         self._editor = Editor(history, candidates, self._toolbar, lambda: f"{state.chat.name}> ")
 
@@ -107,6 +107,7 @@ class Repl:
         state = self._state
         while not state.has_quit:
             draft, state.draft, self._latest = state.draft, "", None
+            state.catalogue.refresh(state)
             try:
                 entry = self._editor.read(draft)
             except (EOFError, Interrupted):

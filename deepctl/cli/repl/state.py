@@ -5,8 +5,8 @@ The loop in `repl` and the slash commands read and change it. This module import
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from deepctl.cli.chat_session import ProfileChat
 from deepctl.errors import NotFound, ProfileGone, ProfileNotFound
@@ -15,7 +15,7 @@ from deepctl.store.records import SessionRecord
 
 if TYPE_CHECKING:
     from deepctl.cli.chat_session import ChatSession
-    from deepctl.cli.repl.command_names import CommandNames
+    from deepctl.cli.repl.command_catalogue import CommandCatalogue
 
 
 class ReplState:
@@ -24,13 +24,14 @@ class ReplState:
     def __init__(
         self,
         chat: ChatSession,
-        command_names: CommandNames,
+        catalogue: CommandCatalogue,
         session: str | None = None,
         new: str | None = None,
         files: Sequence[str] = (),
     ) -> None:
         self.chat = chat
-        self.command_names = command_names
+        self.catalogue = catalogue
+        self.command_names = catalogue.names
         self.session = session
         """The session of the next turn; `None` for the latest of the profile."""
         self.new = new
@@ -102,22 +103,3 @@ class ReplState:
             return self.current_session()
         except NotFound:
             return None
-
-
-class SlashCommand(NamedTuple):
-    """A slash command: `/rewind`, `[REF]`, what it does, and how it runs."""
-
-    name: str
-    usage: str
-    help: str
-    group: str
-    run: Callable[[ReplState, str], None]
-    """Runs the command on the rest of the line."""
-    argument: str = ""
-    """What completion offers for the first argument: `reference`, `session`, `model`, `choice:a,b,c`, or empty for
-    nothing; `files` for each argument.
-    """
-    shell_words: tuple[str, ...] = ()
-    """The shell command that it is, if it is one."""
-    in_ephemeral: bool = False
-    """Whether it exists in an `--ephemeral` conversation, too."""
