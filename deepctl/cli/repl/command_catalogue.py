@@ -8,16 +8,15 @@ ships with deepctl or that the user wrote.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from deepctl.cli import usage_errors
+from deepctl.cli.repl.command_names import CommandNames
 from deepctl.errors import DeepctlError, UsageError
 from deepctl.output.render import printable
 
-if TYPE_CHECKING:
-    from deepctl.cli.repl.command_names import CommandNames
-    from deepctl.cli.repl.state import ReplState
-
+State: TypeAlias = Any
+"""A `ReplState`. Its module imports this one."""
 CommandSource = Literal["built-in", "profile", "root", "project", "mcp"]
 SOURCES: tuple[CommandSource, ...] = ("built-in", "profile", "root", "project", "mcp")
 """The sources, the one with the highest priority first."""
@@ -42,7 +41,7 @@ class SlashCommand(NamedTuple):
     """One line without control characters."""
     group: str
     """The heading in `/help`. Commands of one group follow each other."""
-    run: Callable[[ReplState, str], None]
+    run: Callable[[State, str], None]
     """Runs the command on the rest of the line. To send a prompt, it sets `ReplState.next_prompt`."""
     argument: str = ""
     """What completion offers for the first argument: `reference`, `session`, `model`, `choice:a,b,c`, or empty for
@@ -60,7 +59,7 @@ class SlashCommand(NamedTuple):
         return self.help if self.source == "built-in" else f"{self.source}: {self.help}".rstrip(": ")
 
 
-CommandReader = Callable[["ReplState"], Iterable[SlashCommand]]
+CommandReader = Callable[[State], Iterable[SlashCommand]]
 """Returns the commands of one source as they are now. It is called before every entry, so it must not wait for a
 network or a process.
 """
@@ -87,7 +86,7 @@ class CommandCatalogue:
         self._messages: set[str] = set()
         self._set(self._built_in)
 
-    def refresh(self, state: ReplState) -> None:
+    def refresh(self, state: State) -> None:
         """Read the sources again. A source that cannot be read has no commands; a notice tells the reason once."""
         commands = list(self._built_in)
         for reader in self._readers:
@@ -97,7 +96,7 @@ class CommandCatalogue:
                 self.tell_once(state, error.message)
         self._set(commands)
 
-    def tell_once(self, state: ReplState, message: str) -> None:
+    def tell_once(self, state: State, message: str) -> None:
         """Show a notice, unless this conversation has shown it already: the sources are read before every entry."""
         if message not in self._messages:
             self._messages.add(message)
