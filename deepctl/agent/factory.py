@@ -13,13 +13,13 @@ import posixpath
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Literal, TypeVar, cast
 
 from pydantic_ai import Agent, FunctionToolset, RunContext
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering, WrapToolExecuteHandler
 from pydantic_ai.exceptions import ToolFailed
-from pydantic_ai.messages import InstructionPart, ModelMessage, ModelResponse, ToolCallPart
+from pydantic_ai.messages import BinaryContent, InstructionPart, ModelMessage, ModelResponse, ToolCallPart, ToolReturn
 from pydantic_ai.models import Model
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.output import OutputDataT, OutputSpec
@@ -585,9 +585,18 @@ class _Eviction(ToolOutputLimits[Any]):
                 return f"{result[:most]}\n[cut; read fewer lines at once]"
             per_tool = {name: _lowered(bands, most) for name, bands in self.per_tool.items()}
             limits = replace(self, bands=_lowered(self.bands, most), per_tool=per_tool)
-        return await super(_Eviction, limits).after_tool_execute(
-            ctx, call=call, tool_def=tool_def, args=args, result=result
-        )
+        reduce = partial(super(_Eviction, limits).after_tool_execute, ctx, call=call, tool_def=tool_def, args=args)
+        if not isinstance(result, list) or not any(isinstance(item, BinaryContent) for item in result):
+            return await reduce(result=result)
+        # The limit is for text. As text, a picture would always be too large.
+        text = "\n".join(item for item in result if isinstance(item, str))
+        reduced = await reduce(result=text)
+        if isinstance(reduced, str) and reduced == text:
+            return result
+        files = [item for item in result if not isinstance(item, str)]
+        if isinstance(reduced, ToolReturn):
+            return replace(reduced, return_value=[reduced.return_value, *files])
+        return [reduced, *files]
 
     def _read_hint(self, ctx: RunContext[Any], handle: str) -> str:
         if ctx.tool_name_for_kind(READ_TOOL_RESULT_KIND) is None:

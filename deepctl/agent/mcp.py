@@ -26,6 +26,7 @@ from deepctl.errors import UsageError
 
 if TYPE_CHECKING:
     from deepctl.agent.mcp_client import Connection
+    from deepctl.agent.mcp_content import Content
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -226,9 +227,12 @@ class _Tools(AbstractToolset[Any]):
 
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
-    ) -> str:
+    ) -> Content:
         origin = (tool.tool_def.metadata or {})[mcp_servers.METADATA]
         connection = self._connections.get(origin["server"])
         if connection is None:
             raise ToolFailed(f"MCP server {origin['server']!r} is no longer running. Continue without it.")
+        if origin.get("reads"):
+            uri = tool_args.get("uri")
+            return await connection.read_resource(str(uri) if uri else None)
         return await connection.call(origin["tool"], tool_args)

@@ -3,43 +3,50 @@
 The client is the one that pydantic-ai's own MCP toolset is built on. A failure of a server is reported as text, in
 `UnusableServer` or as the result of the call. No failure of a server ends a turn.
 
-The tools of a server are adapted for the agent: names are changed to the form that providers accept, descriptions cut,
-and a tool whose parameters a provider would refuse is left out, because a provider refuses the whole request for it.
-Results become text.
+Results are in the form of `deepctl.agent.mcp_content`. A server with resources has one more tool, which lists and reads
+them; approvals and the lists of tools in its table hold for this tool as for the others.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 import mcp_types
 from fastmcp.client import Client
 from fastmcp.client.transports import StreamableHttpTransport
 from fastmcp.exceptions import McpError
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
 from pydantic import ValidationError
 from pydantic_ai.exceptions import ToolFailed
 from pydantic_ai.tools import ToolDefinition
 
 from deepctl import distribution
+from deepctl.agent import mcp_content
+from deepctl.agent.mcp_content import Content
+from deepctl.agent.mcp_tools import tool_offer
 from deepctl.agent.mcp_transports import Remote, Stdio
 from deepctl.domain import mcp_servers
-from deepctl.domain.mcp_servers import METADATA, SEPARATOR, McpServer
+from deepctl.domain.mcp_servers import McpServer
 from deepctl.redaction import redact
-from deepctl.sandbox.policy import OUTPUT_BYTES
 
+_T = TypeVar("_T")
+
+_CHANGES = (
+    mcp_types.ToolListChangedNotification,
+    mcp_types.PromptListChangedNotification,
+    mcp_types.ResourceListChangedNotification,
+)
+MOST_PROMPTS = 200
+_MOST_PAGES = 10
 _LONGEST_REASON = 300
 _LONGEST_FAILURE = 20_000
 _SHORTEST_SECRET = 4
-_ANSWERS = range(-32603, -32599)
-"""Codes of JSON-RPC for a server's own error about a request: the server is running, and the error is intended."""
+_ANSWERS = (*range(-32603, -32599), -32002)
+"""Codes for a server's own error about a request: the server is running, and the error is intended. The last code is
+for a resource that does not exist.
+"""
 
 
 class UnusableServer(Exception):
@@ -58,6 +65,9 @@ class Connection:
         self._remote = Remote()
         self._stale = False
         self.tools: dict[str, ToolDefinition] = {}
+        self.prompts: list[mcp_types.Prompt] = []
+        self.resources: list[mcp_types.Resource] = []
+        """The first page of them, as of the start."""
         self.remarks: list[str] = []
 
     @property
@@ -115,10 +125,30 @@ class Connection:
     async def _ask(self) -> None:
         assert self._client is not None
         self._stale = False
+        capabilities = self._client.server_capabilities or mcp_types.ServerCapabilities()
+        # A server that has only prompts or resources need not answer a request for its tools.
+        listing = await self._client.list_tools() if capabilities.tools is not None else []
+        has_resources = capabilities.resources is not None and await self._has_resources()
+        self.prompts = await self._prompts() if capabilities.prompts is not None else []
         # In a thread, because checking the largest allowed answer takes seconds.
-        listing = await self._client.list_tools()
-        self.tools, remarks = await asyncio.to_thread(tool_offer, self.server, listing)
+        self.tools, remarks = await asyncio.to_thread(tool_offer, self.server, listing, has_resources=has_resources)
         self.remarks = [self._shown(remark) for remark in remarks]
+
+    async def _has_resources(self) -> bool:
+        """Whether the server has a resource or a template. Most servers that can have some have none."""
+        assert self._client is not None
+        try:
+            self.resources = (await self._client.list_resources_mcp()).resources
+            return bool(self.resources or (await self._client.list_resource_templates_mcp()).resource_templates)
+        except McpError:
+            return bool(self.resources)
+
+    async def _prompts(self) -> list[mcp_types.Prompt]:
+        assert self._client is not None
+        try:
+            return (await self._client.list_prompts(max_pages=_MOST_PAGES))[:MOST_PROMPTS]
+        except McpError:
+            return []
 
     def _transport(self) -> Stdio | StreamableHttpTransport:
         if self.server.url is not None:
@@ -134,14 +164,35 @@ class Connection:
         self._stdio = Stdio([program, *self.server.args], variables, directory)
         return self._stdio
 
-    async def call(self, tool: str, arguments: dict[str, Any]) -> str:
+    async def call(self, tool: str, arguments: dict[str, Any]) -> Content:
         """The result of a tool. Raises `ToolFailed`, for the model, for every other outcome."""
+        result = await self._answered(lambda client: client.call_tool_mcp(name=tool, arguments=arguments))
+        content = mcp_content.of_result(result, self.hidden)
+        if result.is_error:
+            text = mcp_content.text_of(content)
+            raise ToolFailed(text[:_LONGEST_FAILURE] or "It failed without a message.")
+        return content
+
+    async def read_resource(self, uri: str | None) -> Content:
+        """The contents of a resource; without a `uri`, the list of resources. Raises like `call`."""
+        if uri is None:
+            return self.hidden(await self._answered(_listing))
+        result = await self._answered(lambda client: client.read_resource_mcp(uri))
+        return mcp_content.of_resource(result.contents, self.hidden)
+
+    async def prompt(self, name: str, arguments: dict[str, str]) -> Content:
+        """The messages of a prompt. Raises like `call`."""
+        result = await self._answered(lambda client: client.get_prompt_mcp(name, arguments))
+        return mcp_content.of_messages(result.messages, self.hidden)
+
+    async def _answered(self, request: Callable[[Client[Any]], Awaitable[_T]]) -> _T:
+        """The server's answer to a request. Raises `ToolFailed` for every other outcome."""
         name, client = self.server.name, self._client
         if client is None or not self.is_alive:
             raise ToolFailed(f"MCP server {name!r} is no longer running. {_AGAIN}")
         try:
             async with asyncio.timeout(self.server.tool_timeout):
-                result = await client.call_tool_mcp(name=tool, arguments=arguments)
+                return await request(client)
         except Exception as error:  # as above
             if _timed_out(error):
                 raise ToolFailed(
@@ -154,10 +205,6 @@ class Connection:
             self._doubtful = self._doubtful or self._stdio is None
             reason = await self._why(error)
             raise ToolFailed(f"MCP server {name!r} failed: {reason}. {_AGAIN}") from error
-        text = self.hidden(text_of(result))
-        if result.is_error:
-            raise ToolFailed(text[:_LONGEST_FAILURE] or "It failed without a message.")
-        return text
 
     async def close(self) -> None:
         """End the connection, and a local server with it."""
@@ -172,7 +219,7 @@ class Connection:
             self._stdio.kill()
 
     async def _heard(self, message: object) -> None:
-        if isinstance(message, mcp_types.ToolListChangedNotification):
+        if isinstance(message, _CHANGES):
             self._stale = True
 
     def hidden(self, text: str) -> str:
@@ -206,6 +253,18 @@ class Connection:
         return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}…"
 
 
+async def _listing(client: Client[Any]) -> str:
+    """The resources of a server and their templates, one a line."""
+    resources = await client.list_resources(max_pages=_MOST_PAGES)
+    try:
+        templates = (await client.list_resource_templates_mcp()).resource_templates
+    except McpError:
+        templates = []
+    lines = [mcp_content.described(resource) for resource in resources]
+    lines += [f"{template.uri_template} (a template) {template.description or template.name}" for template in templates]
+    return "\n".join(lines) or "This server has no resources now."
+
+
 _AGAIN = "It is started again in the next turn; continue without it."
 
 
@@ -231,229 +290,3 @@ async def _ignore(message: object) -> None:
 
 async def _ignore_progress(progress: float, total: float | None, message: str | None) -> None:
     """A tool result is final when it is returned."""
-
-
-MOST_TOOLS = 100
-"""Tools of one server. Providers accept about 128 in total."""
-
-_LONGEST_NAME = 64
-_LONGEST_DESCRIPTION = 4096
-_LARGEST_SCHEMA = 64 << 10
-_MOST_VALUES = 4_000
-_MOST_VALUES_ALTOGETHER = 20_000
-"""Values of a tool's parameters, and of those of all tools of a server: checking one takes up to half a millisecond."""
-
-_DEEPEST_SCHEMA = 40
-_UNFIT = re.compile(r"[^A-Za-z0-9_-]")
-_DEFINITIONS = re.compile(r"#/(\$defs|definitions)/([^/~%]+)")
-
-
-class ToolOffer(NamedTuple):
-    """The tools of a server by their names for the model, and notices about the others."""
-
-    tools: dict[str, ToolDefinition]
-    remarks: list[str]
-
-
-class _UnusableParameters(Exception):
-    """Parameters that cannot be passed to a provider."""
-
-
-def tool_offer(server: McpServer, listing: Sequence[mcp_types.Tool]) -> ToolOffer:
-    """The tools for the agent among those of a server."""
-    remarks = []
-    names = {tool.name for tool in listing}
-    unknown = [name for name in (*(server.enabled_tools or ()), *server.disabled_tools) if name not in names]
-    if unknown:
-        remarks.append(f"has no tool {_first_few(unknown)}, but its settings name it")
-    chosen_tools = [tool for tool in listing if server.offers(tool.name)]
-    if len(chosen_tools) > MOST_TOOLS:
-        remarks.append(
-            f"has {len(chosen_tools)} tools; only the first {MOST_TOOLS} are used. Select tools with enabled_tools"
-        )
-    tools: dict[str, ToolDefinition] = {}
-    unusable = []
-    room = _MOST_VALUES_ALTOGETHER
-    for tool in chosen_tools[:MOST_TOOLS]:
-        try:
-            parameters, values = _parameters(tool.input_schema, min(_MOST_VALUES, room))
-            room -= values
-            _check_schema(parameters)
-        except _UnusableParameters:
-            unusable.append(tool.name)
-            continue
-        name = _tool_name(server.name, tool.name, tools)
-        tools[name] = ToolDefinition(
-            name=name,
-            description=_tool_description(tool.description or tool.title or ""),
-            parameters_json_schema=parameters,
-            metadata={METADATA: {"server": server.name, "tool": tool.name, "asks": server.asks(tool.name)}},
-        )
-    if unusable:
-        problem = "in a way that providers do not accept, or too long"
-        remarks.append(f"describes the parameters of {_first_few(unusable)} {problem}; left out")
-    return ToolOffer(tools, remarks)
-
-
-def _first_few(names: Sequence[str]) -> str:
-    remainder = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(name[:_LONGEST_NAME] for name in names[:3]) + remainder
-
-
-def _tool_name(server: str, tool: str, names: Mapping[str, Any]) -> str:
-    """`SERVER__TOOL` with the characters and the length that providers accept; all names are different."""
-    name = f"{server}{SEPARATOR}{_UNFIT.sub('_', tool)}"
-    if len(name) <= _LONGEST_NAME and name not in names:
-        return name
-    number = 0
-    while True:
-        digest = hashlib.sha256(f"{number}{tool}".encode("utf-8", "surrogatepass")).hexdigest()[:8]
-        unlike = f"{name[: _LONGEST_NAME - 9]}_{digest}"
-        if unlike not in names:
-            return unlike
-        number += 1
-
-
-def _tool_description(text: str) -> str:
-    plain = "".join(character for character in text if character.isprintable() or character in "\n\t")
-    return plain if len(plain) <= _LONGEST_DESCRIPTION else f"{plain[:_LONGEST_DESCRIPTION]}…"
-
-
-def _parameters(schema: Mapping[str, Any], most: int) -> tuple[dict[str, Any], int]:
-    """The schema of a tool's arguments for providers, and the number of its values, at most `most`.
-
-    Raises `_UnusableParameters`.
-    """
-    try:
-        raw = json.dumps(schema, allow_nan=False)
-        if len(raw) > _LARGEST_SCHEMA or schema.get("type") != "object":
-            raise _UnusableParameters
-        schema_copy = _SchemaInliner(schema, most)
-        parameters = schema_copy.whole()
-    except (ValueError, TypeError, RecursionError):
-        raise _UnusableParameters from None
-    if _is_too_large(parameters):
-        raise _UnusableParameters
-    return parameters, schema_copy.values
-
-
-def _is_too_large(schema: Mapping[str, Any]) -> bool:
-    """Whether a schema is too large after references were replaced. At most the allowed size is encoded."""
-    room = _LARGEST_SCHEMA
-    for part in json.JSONEncoder().iterencode(schema):
-        room -= len(part)
-        if room < 0:
-            return True
-    return False
-
-
-def _check_schema(parameters: Mapping[str, Any]) -> None:
-    """Raises `_UnusableParameters` if it is not a schema."""
-    try:
-        Draft202012Validator.check_schema(parameters)
-    except (SchemaError, ValueError, TypeError, RecursionError, OverflowError):  # the last for a pattern such as a{9e9}
-        raise _UnusableParameters from None
-
-
-class _SchemaInliner:
-    """A schema in which references lead only to its definitions; other references are replaced by their target."""
-
-    def __init__(self, schema: Mapping[str, Any], most: int) -> None:
-        self._schema = schema
-        self._most = most
-        """Maximum number of written values, because references to references can grow without end."""
-        self.values = 0
-        """Number of written values. Each character of a pattern counts as one, because compiling it takes as long."""
-
-    def whole(self) -> dict[str, Any]:
-        schema: dict[str, Any] = self._copy(self._schema, 0)
-        return schema
-
-    def _copy(self, value: Any, depth: int) -> Any:
-        self.values += 1
-        if depth > _DEEPEST_SCHEMA or self.values > self._most:
-            raise _UnusableParameters
-        if isinstance(value, list):
-            return [self._copy(item, depth + 1) for item in value]
-        if not isinstance(value, dict):
-            return value
-        reference = value.get("$ref")
-        if isinstance(reference, str):
-            match = _DEFINITIONS.fullmatch(reference)
-            definitions = self._schema.get(match[1]) if match else None
-            if match is None:
-                return self._copy(self._named(reference), depth + 1)
-            if not isinstance(definitions, dict) or not isinstance(definitions.get(match[2]), dict):
-                raise _UnusableParameters
-        self.values += _characters_of_patterns(value)
-        if not all(map(_are_names, _lists_of_names(value))):
-            raise _UnusableParameters
-        return {key: self._copy(item, depth + 1) for key, item in value.items()}
-
-    def _named(self, reference: str) -> Any:
-        """The target of a pointer into the schema. Raises `_UnusableParameters`, also for a target in another
-        document.
-        """
-        if not reference.startswith("#/"):
-            raise _UnusableParameters
-        target: Any = self._schema
-        for step in reference[2:].split("/"):
-            key = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(target, dict) and key in target:
-                target = target[key]
-            elif isinstance(target, list) and key.isdecimal() and int(key) < len(target):
-                target = target[int(key)]
-            else:
-                raise _UnusableParameters
-        return target
-
-
-def _characters_of_patterns(schema: Mapping[str, Any]) -> int:
-    patterns = [schema.get("pattern"), *_table(schema, "patternProperties")]
-    return sum(len(pattern) for pattern in patterns if isinstance(pattern, str))
-
-
-def _lists_of_names(schema: Mapping[str, Any]) -> list[Any]:
-    dependencies = [*_table(schema, "dependencies").values(), *_table(schema, "dependentRequired").values()]
-    return [schema.get("type"), schema.get("required"), *dependencies]
-
-
-def _table(schema: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    table = schema.get(key)
-    return table if isinstance(table, dict) else {}
-
-
-def _are_names(value: Any) -> bool:
-    """Whether a list contains only texts. For others, the check for duplicates would compare all pairs."""
-    return not isinstance(value, list) or all(isinstance(item, str) for item in value)
-
-
-def text_of(result: mcp_types.CallToolResult) -> str:
-    """A tool's result as text; other content is described. At most as long as the output of a command."""
-    parts = [_part_text(part) for part in result.content]
-    if not parts and result.structured_content is not None:
-        parts = [json.dumps(result.structured_content, ensure_ascii=False)]
-    return _cut(parts)
-
-
-def _cut(parts: Iterable[str]) -> str:
-    text = "\n".join(parts)
-    if len(text) <= OUTPUT_BYTES:
-        return text
-    return f"{text[:OUTPUT_BYTES]}\n[{len(text) - OUTPUT_BYTES} more characters are left out]"
-
-
-def _part_text(part: mcp_types.ContentBlock) -> str:
-    match part:
-        case mcp_types.TextContent():
-            return part.text
-        case mcp_types.ImageContent() | mcp_types.AudioContent():
-            return f"[{part.mime_type}, {len(part.data) * 3 // 4} bytes, left out: only text is passed on]"
-        case mcp_types.ResourceLink():
-            return f"[resource {part.uri}]"
-        case mcp_types.EmbeddedResource(resource=mcp_types.TextResourceContents() as resource):
-            return f"[resource {resource.uri}]\n{resource.text}"
-        case mcp_types.EmbeddedResource(resource=resource):
-            return f"[resource {resource.uri}, left out: only text is passed on]"
-        case _:
-            return f"[{part.type}, left out: only text is passed on]"

@@ -16,6 +16,7 @@ from pydantic_ai import Agent, ModelRequestNode, RunContext
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
 from pydantic_ai.messages import (
     AgentStreamEvent,
+    BinaryContent,
     FunctionToolCallEvent,
     FunctionToolResultEvent,
     ModelMessage,
@@ -52,6 +53,7 @@ from deepctl.agent.tools import has_succeeded
 from deepctl.agent.turn_context import TurnContext, large_context_files
 from deepctl.agent.wire import tool_call_hint
 from deepctl.errors import CONTEXT_OVERFLOW, DeepctlError
+from deepctl.quantities import size
 from deepctl.unicode import whole_value
 
 if TYPE_CHECKING:
@@ -399,6 +401,22 @@ async def _forward(
             await tool_done(event.part.tool_name)
 
 
+def _result_text(part: ToolReturnPart) -> str:
+    """The text of a tool's result for display; pictures and other files among texts are described."""
+    if isinstance(part.content, str):
+        return part.content
+    items: list[Any] = part.content if isinstance(part.content, list) else []
+    is_mixed = any(isinstance(item, BinaryContent) for item in items)
+    if is_mixed and all(isinstance(item, str | BinaryContent) for item in items):
+        return "\n".join(item if isinstance(item, str) else _described(item) for item in items)
+    return part.model_response_str()
+
+
+def _described(item: BinaryContent) -> str:
+    noun = "image" if item.media_type.startswith("image/") else item.media_type
+    return f"[{noun}, {size(len(item.data))}]"
+
+
 def events_of(event: AgentStreamEvent) -> list[Event]:
     """What an event of pydantic-ai is for `emit`."""
     match event:
@@ -416,7 +434,7 @@ def events_of(event: AgentStreamEvent) -> list[Event]:
         case FunctionToolCallEvent(part=part):
             return [{"type": "tool_call", "id": part.tool_call_id, "name": part.tool_name, "args": part.args_as_dict()}]
         case FunctionToolResultEvent(part=part):
-            content = part.content if isinstance(part.content, str) else part.model_response_str()
+            content = _result_text(part)
             return [
                 {
                     "type": "tool_result",

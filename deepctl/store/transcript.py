@@ -88,7 +88,7 @@ def _piece(part: dict[str, Any]) -> TranscriptPiece | None:
             return TranscriptPiece("assistant", "call", as_text(_parsed(part.get("args"))), _tool(part))
         case "tool-return" | "builtin-tool-return" | "native-tool-return":
             ok = part.get("outcome", "success") == "success"
-            return TranscriptPiece("tool", "result", as_text(part.get("content")), _tool(part), ok)
+            return TranscriptPiece("tool", "result", _result(part.get("content")), _tool(part), ok)
         case "retry-prompt":
             return TranscriptPiece("tool", "result", as_text(part.get("content")), _tool(part), ok=False)
         case "file":
@@ -105,6 +105,13 @@ def _prompt(content: object) -> str:
     if isinstance(content, list):
         return "\n".join(text for item in content if (text := _item(item)))
     return content if isinstance(content, str) else ""
+
+
+def _result(content: object) -> str:
+    """The result of a tool; files in a list are described, as in a prompt."""
+    if isinstance(content, list) and any(isinstance(item, dict) and item.get("kind") == "binary" for item in content):
+        return "\n".join(_item(item) or as_text(item) for item in content)
+    return as_text(content)
 
 
 def _item(item: object) -> str:

@@ -276,7 +276,7 @@ def _chosen(*schemas: dict[str, Any]) -> list[str]:
     tools = [mcp_types.Tool(name=f"t{number}", input_schema=schema) for number, schema in enumerate(schemas)]
     # The client is imported by `mcp.load`, which keeps its own settings from it.
     mcp.load()
-    from deepctl.agent.mcp_client import tool_offer
+    from deepctl.agent.mcp_tools import tool_offer
 
     return list(tool_offer(McpServer("one", "config", "a-server"), tools).tools)
 
@@ -338,7 +338,8 @@ def test_results_are_text_without_secrets_and_large_ones_go_to_a_file() -> None:
         assert talk.results(*calls) == [(True, "[TOKEN]"), (True, "[API_KEY]"), (False, "no such thing: [TOKEN]")]
         picture, big = talk.results(("one__picture", {}), ("one__big", {"lines": 9000}))
         assert picture[1] == (
-            "a cat\n[image/png, 3 bytes, left out: only text is passed on]\n[resource file:///cat.png]"
+            "a cat\n[image/png, 3 bytes, left out: only text, pictures and PDFs are passed on]\n"
+            "[resource file:///cat.png cat]"
         )
         assert "large_tool_results/" in big[1]
         assert len(big[1]) < 5_000
@@ -351,7 +352,8 @@ def test_results_are_not_checked_against_the_output_schema_of_their_server() -> 
         tables = {"here": _local("--tools", "pattern", tool_timeout_sec=2), "there": {"url": remote.url}}
         with _talk(tables) as talk:
             results = talk.results(("here__pattern", {}), ("there__whoami", {}))
-            assert results == [(True, "some text"), (True, "you are nobody")]
+            structured = json.dumps({"a": "a" * 24 + "b"})
+            assert results == [(True, f"some text\n{structured}"), (True, "you are nobody")]
 
 
 def test_the_tools_of_a_server_that_says_they_changed_are_others_from_the_next_turn_on() -> None:

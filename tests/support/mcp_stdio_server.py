@@ -8,6 +8,7 @@ What it does is told by its arguments:
                       nonsense first, then properly; `long`: a line without end; `stays`: does not end with its stdin;
                       `slow`: takes a second to tell its tools; `changes`: has only its first tool at first, and says
                       that it has others before it has told that one
+    --resources       has resources: a note and a picture; --prompts: has prompts
     --child           starts a process of its own that does not look at stdin
 """
 
@@ -34,6 +35,10 @@ _TOOLS: dict[str, dict[str, Any]] = {
     "cancelled": {"description": "Says how many requests were cancelled.", "properties": {}},
     "big": {"description": "Says much.", "properties": {"lines": {"type": "integer"}}},
     "picture": {"description": "Shows something.", "properties": {}},
+    "media": {"description": "Shows all kinds of content.", "properties": {}},
+    "wordy picture": {"description": "Shows a picture and says much.", "properties": {}},
+    "forecast": {"description": "Has structured content.", "properties": {"text": {"type": "string"}}},
+    "task": {"description": "Only runs as a task.", "properties": {}},
     "half": {"description": "Says half a character.", "properties": {}},
     "pid": {"description": "Who it is.", "properties": {}},
     "more": {
@@ -52,6 +57,19 @@ _ODD_SCHEMAS: dict[str, Any] = {
 }
 
 _OUTPUTS: dict[str, Any] = {"pattern": {"type": "object", "properties": {"a": {"pattern": "^(a+)+$"}}}}
+PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAEElEQVR4nGP4z8AARAwQCgAf7gP9i18U1AAAAABJRU5ErkJggg=="
+"""A picture of 2 × 2 pixels, as PNG in base64."""
+_RESOURCES: dict[str, dict[str, Any]] = {
+    "note://one": {"name": "one", "mimeType": "text/plain", "description": "The first note.", "size": 11},
+    "pic://cat": {"name": "cat", "mimeType": "image/png"},
+}
+_PROMPTS: dict[str, dict[str, Any]] = {
+    "review": {
+        "description": "Reviews a file.",
+        "arguments": [{"name": "path", "required": True}, {"name": "style", "description": "How."}],
+    },
+    "see": {"description": "Shows a picture.", "arguments": []},
+}
 _CANCELLED: list[Any] = []
 _MORE: list[str] = []
 
@@ -67,6 +85,8 @@ def _tools(names: list[str]) -> list[dict[str, Any]]:
         known = _TOOLS.get(name.partition("#")[0], {"description": name, "properties": {}})
         schema = _ODD_SCHEMAS.get(name, {"type": "object", "properties": known["properties"]})
         found.append({"name": name, "description": known["description"], "inputSchema": schema})
+        if name == "task":
+            found[-1]["execution"] = {"taskSupport": "required"}
         if name in _OUTPUTS:
             found[-1]["outputSchema"] = _OUTPUTS[name]
     return found
@@ -110,6 +130,23 @@ def _call(identity: Any, name: str, arguments: dict[str, Any]) -> None:
                 {"type": "image", "data": "AAAA", "mimeType": "image/png"},
                 {"type": "resource_link", "uri": "file:///cat.png", "name": "cat"},
             ]
+        case "media":
+            content = [
+                {"type": "text", "text": "first"},
+                {"type": "image", "data": PICTURE, "mimeType": "image/jpeg"},
+                {"type": "audio", "data": "AAAA", "mimeType": "audio/wav"},
+                {"type": "resource", "resource": {"uri": "note://a", "text": "a note"}},
+                {"type": "resource", "resource": {"uri": "pic://a", "blob": PICTURE, "mimeType": "image/png"}},
+                {"type": "resource", "resource": {"uri": "zip://a", "blob": "UEsDBA==", "mimeType": "application/zip"}},
+                {"type": "image", "data": "no base64!", "mimeType": "image/png"},
+                {"type": "text", "text": "last, with " + os.environ.get("TOKEN", "")},
+            ]
+        case "wordy picture":
+            lines = "\n".join(f"line {number}" for number in range(9000))
+            content = [{"type": "text", "text": lines}, {"type": "image", "data": PICTURE, "mimeType": "image/png"}]
+        case "forecast":
+            content = [{"type": "text", "text": arguments["text"]}] if arguments["text"] else []
+            structured = {"structuredContent": {"sky": "blue", "degrees": 21}}
         case "more":
             _MORE.append("echo")
             _say({"method": "notifications/tools/list_changed"})
@@ -125,6 +162,29 @@ def _call(identity: Any, name: str, arguments: dict[str, Any]) -> None:
     _say({"id": identity, "result": {"content": content, "isError": error, **structured}})
 
 
+def _read(identity: Any, uri: str) -> None:
+    if uri == "pic://cat":
+        content = {"uri": uri, "mimeType": "image/png", "blob": PICTURE}
+    elif uri.startswith("note://"):
+        content = {"uri": uri, "mimeType": "text/plain", "text": f"the note {uri[7:]} of {os.environ.get('TOKEN', '')}"}
+    else:
+        _say({"id": identity, "error": {"code": -32002, "message": "Resource not found"}})
+        return
+    _say({"id": identity, "result": {"contents": [content]}})
+
+
+def _prompt(identity: Any, name: str, arguments: dict[str, str]) -> None:
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": {"type": "text", "text": f"{name} {json.dumps(arguments)}"}}
+    ]
+    if name == "see":
+        messages.append({"role": "user", "content": {"type": "image", "data": PICTURE, "mimeType": "image/png"}})
+    if name == "review" and "path" not in arguments:
+        _say({"id": identity, "error": {"code": -32602, "message": "path is missing"}})
+        return
+    _say({"id": identity, "result": {"messages": messages}})
+
+
 def main() -> None:
     """Answer until stdin ends."""
     parser = argparse.ArgumentParser()
@@ -132,6 +192,8 @@ def main() -> None:
     parser.add_argument("--tools", default="echo")
     parser.add_argument("--trouble", default="")
     parser.add_argument("--child", action="store_true")
+    parser.add_argument("--resources", action="store_true")
+    parser.add_argument("--prompts", action="store_true")
     given = parser.parse_args()
     child = subprocess.Popen(["sleep", "300"], stdin=subprocess.DEVNULL).pid if given.child else None
     if given.report:
@@ -163,6 +225,7 @@ def main() -> None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.stderr.write("a server's log\n")
     sys.stderr.flush()
+    capabilities = {kind: {} for kind in ("tools", "resources", "prompts") if vars(given)[kind]}
     for line in sys.stdin:
         message = json.loads(line)
         if message.get("method") == "notifications/cancelled":
@@ -176,7 +239,7 @@ def main() -> None:
                 _say(
                     {
                         "id": message["id"],
-                        "result": {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": info},
+                        "result": {"protocolVersion": version, "capabilities": capabilities, "serverInfo": info},
                     }
                 )
             case "tools/list":
@@ -187,6 +250,18 @@ def main() -> None:
                     del names[1:]
                     _say({"method": "notifications/tools/list_changed"})
                 _say({"id": message["id"], "result": {"tools": _tools(names + _MORE)}})
+            case "resources/list":
+                listing = [{"uri": uri, **facts} for uri, facts in _RESOURCES.items()]
+                _say({"id": message["id"], "result": {"resources": listing}})
+            case "resources/templates/list":
+                template = {"uriTemplate": "note://{name}", "name": "note"}
+                _say({"id": message["id"], "result": {"resourceTemplates": [template]}})
+            case "resources/read":
+                _read(message["id"], message["params"]["uri"])
+            case "prompts/list":
+                _say({"id": message["id"], "result": {"prompts": [{"name": n, **p} for n, p in _PROMPTS.items()]}})
+            case "prompts/get":
+                _prompt(message["id"], message["params"]["name"], message["params"].get("arguments") or {})
             case "tools/call":
                 _call(message["id"], message["params"]["name"], message["params"].get("arguments", {}))
             case _:
