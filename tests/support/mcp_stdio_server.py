@@ -225,7 +225,7 @@ def main() -> None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.stderr.write("a server's log\n")
     sys.stderr.flush()
-    capabilities = {kind: {} for kind in ("tools", "resources", "prompts") if vars(given)[kind]}
+    capabilities: dict[str, Any] = {kind: {} for kind in ("tools", "resources", "prompts") if vars(given)[kind]}
     for line in sys.stdin:
         message = json.loads(line)
         if message.get("method") == "notifications/cancelled":
