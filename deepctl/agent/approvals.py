@@ -6,9 +6,8 @@ import difflib
 import json
 import posixpath
 import unicodedata
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from pydantic_ai import RunContext
 from pydantic_ai.capabilities import AbstractCapability
@@ -17,6 +16,7 @@ from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.workspaces import Workspace
 
+from deepctl.agent.approver import ApprovalRequest, Approve, Approver, Ask, Choice, always
 from deepctl.agent.backend import LocalBackend
 from deepctl.agent.limits import profile_of
 from deepctl.domain.globs import bad_class
@@ -25,8 +25,6 @@ from deepctl.domain.permissions import OPERATIONS, OWN, Permissions, Rules, Verd
 from deepctl.errors import BadSetting
 from deepctl.files.git_directories import GIT_NAMES, looks_like_git
 
-Approve = Literal["ask", "auto", "never"]
-
 _TOOLS = {
     "read_file": "read",
     "write_file": "write",
@@ -34,30 +32,10 @@ _TOOLS = {
     "execute": "execute",
 }
 _WHAT = {"execute": "this command; it did not run", "mcp": "this tool; it was not used"}
+_THIS = {"execute": "this command", "mcp": "this tool"}
+_EVERY = {"execute": "command", "write": "write", "edit": "edit", "read": "read"}
+_SESSION = "session"
 _MAX_COMPARED = 1 << 20
-
-
-class ApprovalRequest(NamedTuple):
-    """An approval request: the operation, the path or command, and for a change to a file its diff.
-
-    For a tool of an MCP server (`mcp`), the target is its name and the preview are its arguments, as JSON.
-    """
-
-    operation: str
-    target: str
-    preview: str = ""
-
-
-class ApprovalAnswer(NamedTuple):
-    """The answer; `word` is for the agent. `always` also answers later requests for this path, command or MCP tool."""
-
-    allow: bool
-    always: bool = False
-    word: str = ""
-
-
-Ask = Callable[[ApprovalRequest], Awaitable[ApprovalAnswer]]
-"""Asks the person at the terminal."""
 
 
 def _check_patterns(permissions: Permissions) -> None:
@@ -82,10 +60,11 @@ class Approvals(AbstractCapability[Any]):
     approve: Approve = "ask"
     ask: Ask | None = None
     permissions: Permissions = field(default_factory=dict)
-    _always: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False)
+    approver: Approver = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_patterns(self.permissions)
+        self.approver = Approver(self.approve, self.ask)
 
     async def prepare_tools(self, ctx: RunContext[Any], tool_defs: list[ToolDefinition]) -> list[ToolDefinition]:
         """Leave out tools that could do nothing: their whole operation is denied, or the model takes no tools."""
@@ -99,8 +78,8 @@ class Approvals(AbstractCapability[Any]):
     ) -> dict[str, Any]:
         operation = _TOOLS.get(call.tool_name)
         if operation is None:
-            if _is_asked_about(tool_def) and ("mcp", call.tool_name) not in self._always:
-                await self._approved(ctx, "mcp", call.tool_name, call.tool_name, args)
+            if _is_asked_about(tool_def):
+                await self._check(ctx, "mcp", call.tool_name, call.tool_name, args)
             return args
         if operation == "execute":
             command = str(args.get("command", ""))
@@ -117,7 +96,7 @@ class Approvals(AbstractCapability[Any]):
                 # The result of an edit shows the content of the file.
                 read_verdict = about_file(self.permissions, "read", names)
                 verdict = max(verdict, read_verdict, key=lambda verdict: verdict.strictness)
-            if verdict.action == "allow" and operation != "read":
+            if operation != "read" and (verdict.action == "allow" or (verdict.action == "ask" and verdict.is_default)):
                 if await self._is_gits(ctx.workspace, operation, normal_path, real):
                     verdict = Verdict("ask", "git runs programs that the contents of its directories name")
                 elif _is_protected(ctx.workspace, normal_path, real):
@@ -137,8 +116,8 @@ class Approvals(AbstractCapability[Any]):
                 f"The rules of this profile may not allow this ({verdict.reason}). It was not done; continue "
                 "without it."
             )
-        if verdict.action == "ask" and (operation, real) not in self._always:
-            await self._approved(ctx, operation, target, real, args, verdict.reason)
+        if verdict.action == "ask":
+            await self._check(ctx, operation, target, real, args, verdict)
         return args
 
     async def _is_gits(self, workspace: Workspace, operation: str, normal_path: str, real: str) -> bool:
@@ -154,31 +133,41 @@ class Approvals(AbstractCapability[Any]):
         rules = self.permissions.get("execute", Rules())
         usual = rules.default or ("allow" if is_confined else "ask")
         if not rules.rules:
-            return Verdict(usual)
+            return Verdict(usual, is_default=True)
         # The command parser is imported for the first command with rules.
         from deepctl.domain.commands.rules import judge
 
         return judge(rules.rules, command, otherwise=usual)
 
-    async def _approved(
-        self, ctx: RunContext[Any], operation: str, target: str, real: str, args: dict[str, Any], reason: str = ""
+    async def _check(
+        self,
+        ctx: RunContext[Any],
+        operation: str,
+        target: str,
+        real: str,
+        args: dict[str, Any],
+        verdict: Verdict | None = None,
     ) -> None:
         """Return if the answer is yes. Raises `ToolFailed`, for the model, if it is no."""
-        because = f" Approval is needed because {reason}." if reason else ""
-        refusal = _WHAT.get(operation, f"to {operation} this file; it was not done")
-        if self.approve == "never":
-            raise ToolFailed(f"The settings do not allow {refusal}.{because} Continue without it.")
-        if self.approve == "auto":
+        grants = [f"{operation} {real}"]
+        choices: list[Choice] = [always(_THIS.get(operation, "this file"))]
+        if verdict is not None and verdict.is_default:
+            # The answer for the session covers no action about which a rule, or a protection, asks.
+            grants.append(operation)
+            choices.append(Choice("e", f"[e]very {_EVERY[operation]} of this session", _SESSION))
+        if not self.approver.grants(ctx).isdisjoint(grants):
             return
-        if self.ask is None:
-            raise ToolFailed(f"There is no terminal to allow {refusal}.{because} Continue without it.")
-        preview = await _preview(ctx.workspace, operation, str(args.get("path", "")), args)
-        answer = await self.ask(ApprovalRequest(operation, target, preview))
-        if not answer.allow:
-            word = f" The reason: {answer.word}" if answer.word else " Continue without it."
-            raise ToolFailed(f"The user did not allow {refusal}.{word}")
-        if answer.always:
-            self._always.add((operation, real))
+        is_asked = self.approve == "ask" and self.ask is not None
+        preview = await _preview(ctx.workspace, operation, str(args.get("path", "")), args) if is_asked else ""
+        choice = await self.approver.check(
+            ctx,
+            ApprovalRequest(operation, target, preview, choices=tuple(choices)),
+            grants,
+            refusal=_WHAT.get(operation, f"to {operation} this file; it was not done"),
+            reason=verdict.reason if verdict is not None else "",
+        )
+        if choice == _SESSION and len(grants) > 1:
+            self.approver.grants(ctx).add(operation)
 
 
 def _is_asked_about(definition: ToolDefinition) -> bool:

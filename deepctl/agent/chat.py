@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from pydantic_ai.messages import UserContent
 
 from deepctl.agent import interruption
-from deepctl.agent.approvals import Ask
+from deepctl.agent.approver import Ask
 from deepctl.agent.checkpoint_stores import InMemoryCheckpointStore
 from deepctl.agent.checkpoints import RewindRequested
 from deepctl.agent.compaction import CompactionResult, ShortenedHistory

@@ -41,7 +41,8 @@ from pydantic_ai_harness.tool_output_limits import (
 
 from deepctl import layout, migration
 from deepctl.agent import tasks
-from deepctl.agent.approvals import Approvals, Approve, Ask
+from deepctl.agent.approvals import Approvals
+from deepctl.agent.approver import Approve, Ask
 from deepctl.agent.backend import files_of, own_path, workspace_of
 from deepctl.agent.checkpoint_stores import CheckpointFrequency, CheckpointStore
 from deepctl.agent.checkpoints import (

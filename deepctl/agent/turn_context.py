@@ -38,7 +38,7 @@ from pydantic_ai_harness.planning import PlanItem, render_plan
 
 from deepctl import layout
 from deepctl.agent import shared_memory
-from deepctl.agent.approvals import Approve
+from deepctl.agent.approver import Approve
 from deepctl.agent.backend import LocalBackend, files_of, own_path
 from deepctl.agent.sandboxes import system_of
 from deepctl.agent.tasks import in_worker

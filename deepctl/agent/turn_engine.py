@@ -19,7 +19,7 @@ from pydantic_ai.workspaces import WorkspaceError
 
 from deepctl.agent import answer_ends, compaction, models, provider_errors
 from deepctl.agent.answer_ends import AnswerCut
-from deepctl.agent.approvals import Approve, Ask
+from deepctl.agent.approver import Approve, Ask
 from deepctl.agent.checkpoints import Checkpointing
 from deepctl.agent.compaction import CompactionResult, ShortenedHistory
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent

@@ -31,7 +31,7 @@ from deepctl.store.coverage import CoverageSettings
 from deepctl.store.records import SessionRecord
 
 if TYPE_CHECKING:
-    from deepctl.agent.approvals import Ask
+    from deepctl.agent.approver import Ask
     from deepctl.agent.chat import Chat, EphemeralChat, TurnRunner
     from deepctl.agent.models import ModelCheck
     from deepctl.agent.turn_engine import Options

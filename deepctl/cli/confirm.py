@@ -23,7 +23,7 @@ from deepctl.output.render import has_colour, is_terminal, say, say_part, visibl
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from deepctl.agent.approvals import ApprovalAnswer, ApprovalRequest, Ask
+    from deepctl.agent.approver import ApprovalAnswer, ApprovalRequest, Ask, Choice
     from deepctl.output.stream.display import Display
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
@@ -34,7 +34,6 @@ _MAX_LINES = 20
 _MAX_DIFF = 100
 _MAX_WIDTH = 600
 _WANTS = {"execute": "run a command", "write": "write a file", "edit": "edit a file", "read": "read a file"}
-_FOR_GOOD = {"execute": "this command", "mcp": "this tool"}
 _READ_BYTES = 4096
 _UNREAD_SECONDS = 0.3
 """A key that is pressed this soon is not an answer, because the request cannot have been read yet."""
@@ -140,27 +139,31 @@ def _paused(display: Display) -> Iterator[None]:
 
 async def _ask(question: ApprovalRequest) -> ApprovalAnswer:
     """Show the request and wait for a key. Enter, Escape and the end of the terminal mean no."""
-    from deepctl.agent.approvals import ApprovalAnswer
+    from deepctl.agent.approver import ApprovalAnswer
 
-    heading = f"The agent wants to {_WANTS.get(question.operation, 'use a tool outside the sandbox')}:"
-    say(wrap(heading, sys.stderr))
+    wish = question.wish or _WANTS.get(question.operation, "use a tool outside the sandbox")
+    say(wrap(visible(f"The agent wants to {wish}:"), sys.stderr))
     _show(question, _MAX_LINES, _MAX_DIFF)
     await _typing_has_stopped()
-    for_good = _FOR_GOOD.get(question.operation, "this file")
+    choices = {choice.key: choice for choice in question.choices}
     is_cut = _is_cut(question.target, _MAX_LINES) or _is_cut(question.preview, _MAX_DIFF)
-    suffix = ", [s]how all" if is_cut else ""
+    texts = ["[y]es", *(choice.text for choice in question.choices), "[N]o", "[t]ell why not"]
+    keys = ", ".join([*texts, "[s]how all"] if is_cut else texts)
     while True:
-        keys = f"Allow it? [y]es, [a]lways {for_good}, [N]o, [t]ell why not{suffix}:"
-        say_part(f"{wrap(keys, sys.stderr)} ")
+        say_part(f"{wrap(visible(f'Allow it? {keys}:'), sys.stderr)} ")
         key = await _key()
         # Some people press Enter after the key.
-        match key.rstrip("\r\n") or key[:1]:
+        key = key.rstrip("\r\n") or key[:1]
+        choice = choices.get(key.lower())
+        if choice is not None:
+            say(choice.text.replace("[", "").replace("]", ""))
+            if not choice.rule or await _is_agreed(choice):
+                return ApprovalAnswer(allow=True, choice=choice.name)
+            continue
+        match key:
             case "y" | "Y":
                 say("yes")
                 return ApprovalAnswer(allow=True)
-            case "a" | "A":
-                say("always")
-                return ApprovalAnswer(allow=True, always=True)
             case "t" | "T":
                 say("no")
                 return ApprovalAnswer(allow=False, word=await _reason())
@@ -173,6 +176,16 @@ async def _ask(question: ApprovalRequest) -> ApprovalAnswer:
             case _:
                 # Another key, or several pasted keys, are neither yes nor no.
                 say("please press one of these keys")
+
+
+async def _is_agreed(choice: Choice) -> bool:
+    """Show the rule of a choice, and ask once more. Every key but `y` means no."""
+    for line in choice.rule.split("\n"):
+        say(wrap(visible(line), sys.stderr))
+    say_part("Give this rule? [y]es, [N]o: ")
+    is_yes = (await _key()).rstrip("\r\n").lower() == "y"
+    say("yes" if is_yes else "no")
+    return is_yes
 
 
 def _show(question: ApprovalRequest, most: int, most_of_diff: int) -> None:

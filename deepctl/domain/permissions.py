@@ -50,17 +50,19 @@ class Rules(NamedTuple):
 class Verdict(NamedTuple):
     """The action for a file or a command, `allow`, `ask` or `deny`, and the reason.
 
-    `may_be_denied` is for `ask`: a rule that denies may apply to the command, depending on unknown parts.
+    `may_be_denied` is for `ask`: a rule that denies may apply to the command, depending on unknown parts. `is_default`:
+    no rule applies, so it is the usual action.
     """
 
     action: str
     reason: str = ""
     may_be_denied: bool = False
+    is_default: bool = False
 
     @property
-    def strictness(self) -> tuple[int, bool]:
-        """To select the strictest of several."""
-        return ACTIONS.index(self.action), self.may_be_denied
+    def strictness(self) -> tuple[int, bool, bool]:
+        """To select the strictest of several; of two equal ones, that of a rule."""
+        return ACTIONS.index(self.action), self.may_be_denied, not self.is_default
 
 
 _SUCH_AS = 'Example: write = "ask", or: execute = { rules = [{ pattern = "git status", action = "allow" }] }.'
@@ -153,7 +155,8 @@ def about_file(permissions: Permissions, operation: str, spellings: Iterable[str
     rules = permissions.get(operation, Rules())
     matching_rules = [first(rules.rules, path) for path in spellings]
     verdicts = [
-        Verdict(rule.action, rule.description) if rule else Verdict(rules.default or "allow") for rule in matching_rules
+        Verdict(rule.action, rule.description) if rule else Verdict(rules.default or "allow", is_default=True)
+        for rule in matching_rules
     ]
     return max(verdicts, key=lambda verdict: verdict.strictness)
 

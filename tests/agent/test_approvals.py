@@ -13,7 +13,7 @@ from pydantic_ai.messages import ToolReturnPart
 from pydantic_ai.models.function import AgentInfo
 
 from deepctl import LocalBackend, NoSandbox, StateBackend
-from deepctl.agent.approvals import ApprovalAnswer, ApprovalRequest
+from deepctl.agent.approver import ApprovalAnswer, ApprovalRequest
 from deepctl.domain.permissions import Permissions, parse
 from tests.agent.test_agent import Call, Script, _run
 from tests.support.command import InProcess
@@ -25,14 +25,16 @@ NO_SECRETS = [{"pattern": "secrets/**", "action": "deny", "description": "hands 
 
 
 class Person:
-    """Answers questions in this order, and remembers them."""
+    """Answers questions in this order, and remembers them; the keys of their choices apart."""
 
     def __init__(self, *answers: ApprovalAnswer) -> None:
         self._answers = list(answers)
         self.asked: list[ApprovalRequest] = []
+        self.keys: list[str] = []
 
     async def __call__(self, question: ApprovalRequest) -> ApprovalAnswer:
-        self.asked.append(question)
+        self.asked.append(question._replace(choices=()))
+        self.keys.append("".join(choice.key for choice in question.choices))
         return self._answers.pop(0)
 
 

@@ -16,7 +16,7 @@ from pydantic_ai.workspaces import WorkspaceTimeoutError
 
 from deepctl import Bubblewrap, LocalBackend, NoSandbox
 from deepctl.agent import user_commands
-from deepctl.agent.approvals import ApprovalAnswer
+from deepctl.agent.approver import ApprovalAnswer
 from deepctl.errors import Refused
 from deepctl.files import git_settings
 from deepctl.files.git_directories import GitSurvey, additions, describe, set_aside, survey

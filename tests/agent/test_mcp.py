@@ -21,8 +21,8 @@ import mcp_types
 import pytest
 
 from deepctl import distribution, layout
-from deepctl.agent import approvals, interruption, mcp
-from deepctl.agent.approvals import ApprovalAnswer, ApprovalRequest
+from deepctl.agent import approver, interruption, mcp
+from deepctl.agent.approver import ApprovalAnswer, ApprovalRequest, always
 from deepctl.agent.chat import Chat, EphemeralChat, TurnRunner
 from deepctl.agent.turn_engine import Options
 from deepctl.domain import mcp_servers, profiles
@@ -559,16 +559,18 @@ def test_each_tool_is_asked_about_until_the_answer_is_always() -> None:
     )
     hello: Call = ("one__echo", {"text": "hello"})
     with _talk({"one": _local("--tools", "echo,pid")}, approve="ask", ask=person) as talk:
-        no, yes, always, unasked = talk.results(hello, hello, hello, hello)
+        no, yes, by_always, unasked = talk.results(hello, hello, hello, hello)
         assert no == (False, "The user did not allow this tool; it was not used. The reason: not now")
-        assert [yes, always, unasked] == [(True, "hello")] * 3
+        assert [yes, by_always, unasked] == [(True, "hello")] * 3
         talk.turn(("one__pid", {}))
-    assert person.asked[0] == ApprovalRequest("mcp", "one__echo", '{\n  "text": "hello"\n}')
+    assert person.asked[0] == ApprovalRequest(
+        "mcp", "one__echo", '{\n  "text": "hello"\n}', choices=(always("this tool"),)
+    )
     assert [question.target for question in person.asked] == ["one__echo"] * 3 + ["one__pid"]
 
 
 @pytest.mark.parametrize("approve", ["ask", "never"])
-def test_where_nobody_says_yes_only_approved_tools_are_used(approve: approvals.Approve) -> None:
+def test_where_nobody_says_yes_only_approved_tools_are_used(approve: approver.Approve) -> None:
     trusted = _local(
         "--tools", "echo,pid", default_tools_approval_mode="approve", tools={"pid": {"approval_mode": "prompt"}}
     )

@@ -13,7 +13,7 @@ from pydantic_ai.messages import ToolReturnPart
 from pydantic_ai.models.function import FunctionModel
 
 from deepctl import DeepAgentDeps, FileCheckpointStore, LocalBackend, NoSandbox, create_deep_agent
-from deepctl.agent.approvals import ApprovalAnswer
+from deepctl.agent.approver import ApprovalAnswer
 from deepctl.agent.backend import ProjectOptions
 from deepctl.domain import project_trust, repository_files
 from deepctl.domain.permissions import parse

@@ -16,7 +16,8 @@ from pydantic_ai.exceptions import ToolFailed
 from pydantic_ai.messages import ToolCallPart
 
 from deepctl import layout
-from deepctl.agent.approvals import ApprovalAnswer, ApprovalRequest, Approvals
+from deepctl.agent.approvals import Approvals
+from deepctl.agent.approver import ApprovalAnswer, ApprovalRequest
 from deepctl.agent.backend import LocalBackend, workspace_of
 from deepctl.agent.chat import Chat
 from deepctl.cli.chat_setup import ChatParts, ChatSetup
@@ -165,7 +166,7 @@ async def _outcome(parts: ChatParts[Chat], root: Path, command: str) -> str:
     call = ToolCallPart("execute", {"command": command})
     try:
         await approvals.before_tool_execute(
-            cast("Any", SimpleNamespace(workspace=workspace)),
+            cast("Any", SimpleNamespace(workspace=workspace, deps=None)),
             call=call,
             tool_def=cast("Any", None),
             args={"command": command},

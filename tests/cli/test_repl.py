@@ -36,7 +36,7 @@ def double(x):
 
 The end. 🎉
 """
-ALL_IS_SHOWN = "[y]es,[a]lwaysthisfile,[N]o,[t]ellwhynot:"
+ALL_IS_SHOWN = "[y]es,[a]lwaysthisfile,[e]verywriteofthissession,[N]o,[t]ellwhynot:"
 NO_SANDBOX = ("--sandbox", "none")
 
 Open = Callable[..., Terminal]
@@ -300,9 +300,14 @@ def test_a_change_is_shown_and_one_key_answers(
         terminal.prompt()
         asked(1)
         if columns == 80:
-            assert terminal.line == "Allow it? [y]es, [a]lways this command, [N]o, [t]ell why not, [s]how all:"
+            assert terminal.line == "[t]ell why not, [s]how all:"
+            keys = "Allow it? [y]es, [a]lways this command, [e]very command of this session, [N]o,"
+            assert f"\n{keys}\n" in terminal.screen
         else:
-            assert "\nAllow it? [y]es,\n[a]lways this\ncommand, [N]o,\n" in terminal.screen
+            assert (
+                "\nAllow it? [y]es,\n[a]lways this\ncommand, [e]very\ncommand of this\nsession, [N]o,\n"
+                in terminal.screen
+            )
         assert ": line 20" not in terminal.scrolled
         terminal.type("s")
         _until(terminal, lambda: ": line 20" in terminal.scrolled, "not all is shown")

@@ -153,7 +153,7 @@ def judge(rules: Sequence[Rule], text: str, *, otherwise: str) -> Verdict:
     whole = next((_says(rule) for rule in rules if _matches_text(rule, text)), None)
     if whole is None or (whole.action == "allow" and not is_plain):
         # A rule allows one command, not others that are joined to it.
-        whole = Verdict(otherwise)
+        whole = Verdict(otherwise, is_default=True)
     if all(rule.action == "allow" for rule in rules):
         return whole
     patterns = [_pattern(rule.pattern) for rule in rules if rule.action != "allow"]
