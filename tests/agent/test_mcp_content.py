@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from deepctl import layout
-from deepctl.agent.approvals import ApprovalAnswer, ApprovalRequest
+from deepctl.agent.approver import ApprovalAnswer, ApprovalRequest
 from deepctl.agent.chat import Chat, TurnRunner
 from deepctl.agent.turn_engine import Options
 from deepctl.domain import mcp_servers, profiles
