@@ -9,8 +9,8 @@ _deepctl_table() {
 	commands= arguments= options=
 	local user='--user=profile --profile=profile -u=profile'
 	case $1 in
-	'') commands='chat checkpoints sessions memory profiles roles projects wipe sandbox usage models keys config doctor' options='--version --install-completion=?,bash,zsh,fish --show-completion=?,bash,zsh,fish' ;;
-	' chat') arguments='-' options="$user --session=session -s=session --new=?- --project=directory -C=directory --no-project --large --file=file -f=file --model=- -m=- --thinking=,off,minimal,low,medium,high,xhigh,max,on --approve=,ask,auto,never --sandbox=,auto,bubblewrap,docker,none --network --no-network --ephemeral --timeout=- --wait=- --json" ;;
+	'') commands='chat checkpoints sessions memory profiles roles projects wipe sandbox usage models keys config doctor help' options='--version -V --install-completion=?,bash,zsh,fish --show-completion=?,bash,zsh,fish' ;;
+	' chat') arguments='-' options="$user --session=session -s=session --new=?- --project=directory -C=directory --no-project --large --file=file -f=file --model=model -m=model --thinking=,off,minimal,low,medium,high,xhigh,max,on --approve=,ask,auto,never --sandbox=,auto,bubblewrap,docker,none --network --no-network --ephemeral --timeout=- --wait=- --json" ;;
 	' checkpoints') commands='list show diff save label rewind undo fork remove prune import verify repair' ;;
 	' checkpoints list') options="$user --session=session -s=session --limit=- --project=directory -C=directory --all --graph --json" ;;
 	' checkpoints show') arguments='checkpoint' options="$user --session=session -s=session --project=directory -C=directory --json" ;;
@@ -71,18 +71,94 @@ _deepctl_table() {
 	' sandbox show') options="$user --json" ;;
 	' sandbox remove') options="$user --wait=- --json" ;;
 	' usage') options="$user --all --since=- --by=,day,profile,session,model --json --csv" ;;
-	' models') options="$user --all --model=- -m=- --check --json" ;;
+	' models') options="$user --all --model=model -m=model --check --json" ;;
 	' keys') commands='list set unset' ;;
 	' keys list') options="$user --json" ;;
 	' keys set') arguments=',ALIBABA_API_KEY,ANTHROPIC_API_KEY,ANTHROPIC_AUTH_TOKEN,AWS_ACCESS_KEY_ID,AWS_BEARER_TOKEN_BEDROCK,AWS_PROFILE,AZURE_OPENAI_AD_TOKEN,AZURE_OPENAI_API_KEY,CEREBRAS_API_KEY,COPILOT_GITHUB_TOKEN,CO_API_KEY,CRUSOE_API_KEY,DASHSCOPE_API_KEY,DEEPSEEK_API_KEY,FIREWORKS_API_KEY,GEMINI_API_KEY,GITHUB_API_KEY,GITHUB_COPILOT_API_KEY,GITHUB_COPILOT_API_TOKEN,GOOGLE_API_KEY,GOOGLE_APPLICATION_CREDENTIALS,GROQ_API_KEY,HEROKU_INFERENCE_KEY,HF_TOKEN,META_API_KEY,MISTRAL_API_KEY,MOONSHOTAI_API_KEY,NEBIUS_API_KEY,OLLAMA_API_KEY,OPENAI_API_KEY,OPENAI_ORG_ID,OPENAI_PROJECT_ID,OPENROUTER_API_KEY,OVHCLOUD_API_KEY,PAIG_API_KEY,PYDANTIC_AI_GATEWAY_API_KEY,SAMBANOVA_API_KEY,SNOWFLAKE_TOKEN,TOGETHER_API_KEY,VERCEL_AI_GATEWAY_API_KEY,VERCEL_OIDC_TOKEN,VLLM_API_KEY,XAI_API_KEY,ZAI_API_KEY' options="$user --store=,keyring,file --wait=- --json" ;;
 	' keys unset') arguments=',ALIBABA_API_KEY,ANTHROPIC_API_KEY,ANTHROPIC_AUTH_TOKEN,AWS_ACCESS_KEY_ID,AWS_BEARER_TOKEN_BEDROCK,AWS_PROFILE,AZURE_OPENAI_AD_TOKEN,AZURE_OPENAI_API_KEY,CEREBRAS_API_KEY,COPILOT_GITHUB_TOKEN,CO_API_KEY,CRUSOE_API_KEY,DASHSCOPE_API_KEY,DEEPSEEK_API_KEY,FIREWORKS_API_KEY,GEMINI_API_KEY,GITHUB_API_KEY,GITHUB_COPILOT_API_KEY,GITHUB_COPILOT_API_TOKEN,GOOGLE_API_KEY,GOOGLE_APPLICATION_CREDENTIALS,GROQ_API_KEY,HEROKU_INFERENCE_KEY,HF_TOKEN,META_API_KEY,MISTRAL_API_KEY,MOONSHOTAI_API_KEY,NEBIUS_API_KEY,OLLAMA_API_KEY,OPENAI_API_KEY,OPENAI_ORG_ID,OPENAI_PROJECT_ID,OPENROUTER_API_KEY,OVHCLOUD_API_KEY,PAIG_API_KEY,PYDANTIC_AI_GATEWAY_API_KEY,SAMBANOVA_API_KEY,SNOWFLAKE_TOKEN,TOGETHER_API_KEY,VERCEL_AI_GATEWAY_API_KEY,VERCEL_OIDC_TOKEN,VLLM_API_KEY,XAI_API_KEY,ZAI_API_KEY' options="$user --yes -y --wait=- --json" ;;
-	' config') commands='show get set unset path' ;;
+	' config') commands='show get set unset edit path' ;;
 	' config show') options="$user --json" ;;
 	' config get') arguments='setting' options="$user --json" ;;
 	' config set') arguments='setting value' options="$user --wait=- --json" ;;
 	' config unset') arguments='setting' options="$user --wait=- --json" ;;
+	' config edit') options="$user --wait=- --json" ;;
 	' config path') options="$user --json" ;;
 	' doctor') options="$user --json" ;;
+	' help') commands='chat checkpoints sessions memory profiles roles projects wipe sandbox usage models keys config doctor' ;;
+	' help chat') : ;;
+	' help checkpoints') commands='list show diff save label rewind undo fork remove prune import verify repair' ;;
+	' help checkpoints list') : ;;
+	' help checkpoints show') : ;;
+	' help checkpoints diff') : ;;
+	' help checkpoints save') : ;;
+	' help checkpoints label') : ;;
+	' help checkpoints rewind') : ;;
+	' help checkpoints undo') : ;;
+	' help checkpoints fork') : ;;
+	' help checkpoints remove') : ;;
+	' help checkpoints prune') : ;;
+	' help checkpoints import') : ;;
+	' help checkpoints verify') : ;;
+	' help checkpoints repair') : ;;
+	' help sessions') commands='list show rename compact delete search export import' ;;
+	' help sessions list') : ;;
+	' help sessions show') : ;;
+	' help sessions rename') : ;;
+	' help sessions compact') : ;;
+	' help sessions delete') : ;;
+	' help sessions search') : ;;
+	' help sessions export') : ;;
+	' help sessions import') : ;;
+	' help memory') commands='show list add edit search forget history diff' ;;
+	' help memory show') : ;;
+	' help memory list') : ;;
+	' help memory add') : ;;
+	' help memory edit') : ;;
+	' help memory search') : ;;
+	' help memory forget') : ;;
+	' help memory history') : ;;
+	' help memory diff') : ;;
+	' help profiles') commands='list show create use path rename copy export import trust' ;;
+	' help profiles list') : ;;
+	' help profiles show') : ;;
+	' help profiles create') : ;;
+	' help profiles use') : ;;
+	' help profiles path') : ;;
+	' help profiles rename') : ;;
+	' help profiles copy') : ;;
+	' help profiles export') : ;;
+	' help profiles import') : ;;
+	' help profiles trust') : ;;
+	' help roles') commands='list show create import export delete' ;;
+	' help roles list') : ;;
+	' help roles show') : ;;
+	' help roles create') : ;;
+	' help roles import') : ;;
+	' help roles export') : ;;
+	' help roles delete') : ;;
+	' help projects') commands='list move forget trust' ;;
+	' help projects list') : ;;
+	' help projects move') : ;;
+	' help projects forget') : ;;
+	' help projects trust') : ;;
+	' help wipe') : ;;
+	' help sandbox') commands='show remove' ;;
+	' help sandbox show') : ;;
+	' help sandbox remove') : ;;
+	' help usage') : ;;
+	' help models') : ;;
+	' help keys') commands='list set unset' ;;
+	' help keys list') : ;;
+	' help keys set') : ;;
+	' help keys unset') : ;;
+	' help config') commands='show get set unset edit path' ;;
+	' help config show') : ;;
+	' help config get') : ;;
+	' help config set') : ;;
+	' help config unset') : ;;
+	' help config edit') : ;;
+	' help config path') : ;;
+	' help doctor') : ;;
 	*) return 1 ;;
 	esac
 }
@@ -91,6 +167,7 @@ _deepctl_setting() {
 	case $1 in
 	'') kind=,default_user,project,model,base_url,instructions,context_window,compact_at,approve,sandbox,checkpoints,snapshot.exclude,network,protected,read_only_paths,snapshot.include,snapshot.max_file,docker.image,max_requests,max_tokens,max_cost,max_cost_day,max_cost_month,max_tokens_day,tools,disabled_tools,memory.read,memory.readers,first_answer_timeout,idle_timeout,retries,limits.seconds,limits.memory,limits.processes,limits.tmp,limits.disk,limits.checkpoints,model_settings.temperature,model_settings.top_p,model_settings.top_k,model_settings.max_tokens,model_settings.thinking,model_settings.seed,model_settings.presence_penalty,model_settings.frequency_penalty,model_settings.stop_sequences,model_settings.parallel_tool_calls,model_settings.service_tier,model_settings.extra_body,model_profile.supports_tools,model_profile.supports_image_input,model_profile.supports_document_input,model_profile.supports_audio_file_input,model_profile.supports_video_input,model_profile.supports_inline_system_prompts,model_profile.supports_thinking,model_profile.thinking_always_enabled,model_profile.thinking_enabled_by_default,model_profile.thinking_tags,model_profile.ignore_streamed_leading_whitespace,model_profile.mimics_assistant_message_formatting,model_profile.supports_cache,model_profile.supports_auto_cache,model_profile.tool_call_id_length,model_profile.openai_system_prompt_role,model_profile.openai_chat_supports_multiple_system_messages,model_profile.openai_supports_strict_tool_definition,model_profile.openai_unsupported_model_settings,model_profile.openai_chat_thinking_field,model_profile.openai_chat_send_back_thinking_parts,model_profile.openai_chat_thinking_requires_field_on_tool_calls,model_profile.openai_chat_thinking_false_body,model_profile.openai_supports_reasoning,model_profile.openai_supports_reasoning_effort_none,model_profile.openai_supports_minimal_reasoning_effort,model_profile.openai_chat_supports_max_reasoning_effort,model_profile.openai_supports_encrypted_reasoning_content,model_profile.openai_chat_streaming_requires_finish_reason,model_profile.openai_chat_supports_max_completion_tokens,model_profile.openai_chat_audio_input_encoding,model_profile.openai_chat_supports_file_urls,model_profile.openai_chat_supports_document_input,model_profile.openai_supports_prompt_cache_breakpoints,model_profile.openai_responses_requires_function_call_status_none,model_profile.openai_responses_requires_store_false ;;
 	default_user) kind=profile ;;
+	model) kind=model ;;
 	approve) kind=,ask,auto,never ;;
 	sandbox) kind=,auto,bubblewrap,docker,none ;;
 	checkpoints) kind=,every_tool,every_turn,manual_only ;;
@@ -272,6 +349,10 @@ _deepctl_offer() {
 		kind=role-of-user
 		_deepctl_offer
 		;;
+	model)
+		[[ $value == *[!A-Za-z0-9._@+:/-]* ]] && return 0
+		_deepctl_models
+		;;
 	profile | role-of-user | session | checkpoint | memory | agent)
 		# No name has anything else in it, and ~N is as good as it stands.
 		[[ $value == *[!A-Za-z0-9._@+-]* ]] && return 0
@@ -284,6 +365,58 @@ _deepctl_offer() {
 		fi
 		;;
 	esac
+}
+
+# Offers the known models of providers whose key is in the environment, and those that `deepctl models` has found.
+_deepctl_models() {
+	local known=' offline' lines= name names=()
+	[[ ${OPENAI_BASE_URL-} ]] && known+=' openai-chat:'
+	[[ ${ALIBABA_API_KEY-}${DASHSCOPE_API_KEY-} ]] && known+=' alibaba:'
+	[[ ${ANTHROPIC_API_KEY-} ]] && known+=' anthropic:claude-fable-5 anthropic:claude-fable-5-1 anthropic:claude-haiku-4-5 anthropic:claude-haiku-5-5 anthropic:claude-mythos-5 anthropic:claude-mythos-5-1 anthropic:claude-mythos-preview anthropic:claude-opus-4-5 anthropic:claude-opus-4-6 anthropic:claude-opus-4-7 anthropic:claude-opus-4-8 anthropic:claude-opus-5 anthropic:claude-opus-5-5 anthropic:claude-sonnet-4-5 anthropic:claude-sonnet-4-6 anthropic:claude-sonnet-5 anthropic:claude-sonnet-5-5'
+	[[ ${AZURE_OPENAI_API_KEY-} ]] && known+=' azure:'
+	[[ ${AWS_BEARER_TOKEN_BEDROCK-}${AWS_ACCESS_KEY_ID-}${AWS_PROFILE-} ]] && known+=' bedrock:'
+	[[ ${CEREBRAS_API_KEY-} ]] && known+=' cerebras:gemma-4-31b cerebras:gpt-oss-120b cerebras:zai-glm-4.7'
+	[[ ${CO_API_KEY-} ]] && known+=' cohere:c4ai-aya-expanse-32b cohere:c4ai-aya-expanse-8b cohere:command-nightly cohere:command-r-08-2024 cohere:command-r-plus-08-2024 cohere:command-r7b-12-2024'
+	[[ ${CRUSOE_API_KEY-} ]] && known+=' crusoe:'
+	[[ ${DEEPSEEK_API_KEY-} ]] && known+=' deepseek:deepseek-chat deepseek:deepseek-flash deepseek:deepseek-reasoner deepseek:deepseek-v4-flash deepseek:deepseek-v4-pro'
+	[[ ${FIREWORKS_API_KEY-} ]] && known+=' fireworks:'
+	[[ ${PYDANTIC_AI_GATEWAY_API_KEY-}${PAIG_API_KEY-} ]] && known+=' gateway:'
+	[[ ${GITHUB_API_KEY-} ]] && known+=' github:'
+	[[ ${GITHUB_COPILOT_API_KEY-}${GITHUB_COPILOT_API_TOKEN-}${COPILOT_GITHUB_TOKEN-} ]] && known+=' github-copilot:'
+	[[ ${GOOGLE_API_KEY-}${GEMINI_API_KEY-} ]] && known+=' google:gemini-2.0-flash google:gemini-2.0-flash-lite google:gemini-2.5-flash google:gemini-2.5-flash-image google:gemini-2.5-flash-lite google:gemini-2.5-flash-preview-09-2025 google:gemini-2.5-pro google:gemini-3-flash-preview google:gemini-3-pro-image google:gemini-3-pro-image-preview google:gemini-3-pro-preview google:gemini-3.1-flash-image google:gemini-3.1-flash-image-preview google:gemini-3.1-flash-lite google:gemini-3.1-flash-lite-image google:gemini-3.1-pro-preview google:gemini-3.5-flash google:gemini-3.5-flash-lite google:gemini-3.6-flash google:gemini-3.7-flash google:gemini-3.8-flash google:gemini-4-argon google:gemini-flash-latest google:gemini-flash-lite-latest'
+	[[ ${GOOGLE_APPLICATION_CREDENTIALS-}${GOOGLE_API_KEY-}${GEMINI_API_KEY-} ]] && known+=' google-cloud:'
+	[[ ${GROQ_API_KEY-} ]] && known+=' groq:llama-3.1-8b-instant groq:llama-3.3-70b-versatile groq:meta-llama/llama-prompt-guard-2-22m groq:meta-llama/llama-prompt-guard-2-86m groq:openai/gpt-oss-120b groq:openai/gpt-oss-20b groq:openai/gpt-oss-safeguard-20b groq:whisper-large-v3 groq:whisper-large-v3-turbo'
+	[[ ${HEROKU_INFERENCE_KEY-} ]] && known+=' heroku:'
+	[[ ${HF_TOKEN-} ]] && known+=' huggingface:Qwen/QwQ-32B huggingface:Qwen/Qwen2.5-72B-Instruct huggingface:Qwen/Qwen3-235B-A22B huggingface:Qwen/Qwen3-32B huggingface:deepseek-ai/DeepSeek-R1 huggingface:meta-llama/Llama-3.3-70B-Instruct huggingface:meta-llama/Llama-4-Maverick-17B-128E-Instruct huggingface:meta-llama/Llama-4-Scout-17B-16E-Instruct'
+	[[ ${META_API_KEY-} ]] && known+=' meta:muse-spark-1.1 meta:muse-spark-1.2 meta:muse-spark-1.2-contributor meta:muse-spark-1.3 meta:muse-spark-1.3-contributor meta:muse-wonder-1.0'
+	[[ ${MISTRAL_API_KEY-} ]] && known+=' mistral:codestral-latest mistral:mistral-large-latest mistral:mistral-moderation-latest mistral:mistral-small-latest'
+	[[ ${MOONSHOTAI_API_KEY-} ]] && known+=' moonshotai:kimi-k2-0711-preview moonshotai:kimi-k2.5 moonshotai:kimi-k2.6 moonshotai:kimi-k2.7-code moonshotai:kimi-k2.7-code-highspeed moonshotai:kimi-k3 moonshotai:kimi-k3.1-pro moonshotai:kimi-k3.1-pro-highspeed moonshotai:kimi-latest moonshotai:kimi-thinking-preview moonshotai:moonshot-v1-128k moonshotai:moonshot-v1-128k-vision-preview moonshotai:moonshot-v1-32k moonshotai:moonshot-v1-32k-vision-preview moonshotai:moonshot-v1-8k moonshotai:moonshot-v1-8k-vision-preview moonshotai:moonshot-v1-auto'
+	[[ ${NEBIUS_API_KEY-} ]] && known+=' nebius:'
+	[[ ${OLLAMA_BASE_URL-} ]] && known+=' ollama:'
+	[[ ${OPENAI_API_KEY-} && ! ${OPENAI_BASE_URL-} ]] && known+=' openai:computer-use-preview openai:gpt-3.5-turbo openai:gpt-3.5-turbo-0125 openai:gpt-3.5-turbo-0301 openai:gpt-3.5-turbo-1106 openai:gpt-4 openai:gpt-4-0314 openai:gpt-4-0613 openai:gpt-4-turbo openai:gpt-4.1 openai:gpt-4.1-mini openai:gpt-4.1-nano openai:gpt-4o openai:gpt-4o-audio-preview openai:gpt-4o-mini openai:gpt-4o-mini-audio-preview openai:gpt-5 openai:gpt-5-chat-latest openai:gpt-5-codex openai:gpt-5-mini openai:gpt-5-nano openai:gpt-5-pro openai:gpt-5.1 openai:gpt-5.1-chat-latest openai:gpt-5.1-codex openai:gpt-5.1-codex-max openai:gpt-5.2 openai:gpt-5.2-chat-latest openai:gpt-5.2-pro openai:gpt-5.3-chat-latest openai:gpt-5.4 openai:gpt-5.4-mini openai:gpt-5.4-nano openai:gpt-5.5 openai:gpt-5.5-pro openai:gpt-5.6-cyber openai:gpt-5.6-luna openai:gpt-5.6-sol openai:gpt-5.6-terra openai:gpt-6-astra openai:gpt-6-luna openai:gpt-6-sol openai:gpt-6.1-sol openai:gpt-audio-mini openai:gpt-daybreak-blue-latest openai:gpt-daybreak-red-latest openai:gpt-rosalind-research openai:o1 openai:o1-pro openai:o3 openai:o3-deep-research openai:o3-mini openai:o3-pro openai:o4-mini openai:o4-mini-deep-research'
+	[[ ${OPENROUTER_API_KEY-} ]] && known+=' openrouter:'
+	[[ ${OVHCLOUD_API_KEY-} ]] && known+=' ovhcloud:'
+	[[ ${SAMBANOVA_API_KEY-} ]] && known+=' sambanova:'
+	[[ ${SNOWFLAKE_TOKEN-} ]] && known+=' snowflake:'
+	[[ ${TOGETHER_API_KEY-} ]] && known+=' together:'
+	[[ ${VERCEL_AI_GATEWAY_API_KEY-}${VERCEL_OIDC_TOKEN-} ]] && known+=' vercel:'
+	[[ ${VLLM_BASE_URL-} ]] && known+=' vllm:'
+	[[ ${XAI_API_KEY-} ]] && known+=' xai:grok-3 xai:grok-3-fast xai:grok-3-fast-latest xai:grok-3-latest xai:grok-3-mini xai:grok-3-mini-fast xai:grok-3-mini-fast-latest xai:grok-4 xai:grok-4-0709 xai:grok-4-1-fast xai:grok-4-1-fast-non-reasoning xai:grok-4-1-fast-non-reasoning-latest xai:grok-4-1-fast-reasoning xai:grok-4-1-fast-reasoning-latest xai:grok-4-fast xai:grok-4-fast-non-reasoning xai:grok-4-fast-non-reasoning-latest xai:grok-4-fast-reasoning xai:grok-4-fast-reasoning-latest xai:grok-4-latest xai:grok-4.20 xai:grok-4.20-0309 xai:grok-4.20-0309-non-reasoning xai:grok-4.20-0309-reasoning xai:grok-4.20-multi-agent xai:grok-4.20-multi-agent-0309 xai:grok-4.20-multi-agent-latest xai:grok-4.20-non-reasoning xai:grok-4.20-non-reasoning-latest xai:grok-4.20-reasoning-latest xai:grok-4.3 xai:grok-4.3-latest xai:grok-4.5 xai:grok-4.5-latest xai:grok-4.6 xai:grok-4.7 xai:grok-build-0.1 xai:grok-code-fast-1'
+	[[ ${ZAI_API_KEY-} ]] && known+=' zai:autoglm-phone-multilingual zai:glm-4-32b-0414-128k zai:glm-4.5 zai:glm-4.5-air zai:glm-4.5-airx zai:glm-4.5-flash zai:glm-4.5-x zai:glm-4.5v zai:glm-4.6 zai:glm-4.6v zai:glm-4.6v-flash zai:glm-4.6v-flashx zai:glm-4.7 zai:glm-4.7-flash zai:glm-4.7-flashx zai:glm-5 zai:glm-5-turbo zai:glm-5.1 zai:glm-5.2 zai:glm-5.3 zai:glm-5.3-flash zai:glm-5v-turbo'
+	_deepctl_names
+	if [[ $lines && -f $lines && ! -L $lines && -r $lines ]]; then
+		mapfile -t -n 1000 names <"$lines"
+	fi
+	local -A offered=()
+	local -
+	set -f
+	for name in $known "${names[@]}"; do
+		[[ $name == "$value"* && $name == [A-Za-z0-9]* && $name != *[!A-Za-z0-9._@+:/-]* && ! ${offered[$name]-} ]] || continue
+		offered[$name]=:
+		COMPREPLY+=("$name")
+		[[ $name == *: ]] && compopt -o nospace
+	done
+	return 0
 }
 
 _deepctl_names() {
@@ -321,6 +454,7 @@ _deepctl_names() {
 	case $kind in
 	session) [[ ! -L $profile/sessions ]] && _deepctl_entries "$profile/sessions" ;;
 	checkpoint) _deepctl_checkpoints "$profile/cache/index" ;;
+	model) lines=$profile/cache/models ;;
 	*)
 		# The agent writes there: its links lead nowhere.
 		for name in workspace workspace/.deep workspace/.deep/memory; do
@@ -400,6 +534,7 @@ _deepctl_checkpoints() {
 	local - IFS=$'\n' lines labelled=() line i shown skip= all
 	set -f
 	mapfile -t lines <"$1"
+	lines=("${lines[@]%%$'\t@'*}") # without time and prompt
 	if [[ $value ]]; then
 		all="${lines[*]}"
 		if [[ $all =~ $'\t'"$value"[^$'\t\n']*$'\t' ]]; then

@@ -10,8 +10,8 @@ function __deepctl_table -S
     set options
     switch $argv[1]
         case ''
-            set commands 'chat'\t'Talk to the agent of a profile' 'checkpoints'\t'Points in time of a conversation, its files and its memory, and how to return to them' 'sessions'\t'The conversations of a profile' 'memory'\t'The notebooks of the agent of a profile' 'profiles'\t'The users of deepctl on this machine, each with a private directory' 'roles'\t'What a new profile can start with' 'projects'\t'The directories of yours in which an agent works' 'wipe'\t'Delete a profile, or parts of it, permanently' 'sandbox'\t'The place where the agent\'s commands run' 'usage'\t'The requests to models, their tokens and their cost' 'models'\t'List the model in force, the usable providers, and the models of your own servers' 'keys'\t'The keys of a profile for providers and MCP servers' 'config'\t'The settings of all profiles, or of one profile (--user)' 'doctor'\t'Check whether deepctl works here'
-            set -a options '--version'\t'Print the version and exit'
+            set commands 'chat'\t'Talk to the agent of a profile' 'checkpoints'\t'Points in time of a conversation, its files and its memory, and how to return to them' 'sessions'\t'The conversations of a profile' 'memory'\t'The notebooks of the agent of a profile' 'profiles'\t'The users of deepctl on this machine, each with a private directory' 'roles'\t'What a new profile can start with' 'projects'\t'The directories of yours in which an agent works' 'wipe'\t'Delete a profile, or parts of it, permanently' 'sandbox'\t'The place where the agent\'s commands run' 'usage'\t'The requests to models, their tokens and their cost' 'models'\t'List the model in force, the usable providers, and the models of your own servers' 'keys'\t'The keys of a profile for providers and MCP servers' 'config'\t'The settings of all profiles, or of one profile (--user)' 'doctor'\t'Check whether deepctl works here' 'help'\t'Show the help of a command'
+            set -a options '--version -V'\t'Print the version and exit'
             set -a options '--install-completion=?,bash,zsh,fish'\t'Install completion for bash, zsh or fish'
             set -a options '--show-completion=?,bash,zsh,fish'\t'Print the completion script, so that you can install it yourself'
             set -a options '--help -h'\t'Show this help'
@@ -24,7 +24,7 @@ function __deepctl_table -S
             set -a options '--no-project'\t'Work in the private workspace, and not in the setting project'
             set -a options '--large'\t'Work in a project with more than 20,000 files or 1 GiB without a question'
             set -a options '--file -f=file'\t'Copy a file into the workspace and show it to the model'
-            set -a options '--model -m=-'\t'Model, as provider:name'
+            set -a options '--model -m=model'\t'Model, as provider:name'
             set -a options '--thinking=,off,minimal,low,medium,high,xhigh,max,on'\t'Effort of the model\'s thinking'
             set -a options '--approve=,ask,auto,never'\t'Answer to approval requests'
             set -a options '--sandbox=,auto,bubblewrap,docker,none'\t'Where the agent\'s commands run'
@@ -429,7 +429,7 @@ function __deepctl_table -S
         case 'models'
             set -a options '--user --profile -u=profile'\t'Profile to work on'
             set -a options '--all'\t'Also list providers that cannot be used at present'
-            set -a options '--model -m=-'\t'Model, as provider:name'
+            set -a options '--model -m=model'\t'Model, as provider:name'
             set -a options '--check'\t'Send one small request with a tool to the model in force'
             set -a options '--json'\t'Print one JSON document instead of text'
             set -a options '--help -h'\t'Show this help'
@@ -455,7 +455,7 @@ function __deepctl_table -S
             set -a options '--json'\t'Print one JSON document instead of text'
             set -a options '--help -h'\t'Show this help'
         case 'config'
-            set commands 'show'\t'Show the settings in force and their sources, and the MCP servers' 'get'\t'Print the value that a setting has now' 'set'\t'Change a setting' 'unset'\t'Remove a setting from the file' 'path'\t'Print the path of the settings file, even if the file does not exist'
+            set commands 'show'\t'Show the settings in force and their sources, and the MCP servers' 'get'\t'Print the value that a setting has now' 'set'\t'Change a setting' 'unset'\t'Remove a setting from the file' 'edit'\t'Edit the settings file with your editor' 'path'\t'Print the path of the settings file, even if the file does not exist'
             set -a options '--help -h'\t'Show this help'
         case 'config show'
             set -a options '--user --profile -u=profile'\t'Profile to work on'
@@ -478,6 +478,11 @@ function __deepctl_table -S
             set -a options '--wait=-'\t'Wait this long if another process has the lock of the profile'
             set -a options '--json'\t'Print one JSON document instead of text'
             set -a options '--help -h'\t'Show this help'
+        case 'config edit'
+            set -a options '--user --profile -u=profile'\t'Use the settings file of this profile'
+            set -a options '--wait=-'\t'Wait this long if another process has the lock of the profile'
+            set -a options '--json'\t'Print one JSON document instead of text'
+            set -a options '--help -h'\t'Show this help'
         case 'config path'
             set -a options '--user --profile -u=profile'\t'Use the settings file of this profile'
             set -a options '--json'\t'Print one JSON document instead of text'
@@ -486,6 +491,92 @@ function __deepctl_table -S
             set -a options '--user --profile -u=profile'\t'Check only this profile'
             set -a options '--json'\t'Print one JSON document instead of text'
             set -a options '--help -h'\t'Show this help'
+        case 'help'
+            set commands 'chat'\t'Talk to the agent of a profile' 'checkpoints'\t'Points in time of a conversation, its files and its memory, and how to return to them' 'sessions'\t'The conversations of a profile' 'memory'\t'The notebooks of the agent of a profile' 'profiles'\t'The users of deepctl on this machine, each with a private directory' 'roles'\t'What a new profile can start with' 'projects'\t'The directories of yours in which an agent works' 'wipe'\t'Delete a profile, or parts of it, permanently' 'sandbox'\t'The place where the agent\'s commands run' 'usage'\t'The requests to models, their tokens and their cost' 'models'\t'List the model in force, the usable providers, and the models of your own servers' 'keys'\t'The keys of a profile for providers and MCP servers' 'config'\t'The settings of all profiles, or of one profile (--user)' 'doctor'\t'Check whether deepctl works here'
+            set -a options '--help -h'\t'Show this help'
+        case 'help chat'
+        case 'help checkpoints'
+            set commands 'list'\t'List checkpoints, newest first' 'show'\t'Show the record, the files and the conversation of a checkpoint' 'diff'\t'Show which files and turns differ between two checkpoints, or between a checkpoint and now' 'save'\t'Make a checkpoint now' 'label'\t'Give a checkpoint a label' 'rewind'\t'Return to a checkpoint' 'undo'\t'Undo the last rewind of the session' 'fork'\t'Start a new session from the conversation of a checkpoint' 'remove'\t'Remove checkpoints and free the space that only they needed' 'prune'\t'Remove old checkpoints' 'import'\t'Import the checkpoints of a pydantic-deep application as a new session' 'verify'\t'Read and check every stored byte' 'repair'\t'Repair what `verify` reports'
+        case 'help checkpoints list'
+        case 'help checkpoints show'
+        case 'help checkpoints diff'
+        case 'help checkpoints save'
+        case 'help checkpoints label'
+        case 'help checkpoints rewind'
+        case 'help checkpoints undo'
+        case 'help checkpoints fork'
+        case 'help checkpoints remove'
+        case 'help checkpoints prune'
+        case 'help checkpoints import'
+        case 'help checkpoints verify'
+        case 'help checkpoints repair'
+        case 'help sessions'
+            set commands 'list'\t'List the sessions of a profile' 'show'\t'Show the transcript and the to-do list of a session' 'rename'\t'Rename a session' 'compact'\t'Replace the older messages of a session by a summary for the model' 'delete'\t'Delete a session with all its checkpoints, including labelled ones' 'search'\t'Search the messages of all sessions' 'export'\t'Write a session to a file or to stdout' 'import'\t'Import a session from an export'
+        case 'help sessions list'
+        case 'help sessions show'
+        case 'help sessions rename'
+        case 'help sessions compact'
+        case 'help sessions delete'
+        case 'help sessions search'
+        case 'help sessions export'
+        case 'help sessions import'
+        case 'help memory'
+            set commands 'show'\t'Print a notebook' 'list'\t'List the notebooks of a profile, and those that other profiles share with it' 'add'\t'Append a note to a notebook' 'edit'\t'Edit a notebook with your editor' 'search'\t'Search the lines of all notebooks' 'forget'\t'Remove the lines that contain TEXT from the notebooks' 'history'\t'List the versions of a notebook, newest first' 'diff'\t'Show how the notebooks changed between two points in time'
+        case 'help memory show'
+        case 'help memory list'
+        case 'help memory add'
+        case 'help memory edit'
+        case 'help memory search'
+        case 'help memory forget'
+        case 'help memory history'
+        case 'help memory diff'
+        case 'help profiles'
+            set commands 'list'\t'List all profiles, and the directories that use one' 'show'\t'Show the path of a profile and the sizes of its parts' 'create'\t'Create a profile' 'use'\t'Choose the profile of commands without --user' 'path'\t'Print the directory of a profile' 'rename'\t'Rename a profile' 'copy'\t'Create a profile with the settings, the memory and the files of another one' 'export'\t'Write a whole profile to one file' 'import'\t'Create a profile from an archive' 'trust'\t'Show the imported settings that are not in force, and put them into force after a confirmation'
+        case 'help profiles list'
+        case 'help profiles show'
+        case 'help profiles create'
+        case 'help profiles use'
+        case 'help profiles path'
+        case 'help profiles rename'
+        case 'help profiles copy'
+        case 'help profiles export'
+        case 'help profiles import'
+        case 'help profiles trust'
+        case 'help roles'
+            set commands 'list'\t'List the roles that ship with deepctl, and your own' 'show'\t'Show the instructions, settings and files of a role' 'create'\t'Make a role from a profile' 'import'\t'Import a role from a directory' 'export'\t'Write a role to a new directory, for another machine or a repository' 'delete'\t'Delete a role of your own'
+        case 'help roles list'
+        case 'help roles show'
+        case 'help roles create'
+        case 'help roles import'
+        case 'help roles export'
+        case 'help roles delete'
+        case 'help projects'
+            set commands 'list'\t'List the projects of a profile, with the space that their checkpoints take' 'move'\t'Tell deepctl that you have moved a project' 'forget'\t'Delete the sessions of a project with their checkpoints, including labelled ones' 'trust'\t'Show the skills, commands and the like in a project, and put them into force after a confirmation'
+        case 'help projects list'
+        case 'help projects move'
+        case 'help projects forget'
+        case 'help projects trust'
+        case 'help wipe'
+        case 'help sandbox'
+            set commands 'show'\t'Show where the agent\'s commands run, their limits, and the rules for them' 'remove'\t'Remove the Docker container of the profile'
+        case 'help sandbox show'
+        case 'help sandbox remove'
+        case 'help usage'
+        case 'help models'
+        case 'help keys'
+            set commands 'list'\t'List the keys of a profile by name, and where they come from' 'set'\t'Store a key for a profile' 'unset'\t'Forget a key of a profile'
+        case 'help keys list'
+        case 'help keys set'
+        case 'help keys unset'
+        case 'help config'
+            set commands 'show'\t'Show the settings in force and their sources, and the MCP servers' 'get'\t'Print the value that a setting has now' 'set'\t'Change a setting' 'unset'\t'Remove a setting from the file' 'edit'\t'Edit the settings file with your editor' 'path'\t'Print the path of the settings file, even if the file does not exist'
+        case 'help config show'
+        case 'help config get'
+        case 'help config set'
+        case 'help config unset'
+        case 'help config edit'
+        case 'help config path'
+        case 'help doctor'
         case '*'
             return 1
     end
@@ -581,6 +672,8 @@ function __deepctl_setting -S
             echo $before'model_profile.openai_responses_requires_store_false'\t'whether the field store must be false'
         case 'default_user'
             set kind 'profile'
+        case 'model'
+            set kind 'model'
         case 'approve'
             set kind ',ask,auto,never'
         case 'sandbox'
@@ -804,6 +897,8 @@ function __deepctl_offer -S
             __deepctl_paths
         case directory
             __deepctl_paths | string match -r '.*/$'
+        case model
+            __deepctl_models
         case profile role session checkpoint memory agent
             __deepctl_names
     end
@@ -817,6 +912,87 @@ function __deepctl_paths -S
         test -d $found
         and set found $found/
         echo $before$value(string sub -s (math (string length -- $start) + 1) -- $found)
+    end
+end
+
+# Prints the known models of providers whose key is in the environment, and those that `deepctl models` has found.
+function __deepctl_models -S
+    set -l known offline
+    set -l file
+    test -n "$OPENAI_BASE_URL"
+    and set -a known openai-chat:
+    test -n "$ALIBABA_API_KEY$DASHSCOPE_API_KEY"
+    and set -a known alibaba:
+    test -n "$ANTHROPIC_API_KEY"
+    and set -a known anthropic:claude-fable-5 anthropic:claude-fable-5-1 anthropic:claude-haiku-4-5 anthropic:claude-haiku-5-5 anthropic:claude-mythos-5 anthropic:claude-mythos-5-1 anthropic:claude-mythos-preview anthropic:claude-opus-4-5 anthropic:claude-opus-4-6 anthropic:claude-opus-4-7 anthropic:claude-opus-4-8 anthropic:claude-opus-5 anthropic:claude-opus-5-5 anthropic:claude-sonnet-4-5 anthropic:claude-sonnet-4-6 anthropic:claude-sonnet-5 anthropic:claude-sonnet-5-5
+    test -n "$AZURE_OPENAI_API_KEY"
+    and set -a known azure:
+    test -n "$AWS_BEARER_TOKEN_BEDROCK$AWS_ACCESS_KEY_ID$AWS_PROFILE"
+    and set -a known bedrock:
+    test -n "$CEREBRAS_API_KEY"
+    and set -a known cerebras:gemma-4-31b cerebras:gpt-oss-120b cerebras:zai-glm-4.7
+    test -n "$CO_API_KEY"
+    and set -a known cohere:c4ai-aya-expanse-32b cohere:c4ai-aya-expanse-8b cohere:command-nightly cohere:command-r-08-2024 cohere:command-r-plus-08-2024 cohere:command-r7b-12-2024
+    test -n "$CRUSOE_API_KEY"
+    and set -a known crusoe:
+    test -n "$DEEPSEEK_API_KEY"
+    and set -a known deepseek:deepseek-chat deepseek:deepseek-flash deepseek:deepseek-reasoner deepseek:deepseek-v4-flash deepseek:deepseek-v4-pro
+    test -n "$FIREWORKS_API_KEY"
+    and set -a known fireworks:
+    test -n "$PYDANTIC_AI_GATEWAY_API_KEY$PAIG_API_KEY"
+    and set -a known gateway:
+    test -n "$GITHUB_API_KEY"
+    and set -a known github:
+    test -n "$GITHUB_COPILOT_API_KEY$GITHUB_COPILOT_API_TOKEN$COPILOT_GITHUB_TOKEN"
+    and set -a known github-copilot:
+    test -n "$GOOGLE_API_KEY$GEMINI_API_KEY"
+    and set -a known google:gemini-2.0-flash google:gemini-2.0-flash-lite google:gemini-2.5-flash google:gemini-2.5-flash-image google:gemini-2.5-flash-lite google:gemini-2.5-flash-preview-09-2025 google:gemini-2.5-pro google:gemini-3-flash-preview google:gemini-3-pro-image google:gemini-3-pro-image-preview google:gemini-3-pro-preview google:gemini-3.1-flash-image google:gemini-3.1-flash-image-preview google:gemini-3.1-flash-lite google:gemini-3.1-flash-lite-image google:gemini-3.1-pro-preview google:gemini-3.5-flash google:gemini-3.5-flash-lite google:gemini-3.6-flash google:gemini-3.7-flash google:gemini-3.8-flash google:gemini-4-argon google:gemini-flash-latest google:gemini-flash-lite-latest
+    test -n "$GOOGLE_APPLICATION_CREDENTIALS$GOOGLE_API_KEY$GEMINI_API_KEY"
+    and set -a known google-cloud:
+    test -n "$GROQ_API_KEY"
+    and set -a known groq:llama-3.1-8b-instant groq:llama-3.3-70b-versatile groq:meta-llama/llama-prompt-guard-2-22m groq:meta-llama/llama-prompt-guard-2-86m groq:openai/gpt-oss-120b groq:openai/gpt-oss-20b groq:openai/gpt-oss-safeguard-20b groq:whisper-large-v3 groq:whisper-large-v3-turbo
+    test -n "$HEROKU_INFERENCE_KEY"
+    and set -a known heroku:
+    test -n "$HF_TOKEN"
+    and set -a known huggingface:Qwen/QwQ-32B huggingface:Qwen/Qwen2.5-72B-Instruct huggingface:Qwen/Qwen3-235B-A22B huggingface:Qwen/Qwen3-32B huggingface:deepseek-ai/DeepSeek-R1 huggingface:meta-llama/Llama-3.3-70B-Instruct huggingface:meta-llama/Llama-4-Maverick-17B-128E-Instruct huggingface:meta-llama/Llama-4-Scout-17B-16E-Instruct
+    test -n "$META_API_KEY"
+    and set -a known meta:muse-spark-1.1 meta:muse-spark-1.2 meta:muse-spark-1.2-contributor meta:muse-spark-1.3 meta:muse-spark-1.3-contributor meta:muse-wonder-1.0
+    test -n "$MISTRAL_API_KEY"
+    and set -a known mistral:codestral-latest mistral:mistral-large-latest mistral:mistral-moderation-latest mistral:mistral-small-latest
+    test -n "$MOONSHOTAI_API_KEY"
+    and set -a known moonshotai:kimi-k2-0711-preview moonshotai:kimi-k2.5 moonshotai:kimi-k2.6 moonshotai:kimi-k2.7-code moonshotai:kimi-k2.7-code-highspeed moonshotai:kimi-k3 moonshotai:kimi-k3.1-pro moonshotai:kimi-k3.1-pro-highspeed moonshotai:kimi-latest moonshotai:kimi-thinking-preview moonshotai:moonshot-v1-128k moonshotai:moonshot-v1-128k-vision-preview moonshotai:moonshot-v1-32k moonshotai:moonshot-v1-32k-vision-preview moonshotai:moonshot-v1-8k moonshotai:moonshot-v1-8k-vision-preview moonshotai:moonshot-v1-auto
+    test -n "$NEBIUS_API_KEY"
+    and set -a known nebius:
+    test -n "$OLLAMA_BASE_URL"
+    and set -a known ollama:
+    test -n "$OPENAI_API_KEY"; and test -z "$OPENAI_BASE_URL"
+    and set -a known openai:computer-use-preview openai:gpt-3.5-turbo openai:gpt-3.5-turbo-0125 openai:gpt-3.5-turbo-0301 openai:gpt-3.5-turbo-1106 openai:gpt-4 openai:gpt-4-0314 openai:gpt-4-0613 openai:gpt-4-turbo openai:gpt-4.1 openai:gpt-4.1-mini openai:gpt-4.1-nano openai:gpt-4o openai:gpt-4o-audio-preview openai:gpt-4o-mini openai:gpt-4o-mini-audio-preview openai:gpt-5 openai:gpt-5-chat-latest openai:gpt-5-codex openai:gpt-5-mini openai:gpt-5-nano openai:gpt-5-pro openai:gpt-5.1 openai:gpt-5.1-chat-latest openai:gpt-5.1-codex openai:gpt-5.1-codex-max openai:gpt-5.2 openai:gpt-5.2-chat-latest openai:gpt-5.2-pro openai:gpt-5.3-chat-latest openai:gpt-5.4 openai:gpt-5.4-mini openai:gpt-5.4-nano openai:gpt-5.5 openai:gpt-5.5-pro openai:gpt-5.6-cyber openai:gpt-5.6-luna openai:gpt-5.6-sol openai:gpt-5.6-terra openai:gpt-6-astra openai:gpt-6-luna openai:gpt-6-sol openai:gpt-6.1-sol openai:gpt-audio-mini openai:gpt-daybreak-blue-latest openai:gpt-daybreak-red-latest openai:gpt-rosalind-research openai:o1 openai:o1-pro openai:o3 openai:o3-deep-research openai:o3-mini openai:o3-pro openai:o4-mini openai:o4-mini-deep-research
+    test -n "$OPENROUTER_API_KEY"
+    and set -a known openrouter:
+    test -n "$OVHCLOUD_API_KEY"
+    and set -a known ovhcloud:
+    test -n "$SAMBANOVA_API_KEY"
+    and set -a known sambanova:
+    test -n "$SNOWFLAKE_TOKEN"
+    and set -a known snowflake:
+    test -n "$TOGETHER_API_KEY"
+    and set -a known together:
+    test -n "$VERCEL_AI_GATEWAY_API_KEY$VERCEL_OIDC_TOKEN"
+    and set -a known vercel:
+    test -n "$VLLM_BASE_URL"
+    and set -a known vllm:
+    test -n "$XAI_API_KEY"
+    and set -a known xai:grok-3 xai:grok-3-fast xai:grok-3-fast-latest xai:grok-3-latest xai:grok-3-mini xai:grok-3-mini-fast xai:grok-3-mini-fast-latest xai:grok-4 xai:grok-4-0709 xai:grok-4-1-fast xai:grok-4-1-fast-non-reasoning xai:grok-4-1-fast-non-reasoning-latest xai:grok-4-1-fast-reasoning xai:grok-4-1-fast-reasoning-latest xai:grok-4-fast xai:grok-4-fast-non-reasoning xai:grok-4-fast-non-reasoning-latest xai:grok-4-fast-reasoning xai:grok-4-fast-reasoning-latest xai:grok-4-latest xai:grok-4.20 xai:grok-4.20-0309 xai:grok-4.20-0309-non-reasoning xai:grok-4.20-0309-reasoning xai:grok-4.20-multi-agent xai:grok-4.20-multi-agent-0309 xai:grok-4.20-multi-agent-latest xai:grok-4.20-non-reasoning xai:grok-4.20-non-reasoning-latest xai:grok-4.20-reasoning-latest xai:grok-4.3 xai:grok-4.3-latest xai:grok-4.5 xai:grok-4.5-latest xai:grok-4.6 xai:grok-4.7 xai:grok-build-0.1 xai:grok-code-fast-1
+    test -n "$ZAI_API_KEY"
+    and set -a known zai:autoglm-phone-multilingual zai:glm-4-32b-0414-128k zai:glm-4.5 zai:glm-4.5-air zai:glm-4.5-airx zai:glm-4.5-flash zai:glm-4.5-x zai:glm-4.5v zai:glm-4.6 zai:glm-4.6v zai:glm-4.6v-flash zai:glm-4.6v-flashx zai:glm-4.7 zai:glm-4.7-flash zai:glm-4.7-flashx zai:glm-5 zai:glm-5-turbo zai:glm-5.1 zai:glm-5.2 zai:glm-5.3 zai:glm-5.3-flash zai:glm-5v-turbo
+    __deepctl_names
+    if test -n "$file"; and test -f $file; and test -r $file; and not test -L $file
+        while read -l line
+            set -a known $line
+        end <$file
+    end
+    for model in (string match -r '^[A-Za-z0-9][A-Za-z0-9._@+:/-]*$' -- $known)
+        echo $before$model
     end
 end
 
@@ -871,6 +1047,8 @@ function __deepctl_names -S
             or __deepctl_entries $profile/sessions/*/
         case checkpoint
             __deepctl_checkpoints $profile/cache/index
+        case model
+            set file $profile/cache/models
         case '*'
             # The agent writes there: its links lead nowhere.
             for place in workspace workspace/.deep workspace/.deep/memory
@@ -946,8 +1124,8 @@ function __deepctl_default_user
     echo default
 end
 
-# The index has a line a checkpoint, the newest last: id, label, session. Before anything is typed, the newest 100 are
-# offered, and whatever has a label.
+# The index has a line a checkpoint, the newest last: id, label, session, and `@` with time and prompt. Before anything is
+# typed, the newest 100 are offered, and whatever has a label.
 function __deepctl_checkpoints -S
     test -f $argv[1]; and test -r $argv[1]; and not test -L $argv[1]
     or return
@@ -956,13 +1134,14 @@ function __deepctl_checkpoints -S
         set -a lines $line
     end <$argv[1]
     set -l name '[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}'
+    set -l about '(?:\t@)?([^[:cntrl:]]*).*' # the group always matches: fish needs that of the last one
     set -l labelled (string match -r "^$name\t$name\t.*" -- $lines)[-1..1]
     test -z "$value"
     and set -q lines[101]
     and set lines $lines[-100..-1]
     set lines (string match -r "^$name\t.*" -- $lines)[-1..1]
-    string replace -fr "^($name)\t($name)?\t($name)?\$" "$before\$1\t\$2 (\$3)" -- $lines | string replace -r \t' \((.*)\)\$' \t'$1'
-    string replace -fr "^($name)\t($name)\t.*" "$before\$2\t\$1" -- $labelled
+    string replace -fr "^($name)\t($name)?\t($name)?$about\$" "$before\$1\t\$2 (\$3)  \$4" -- $lines | string replace -r \t' \(([^)]*)\)' \t'$1' | string trim -r
+    string replace -fr "^($name)\t($name)\t[^\t]*$about\$" "$before\$2\t\$1  \$3" -- $labelled | string trim -r
 end
 
 complete -c deepctl -f -k -a '(__deepctl_complete)'

@@ -146,8 +146,13 @@ class ProfilePaths(NamedTuple):
 
     @property
     def checkpoint_index(self) -> str:
-        """One line per checkpoint, for completion in a shell: id, label, session, separated by tabs."""
+        """One line per checkpoint, for completion in a shell: id, label, session, time and prompt, separated by tabs."""
         return os.path.join(self.cache, "index")
+
+    @property
+    def model_names(self) -> str:
+        """The models that `deepctl models` has found, one name a line, for completion in a shell."""
+        return os.path.join(self.cache, "models")
 
     @property
     def windows(self) -> str:

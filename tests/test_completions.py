@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from deepctl.cli.completion import FILES, SHELLS
-from deepctl.cli.completion_scripts import render, tree
+from deepctl.cli.completion_scripts import man, render, tree
 from tests.store.scene import Scene
 from tests.support.command import InProcess
 from tests.support.shells import COMPLETIONS, Shell, program
@@ -35,9 +36,9 @@ HOSTILE = (
     "a" * 65,
 )
 INDEX = (
-    ("a1b2c3d4e5f60718", "", "main"),
-    ("a1ffc3d4e5f60718", "tidy", "main"),
-    ("0123456789abcdef", "", "other"),
+    ("a1b2c3d4e5f60718", "", "main", "@2026-01-02 10:00  write a.txt: one (first)"),
+    ("a1ffc3d4e5f60718", "tidy", "main", "@2026-01-02 11:30  Räum auf: $(touch PWNED)"),
+    ("0123456789abcdef", "", "other"),  # as 0.1 wrote it
 )
 
 
@@ -56,6 +57,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for other in ("albert@example.com", "default"):
         _profile(root, other)
     (alice / "cache" / "index").write_text("".join("\t".join(words) + "\n" for words in INDEX))
+    (alice / "cache" / "models").write_text(
+        "openai-chat:llama3\ngroq:\noffline\n$(touch PWNED)\n;touch PWNED\n\x1b[2J\n"
+    )
     (bob / "cache" / "index").write_text("b0b0c3d4e5f60718\tbobs\tmain\n")
     memory = alice / "workspace" / ".deep" / "memory"
     for file in ("MEMORY.md", "travel.md", "notes.txt", ".hidden.md"):
@@ -88,6 +92,22 @@ def shell(request: pytest.FixtureRequest, root: Path, tmp_path_factory: pytest.T
     opened.close()
     assert not opened.started.exists(), opened.started.read_text()
     assert not list(place.rglob("PWNED"))
+
+
+def test_the_man_page_is_what_the_commands_make_it_and_has_no_warning(tmp_path: Path) -> None:
+    page = COMPLETIONS / man.FILE
+    assert page.read_text() == man.render(), "run `make completions`"
+    groff = shutil.which("groff")
+    if groff is not None:
+        formatted = subprocess.run(
+            [groff, "-man", "-ww", "-Kutf8", "-Tutf8", "-P-cbou", str(page)],
+            env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8"},
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        assert formatted.stderr == ""
+        assert "deepctl checkpoints rewind [REF]" in formatted.stdout
+    # What is left of Markdown would be shown as it is.
+    assert "``" not in page.read_text()
 
 
 @pytest.mark.parametrize("name", SHELLS)
@@ -128,6 +148,11 @@ CASES = [
     ("deepctl config set checkpoints every_tu", "deepctl config set checkpoints every_turn "),
     ("deepctl config set default_user ali", "deepctl config set default_user alice "),
     ("deepctl config set model al", "deepctl config set model al"),
+    ("deepctl chat --model off", "deepctl chat --model offline "),
+    ("deepctl chat -u alice --model openai-chat:ll", "deepctl chat -u alice --model openai-chat:llama3 "),
+    ("deepctl chat -u alice --model=openai-chat:ll", "deepctl chat -u alice --model=openai-chat:llama3 "),
+    ("deepctl help checkpoints rew", "deepctl help checkpoints rewind "),
+    ("deepctl help doc", "deepctl help doctor "),
     ("deepctl chat --user al", "deepctl chat --user al"),
     ("deepctl chat --user ali", "deepctl chat --user alice "),
     ("deepctl chat --user=ali", "deepctl chat --user=alice "),
@@ -211,10 +236,36 @@ def test_all_that_fits_is_listed_and_nothing_that_is_no_name(shell: Shell) -> No
 
 
 def test_checkpoints_are_listed_with_their_labels_and_sessions(shell: Shell) -> None:
-    listed = shell.offered("deepctl checkpoints rewind --user alice ", *(identity for identity, _, _ in INDEX), "tidy")
+    listed = shell.offered("deepctl checkpoints rewind --user alice ", *(line[0] for line in INDEX), "tidy")
     assert re.search(r"a1ffc3d4e5f60718 .*tidy \(main\)", listed), listed
     assert re.search(r"0123456789abcdef .*\(other\)", listed), listed
     assert re.search(r"tidy  +.*a1ffc3d4e5f60718", listed), listed
+    if shell.name == "bash":
+        assert "2026" not in listed
+        assert "write" not in listed
+        return
+    # fish cuts a description where the next column begins.
+    assert re.search(r"a1b2c3d4e5f60718 .*\(main\)? +2026-01-02 10:00 +w", listed), listed
+    if shell.name == "zsh":
+        assert "  write a.txt: one (first)" in listed
+        assert "  Räum auf: $(touch PWNED)" in listed
+
+
+def test_models_are_those_of_configured_providers_and_of_the_last_look(shell: Shell) -> None:
+    listed = shell.offered("deepctl chat -u alice --model ", "offline", "llama3")
+    assert _names_in(listed) == {"offline", "openai-chat:llama3", "groq:"}
+    set_key, unset = {
+        "fish": ("set -gx MISTRAL_API_KEY x", "set -e MISTRAL_API_KEY"),
+    }.get(shell.name, ("export MISTRAL_API_KEY=x", "unset MISTRAL_API_KEY"))
+    shell.run(set_key)
+    try:
+        shell.offered("deepctl chat -u bob --model=mistral:", "mistral-large-latest", "codestral-latest")
+        assert (
+            shell.line("deepctl config set model mistral:cod") == "deepctl config set model mistral:codestral-latest |"
+        )
+        assert shell.line("deepctl chat -u alice --model gro") == "deepctl chat -u alice --model groq:|"
+    finally:
+        shell.run(unset)
 
 
 def test_options_and_choices_are_listed(shell: Shell) -> None:

@@ -16,7 +16,7 @@ from tests.support.runs import ALICE, RUNS, World, made_world
 from tests.support.tree import commands
 
 _SCHEMAS = json.loads((Path(__file__).parent.parent / "docs" / "schemas.json").read_text())
-_WITHOUT_JSON: frozenset[str] = frozenset()
+_WITHOUT_JSON = frozenset({"help"})
 """Commands that print nothing a script could want as JSON."""
 
 
@@ -58,7 +58,7 @@ def world(deepctl: InProcess, home: Path, tmp_path: Path, monkeypatch: pytest.Mo
 def test_every_command_has_a_schema_and_a_run_here() -> None:
     there = set(commands()) - _WITHOUT_JSON
     assert there <= set(_SCHEMAS["$defs"]), "commands without a schema"
-    assert there == set(RUNS), "commands that nothing here runs, or the other way round"
+    assert there == set(RUNS) - _WITHOUT_JSON, "commands that nothing here runs, or the other way round"
 
 
 def test_the_schemas_are_schemas_and_all_references_lead_somewhere() -> None:

@@ -11,11 +11,12 @@ from deepctl import layout
 from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import profiles, settings
-from deepctl.errors import BadSetting, DeepctlError, NotFound
+from deepctl.errors import BadSetting, Damaged, DeepctlError, Interrupted, NotFound, Refused
 from deepctl.layout import ProfilePaths
 from deepctl.locks import Lease
 from deepctl.output import settings as views
 from deepctl.output.profiles import ProfilePathView
+from deepctl.output.render import error as say_error
 from deepctl.output.render import notice, show
 
 if TYPE_CHECKING:
@@ -132,6 +133,92 @@ def _directory(value: str) -> str:
 def unset(key: Key, user: FileOwner = None, wait: options.Wait = 0.0, as_json: options.Json = False) -> None:
     """Remove a setting from the file. Unknown settings can be removed too."""
     _change(key, None, user, "config unset", wait, as_json)
+
+
+@app.command(epilog="Example: EDITOR='code --wait' deepctl config edit --user alice")
+def edit(user: FileOwner = None, wait: options.Wait = 0.0, as_json: options.Json = False) -> None:
+    """Edit the settings file with your editor. The file is created if it does not exist.
+
+    The editor is $VISUAL, then $EDITOR, then the first installed one of editor, nano and vi. You edit a copy. It is
+    checked before it replaces the file. After an error, you can edit the copy again at a terminal; otherwise nothing is
+    written and your text is saved (exit 2 or 5). The same happens if the file changes in the meantime (exit 6).
+    """
+    from deepctl.cli import editor
+
+    profile = _profile(user)
+    command = editor.editor(os.environ)
+    path = _file(profile)
+    try:
+        before = settings.read_document(path)
+    except FileNotFoundError:
+        before = None
+    is_changed = _edited(command, profile, path, before, wait, as_json)
+    show(views.SettingsEditView(profile.name if profile else None, path, is_changed), as_json)
+
+
+_NEW_FILE = b"# Settings of deepctl. `deepctl config show` lists all settings.\n"
+
+
+def _edited(
+    command: list[str], profile: ProfilePaths | None, path: str, before: bytes | None, wait: float, as_json: bool
+) -> bool:
+    """Let the user edit the settings file at `path`, whose bytes are `before`. Returns whether it was changed.
+
+    The lock is not held meanwhile.
+    """
+    from deepctl.cli import confirm, editor
+    from deepctl.domain.memory import changes
+    from deepctl.files import atomic
+
+    atomic.make_root(os.path.dirname(path))
+    old = _NEW_FILE if before is None else before
+    draft = changes.begin_draft(os.path.dirname(path), changes.SETTINGS_DRAFT, old)
+    while True:
+        try:
+            failure = editor.edit(command, draft.path)
+        except Refused:
+            changes.discard_draft(draft)
+            raise
+        new = changes.read_draft(draft)
+        saved = f" Your text is saved in {draft.path}."
+        if new == old:
+            changes.discard_draft(draft)
+            saved = ""
+        if failure is not None:
+            raise Refused(f"The editor failed ({failure}), so nothing was changed.{saved}", code="editor_failed")
+        if new == old:
+            return False
+        try:
+            settings.check_document(new, path, in_profile=profile is not None)
+            _replace(profile, path, before, new, wait)
+        except KeyboardInterrupt:
+            raise Interrupted(f"Interrupted.{saved}") from None
+        except (DeepctlError, OSError) as error:
+            problem = error if isinstance(error, DeepctlError) else atomic.storage_error(error)
+            if isinstance(problem, BadSetting | Damaged) and not as_json and confirm.can_ask():
+                say_error(problem, as_json=False)
+                if confirm.ask_line("Edit the text again? [Y/n]").lower() in ("", *confirm.YES):
+                    continue
+            problem.message += f" Nothing was changed.{saved}"
+            raise problem from error
+        changes.discard_draft(draft)
+        return True
+
+
+def _replace(profile: ProfilePaths | None, path: str, before: bytes | None, new: bytes, wait: float) -> None:
+    """Replace the settings file. Raises `Refused` if it was changed since it had the bytes `before`."""
+    with _lock(profile, "config edit", wait):
+        try:
+            now = settings.read_document(path)
+        except FileNotFoundError:
+            now = None
+        if now != before:
+            raise Refused(
+                f"Another command or editor changed {path} in the meantime.",
+                "Compare the two files, and edit again.",
+                code="settings_changed",
+            )
+        settings.replace_document(path, new, is_last=True)
 
 
 def _change(key: str, value: str | None, user: str | None, command: str, wait: float, as_json: bool) -> None:

@@ -43,6 +43,11 @@ _QUIET_SECONDS = 0.03
 """Within this time a terminal has sent the rest of a paste, but a person cannot press a second key."""
 
 
+def can_ask() -> bool:
+    """Whether there is a terminal for a question and its answer."""
+    return is_terminal(sys.stdin) and is_terminal(sys.stderr)
+
+
 def check_can_ask(
     *,
     yes: bool,
@@ -51,7 +56,7 @@ def check_can_ask(
     instead: str = "--dry-run only shows what would happen",
 ) -> None:
     """Raises `Refused` (exit 6) if there is neither `--yes` nor a terminal for the question."""
-    if not yes and (as_json or not is_terminal(sys.stdin) or not is_terminal(sys.stderr)):
+    if not yes and (as_json or not can_ask()):
         raise Refused(
             f"{reason}, and there is no terminal for the confirmation.",
             f"--yes confirms without a question; {instead}.",

@@ -35,6 +35,7 @@ COMMANDS = {
     "config": "The settings of all profiles, or of one profile (--user).",
     "doctor": "Check whether deepctl works here: versions, paths, model, key, sandbox, locks, damage, temporary files "
     "of killed commands, and space.",
+    "help": "Show the help of a command.",
 }
 """Top-level commands in the order of `--help`, with their short help. Each key is the name of a module in this package,
 which `--help` does not import. A test compares the texts.
@@ -42,7 +43,7 @@ which `--help` does not import. A test compares the texts.
 
 
 _USER = ("--user", "-u", "--profile")
-_GROUPS = frozenset(COMMANDS) - {"chat", "doctor", "models", "usage", "wipe"}
+_GROUPS = frozenset(COMMANDS) - {"chat", "doctor", "help", "models", "usage", "wipe"}
 _UNLIMITED = 1000
 _SHELL_LEFT_OUT = ("--install-completion", "--show-completion")
 
@@ -169,7 +170,8 @@ def command_tree() -> Any:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
     install_completion: Annotated[
         str | None,

@@ -389,7 +389,7 @@ def _edited(
         for path in changes.drafts_left(profile):
             notice(f"Another edit of this notebook is open, or was broken off: {path}.")
     base = notebook.content if notebook is not None else None
-    draft = changes.begin_draft(profile, name, base or b"")
+    draft = changes.begin_draft(profile.directory, name, base or b"")
     began = time.monotonic()
     try:
         failure = editor.edit(command, draft.path)

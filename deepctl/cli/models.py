@@ -47,12 +47,15 @@ def models(
         hints = (*result.hints, *providers.hints(os.environ, in_force, setup.model))
         show(ModelCheckView(setup.model, result._replace(hints=hints)), as_json)
         return
+    servers = providers.ask(providers.own_servers(os.environ, in_force))
+    if profile is not None:
+        providers.remember_names(profile.model_names, providers.known_models(os.environ, in_force, servers))
     show(
         ModelsView(
             profile.name if profile is not None else None,
             in_force.resolve("model"),
             providers.all_providers(os.environ, in_force),
-            providers.ask(providers.own_servers(os.environ, in_force)),
+            servers,
             everything,
         ),
         as_json,

@@ -18,7 +18,8 @@ from urllib.parse import SplitResult, urlsplit
 from deepctl.domain import env_variables, provider_keys
 from deepctl.domain.addresses import address_problem, header_problem, without_passwords
 from deepctl.domain.settings import Settings
-from deepctl.errors import UsageError
+from deepctl.errors import DeepctlError, Refused, UsageError
+from deepctl.files import atomic
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -305,6 +306,8 @@ def known_models(
     now = now or settings.get("model")
     offers = [Offer(now, "the model in force")] if now else []
     offers += [Offer(model_name(server, model), f"at {server.url}") for server in servers for model in server.models]
+    if (address := _base_url(environment, settings)) is not None and not is_openais(address):
+        offers.append(Offer("openai-chat:", f"at {without_passwords(address)}"))
     offers.append(Offer(provider_keys.OFFLINE, "follows a few commands; needs neither network nor key"))
     for provider in all_providers(environment, settings):
         if provider.usable and provider.key is not None:
@@ -312,3 +315,21 @@ def known_models(
             offers.append(Offer(f"{provider.name}:", meaning))
     names: set[str] = set()
     return [offer for offer in offers if not (offer.name in names or names.add(offer.name))]  # type: ignore[func-returns-value]
+
+
+def remember_names(path: str, offers: Sequence[Offer]) -> None:
+    """Write the names to the file `path` of the cache, one a line, for completion in a shell, which asks no server.
+
+    Does nothing if the file cannot be written.
+    """
+    names = "".join(f"{offer.name}\n" for offer in offers if without_passwords(offer.name) == offer.name)
+    with suppress(OSError, DeepctlError):
+        atomic.replace_unsynced(path, names.encode(errors="replace"))
+
+
+def remembered_names(path: str) -> list[str]:
+    """The names in that file; none if it cannot be read."""
+    try:
+        return atomic.read_file(path).decode("utf-8", "replace").splitlines()
+    except (OSError, Refused):
+        return []

@@ -455,14 +455,19 @@ def problems(values: Mapping[str, object], path: str, *, in_profile: bool) -> It
             yield error
 
 
-def check(values: Mapping[str, object], path: str) -> None:
-    """Raises the first error that commands of a profile with these settings would raise."""
+def check(values: Mapping[str, object], path: str, *, in_profile: bool = True) -> None:
+    """Raises the first error that commands would raise with these settings of a profile, or of all profiles."""
     from deepctl.domain import mcp_servers
 
     for table in ("permissions", mcp_servers.TABLE, "keys", *MODEL_TABLES):
         check_spelling(values, table, path)
-    for problem in problems(values, path, in_profile=True):
+    for problem in problems(values, path, in_profile=in_profile):
         raise problem
+
+
+def check_document(raw: bytes, path: str, *, in_profile: bool) -> None:
+    """Raises the first error that commands would raise if the settings file at `path` had the bytes `raw`."""
+    check(flat(parse_tables(raw, path), path), path, in_profile=in_profile)
 
 
 def change(path: str, key: str, value: str | None) -> None:

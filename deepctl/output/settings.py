@@ -153,6 +153,23 @@ class SettingChangeView(NamedTuple):
         print(f"{printable(change)} in {printable(where)}")
 
 
+class SettingsEditView(NamedTuple):
+    """An edit of a settings file; `is_changed` says whether the text is another one."""
+
+    profile: str | None
+    path: str
+    is_changed: bool
+
+    def document(self) -> dict[str, Any]:
+        return {"profile": self.profile, "path": self.path, "changed": self.is_changed}
+
+    def print(self) -> None:
+        if self.is_changed:
+            print(f"Changed {printable(home(self.path))}.")
+        else:
+            notice(f"{home(self.path)} was not changed.")
+
+
 _MODEL_SOURCES = {
     "environment": "$DEEPCTL_MODEL",
     "profile": "profile.toml",

@@ -8,8 +8,8 @@ nothing, so the next process that opens the directory finishes an interrupted re
 read-only directory) is undone.
 
 `cache/index` lets a shell complete a reference without starting Python. It has one line per checkpoint, in the order of
-their creation: id, label (or nothing) and session, separated by tabs. It is derived from the ledger and may be deleted
-at any time; the next change writes it again.
+their creation: id, label (or nothing), session, and `@` with the time and the prompt, separated by tabs. It is derived
+from the ledger and may be deleted at any time; the next change writes it again.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -40,6 +41,9 @@ LOCK = ".lock"
 """The lock of a directory that is not in a profile."""
 NOTHING_REWOUND = "Nothing was rewound; nothing has changed."
 _PROMPT_LENGTH = 200
+_INDEXED_PROMPT = 60
+_TIME_MARK = "\t@"
+"""Before the time in a line of the index. No name contains it, so that a shell can cut the line there."""
 
 
 class HeadMove(Protocol):
@@ -482,7 +486,12 @@ def add_to_index(paths: ProfilePaths, ledger: Ledger, record: Record, session: s
 def rewrite_index(paths: ProfilePaths, ledger: Ledger) -> None:
     """Write the index again."""
     names = session_catalogue.by_id(paths)
-    lines = [_index_line(record, ledger, names.get(record.session, "")) for record in ledger.records.values()]
+    # A repair looks here for the name of a session whose directory is missing.
+    earlier_names = indexed_session_names(paths) if any(r.session not in names for r in ledger.records.values()) else {}
+    lines = [
+        _index_line(record, ledger, names.get(record.session) or earlier_names.get(record.id, ""))
+        for record in ledger.records.values()
+    ]
     try:
         atomic.make_root(paths.cache)
         atomic.write_file(paths.checkpoint_index, b"".join(lines))
@@ -491,16 +500,19 @@ def rewrite_index(paths: ProfilePaths, ledger: Ledger) -> None:
 
 
 def refresh_index(paths: ProfilePaths, ledger: Ledger) -> None:
-    """Write the index again if it is missing or its number of lines differs from that of checkpoints."""
+    """Write the index again if it is missing, has another form, or its number of lines differs from that of
+    checkpoints.
+    """
     lines = _index_lines(paths)
-    if lines is None or len(lines) != len(ledger.records):
+    # An earlier version of deepctl wrote neither time nor prompt.
+    if lines is None or len(lines) != len(ledger.records) or (lines and _TIME_MARK not in lines[0]):
         rewrite_index(paths, ledger)
 
 
 def indexed_session_names(paths: ProfilePaths) -> dict[str, str]:
     """The names of sessions by the ids of their checkpoints, as far as they are known. They may be outdated."""
     words = [line.split("\t") for line in _index_lines(paths) or []]
-    return {line[0]: line[2] for line in words if len(line) == 3}
+    return {line[0]: line[2] for line in words if len(line) >= 3}
 
 
 def _index_lines(paths: ProfilePaths) -> list[str] | None:
@@ -519,4 +531,15 @@ def _drop_index(paths: ProfilePaths) -> None:
 
 def _index_line(record: Record, ledger: Ledger, session: str) -> bytes:
     words = (record.id, ledger.labels.get(record.id, ""), session)
-    return "\t".join(" ".join(word.split()) for word in words).encode(errors="replace") + b"\n"
+    prompt = "".join(character if character.isprintable() else " " for character in record.prompt)
+    about = f"{_local_time(record.created_at)}  {' '.join(prompt.split())[:_INDEXED_PROMPT]}".rstrip()
+    line = "\t".join(" ".join(word.split()) for word in words) + _TIME_MARK + about
+    return line.encode(errors="replace") + b"\n"
+
+
+def _local_time(at: str) -> str:
+    """A time of a record to the minute, in the time zone of this machine: a shell cannot convert it."""
+    try:
+        return f"{datetime.fromisoformat(at).astimezone():%Y-%m-%d %H:%M}"
+    except (ValueError, OverflowError, OSError):
+        return ""

@@ -302,7 +302,7 @@ def test_names_for_completion_need_no_network(monkeypatch: pytest.MonkeyPatch) -
     begun = time.monotonic()
     names = [offer.name for offer in providers.known_models(environment, without_files(environment))]
     assert time.monotonic() - begun < 1
-    assert names[:2] == ["openai:gpt-5", "offline"]
+    assert names[:3] == ["openai:gpt-5", "openai-chat:", "offline"]
     assert "openai:" in names
     asked = providers.ModelServer("http://box", "ollama", True, None, ("llama",))
     assert "ollama:llama" in [

@@ -67,6 +67,7 @@ def _archive(world: World) -> tuple[str, ...]:
 
 _MORE: dict[str, list[Run]] = {
     "chat": [_say("chat", "hello", *ALICE), _say("chat", "hello", "--new", "other", *ALICE)],
+    "help": [_say("help", "checkpoints")],
     "doctor": [_say("doctor", *ALICE), _say("doctor", "--json"), untrusted("doctor")],
     "sandbox remove": [_say("sandbox", "remove", *ALICE)],
     "wipe": [_say("wipe", "--all", "--yes", "--json"), _say("wipe", "--only", "workspace", "--yes", *ALICE)],
@@ -112,6 +113,11 @@ _REREADS = [
         lambda line, names_user: line.startswith("memory edit") and not names_user,
         {"config.toml": 2},
         "The editor may be open for hours; the checkpoint after it must not contain what is excluded by then.",
+    ),
+    _Reread(
+        lambda line, _: line.startswith("config edit"),
+        {"config.toml": 2, "alice/profile.toml": 2},
+        "The editor may be open for hours; under the lock, the file must be as it was before.",
     ),
     _Reread(
         lambda line, _: line.startswith("wipe") and "--dry-run" not in line and "--yes" not in line,

@@ -330,7 +330,7 @@ def test_a_copy_elsewhere_stays_and_is_named(scene: Scene) -> None:
     scene.write("copy.md", "gone\n")
     (scene.workspace / "caf\udce9 4711.txt").write_text(f"{SECRET}\n")
     Path(scene.paths.prompt_history).write_text(f"\n# now\n+remember {SECRET}\n")
-    draft = changes.begin_draft(scene.paths, "MEMORY.md", f"- {SECRET}\n".encode())
+    draft = changes.begin_draft(scene.paths.directory, "MEMORY.md", f"- {SECRET}\n".encode())
     done = purge(scene)
     reader = ReadOnlyRepository(scene.paths)
     found = report.places(reader, done.contents)

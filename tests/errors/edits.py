@@ -325,3 +325,29 @@ def _(s: Situation) -> list[str]:
 def _(s: Situation) -> list[str]:
     notes(s)
     return memory("show", "--at", "nothing")
+
+
+def _config_edit(s: Situation, script: str) -> list[str]:
+    s.alice()
+    _script(s, script)
+    return ["config", "edit", "--user", "alice"]
+
+
+@case("config edit", "the edited text is not TOML")
+def _(s: Situation) -> list[str]:
+    return _config_edit(s, 'echo "approve = " >> "$1"')
+
+
+@case("config edit", "the edited text has an invalid value")
+def _(s: Situation) -> list[str]:
+    return _config_edit(s, 'echo \'approve = "perhaps"\' >> "$1"')
+
+
+@case("config edit", "the editor fails")
+def _(s: Situation) -> list[str]:
+    return _config_edit(s, "exit 3")
+
+
+@case("config edit", "the settings file was changed in the meantime")
+def _(s: Situation) -> list[str]:
+    return _config_edit(s, f"echo 'approve = \"never\"' >> \"$1\"; echo 'approve = \"auto\"' >> '{s.settings}'")

@@ -324,7 +324,9 @@ RUNS: dict[str, list[Run]] = {
     "config get": [_say("config", "get", "model")],
     "config set": [_say("config", "set", "model", "offline"), _say("config", "set", "limits.processes", "99")],
     "config unset": [_after("config", "set", "model", "offline")("config", "unset", "model")],
+    "config edit": [_say("config", "edit"), _after("config", "set", "instructions", "tea")("config", "edit")],
     "config path": [_say("config", "path"), lambda world: ("config", "path", "--json")],
     "doctor": [],  # it may find something: its callers run it
+    "help": [],  # it has no --json
     "chat": [],  # it prints several documents: its callers run it
 }

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from deepctl.cli.completion_scripts.tree import CommandNode, Kind, Option, Values, commands, roles, settings
+from collections.abc import Iterator
+
+from deepctl.cli.completion_scripts.tree import (
+    CommandNode,
+    Kind,
+    Option,
+    Values,
+    commands,
+    model_names,
+    roles,
+    settings,
+)
 
 _USER = "--user=profile --profile=profile -u=profile"
 """What most commands have."""
@@ -13,12 +24,20 @@ def parts() -> dict[str, str]:
     return {
         "USER": _USER,
         "ROLES": f",{','.join(roles())}",
+        "MODELS": "\n".join(_models()),
         "TABLE": "\n".join(_row(command) for command in commands()),
         "SETTINGS": "\n".join(
             f"\t{key}) kind={_kind(values)} ;;"
             for key, values in {"''": Values(Kind.WORD, tuple(settings())), **_limited()}.items()
         ),
     }
+
+
+def _models() -> Iterator[str]:
+    for models in model_names():
+        is_set = "".join(f"${{{variable}-}}" for variable in models.variables)
+        unless = f" && ! ${{{models.unless}-}}" if models.unless else ""
+        yield f"\t[[ {is_set}{unless} ]] && known+=' {' '.join(models.names)}'"
 
 
 def _limited() -> dict[str, Values]:

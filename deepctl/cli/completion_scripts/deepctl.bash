@@ -157,6 +157,10 @@ _deepctl_offer() {
 		kind=role-of-user
 		_deepctl_offer
 		;;
+	model)
+		[[ $value == *[!A-Za-z0-9._@+:/-]* ]] && return 0
+		_deepctl_models
+		;;
 	profile | role-of-user | session | checkpoint | memory | agent)
 		# No name has anything else in it, and ~N is as good as it stands.
 		[[ $value == *[!A-Za-z0-9._@+-]* ]] && return 0
@@ -169,6 +173,26 @@ _deepctl_offer() {
 		fi
 		;;
 	esac
+}
+
+# Offers the known models of providers whose key is in the environment, and those that `deepctl models` has found.
+_deepctl_models() {
+	local known=' offline' lines= name names=()
+@MODELS@
+	_deepctl_names
+	if [[ $lines && -f $lines && ! -L $lines && -r $lines ]]; then
+		mapfile -t -n 1000 names <"$lines"
+	fi
+	local -A offered=()
+	local -
+	set -f
+	for name in $known "${names[@]}"; do
+		[[ $name == "$value"* && $name == [A-Za-z0-9]* && $name != *[!A-Za-z0-9._@+:/-]* && ! ${offered[$name]-} ]] || continue
+		offered[$name]=:
+		COMPREPLY+=("$name")
+		[[ $name == *: ]] && compopt -o nospace
+	done
+	return 0
 }
 
 _deepctl_names() {
@@ -206,6 +230,7 @@ _deepctl_names() {
 	case $kind in
 	session) [[ ! -L $profile/sessions ]] && _deepctl_entries "$profile/sessions" ;;
 	checkpoint) _deepctl_checkpoints "$profile/cache/index" ;;
+	model) lines=$profile/cache/models ;;
 	*)
 		# The agent writes there: its links lead nowhere.
 		for name in workspace workspace/.deep workspace/.deep/memory; do
@@ -285,6 +310,7 @@ _deepctl_checkpoints() {
 	local - IFS=$'\n' lines labelled=() line i shown skip= all
 	set -f
 	mapfile -t lines <"$1"
+	lines=("${lines[@]%%$'\t@'*}") # without time and prompt
 	if [[ $value ]]; then
 		all="${lines[*]}"
 		if [[ $all =~ $'\t'"$value"[^$'\t\n']*$'\t' ]]; then

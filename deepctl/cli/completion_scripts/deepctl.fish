@@ -160,6 +160,8 @@ function __deepctl_offer -S
             __deepctl_paths
         case directory
             __deepctl_paths | string match -r '.*/$'
+        case model
+            __deepctl_models
         case profile role session checkpoint memory agent
             __deepctl_names
     end
@@ -173,6 +175,22 @@ function __deepctl_paths -S
         test -d $found
         and set found $found/
         echo $before$value(string sub -s (math (string length -- $start) + 1) -- $found)
+    end
+end
+
+# Prints the known models of providers whose key is in the environment, and those that `deepctl models` has found.
+function __deepctl_models -S
+    set -l known offline
+    set -l file
+@MODELS@
+    __deepctl_names
+    if test -n "$file"; and test -f $file; and test -r $file; and not test -L $file
+        while read -l line
+            set -a known $line
+        end <$file
+    end
+    for model in (string match -r '^[A-Za-z0-9][A-Za-z0-9._@+:/-]*$' -- $known)
+        echo $before$model
     end
 end
 
@@ -227,6 +245,8 @@ function __deepctl_names -S
             or __deepctl_entries $profile/sessions/*/
         case checkpoint
             __deepctl_checkpoints $profile/cache/index
+        case model
+            set file $profile/cache/models
         case '*'
             # The agent writes there: its links lead nowhere.
             for place in workspace workspace/.deep workspace/.deep/memory
@@ -302,8 +322,8 @@ function __deepctl_default_user
     echo default
 end
 
-# The index has a line a checkpoint, the newest last: id, label, session. Before anything is typed, the newest 100 are
-# offered, and whatever has a label.
+# The index has a line a checkpoint, the newest last: id, label, session, and `@` with time and prompt. Before anything is
+# typed, the newest 100 are offered, and whatever has a label.
 function __deepctl_checkpoints -S
     test -f $argv[1]; and test -r $argv[1]; and not test -L $argv[1]
     or return
@@ -312,13 +332,14 @@ function __deepctl_checkpoints -S
         set -a lines $line
     end <$argv[1]
     set -l name '[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}'
+    set -l about '(?:\t@)?([^[:cntrl:]]*).*' # the group always matches: fish needs that of the last one
     set -l labelled (string match -r "^$name\t$name\t.*" -- $lines)[-1..1]
     test -z "$value"
     and set -q lines[101]
     and set lines $lines[-100..-1]
     set lines (string match -r "^$name\t.*" -- $lines)[-1..1]
-    string replace -fr "^($name)\t($name)?\t($name)?\$" "$before\$1\t\$2 (\$3)" -- $lines | string replace -r \t' \((.*)\)\$' \t'$1'
-    string replace -fr "^($name)\t($name)\t.*" "$before\$2\t\$1" -- $labelled
+    string replace -fr "^($name)\t($name)?\t($name)?$about\$" "$before\$1\t\$2 (\$3)  \$4" -- $lines | string replace -r \t' \(([^)]*)\)' \t'$1' | string trim -r
+    string replace -fr "^($name)\t($name)\t[^\t]*$about\$" "$before\$2\t\$1  \$3" -- $labelled | string trim -r
 end
 
 complete -c deepctl -f -k -a '(__deepctl_complete)'

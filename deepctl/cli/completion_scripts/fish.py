@@ -4,16 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deepctl.cli.completion_scripts.tree import CommandNode, Kind, Option, Values, commands, roles, settings
+from deepctl.cli.completion_scripts.tree import (
+    CommandNode,
+    Kind,
+    Option,
+    Values,
+    commands,
+    model_names,
+    roles,
+    settings,
+)
 
 
 def parts() -> dict[str, str]:
     """What the template's `@NAME@` lines become."""
     return {
         "ROLES": " ".join(roles()),
+        "MODELS": "\n".join(_models()),
         "TABLE": "\n".join(line for command in commands() for line in _rows(command)),
         "SETTINGS": "\n".join(_settings()),
     }
+
+
+def _models() -> Iterator[str]:
+    for models in model_names():
+        is_set = "".join(f"${variable}" for variable in models.variables)
+        unless = f'; and test -z "${models.unless}"' if models.unless else ""
+        yield f'    test -n "{is_set}"{unless}'
+        yield f"    and set -a known {' '.join(models.names)}"
 
 
 def _settings() -> Iterator[str]:

@@ -7,15 +7,16 @@ profile, a file) does not follow from its type, so `TAKES` defines it by command
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from typer.main import get_command
 
 from deepctl.cli.completion import SHELLS
 from deepctl.cli.main import app
-from deepctl.domain.provider_keys import all_names
+from deepctl.domain.provider_keys import VARIABLES, all_names
 from deepctl.domain.roles import catalogue
 from deepctl.domain.settings import SETTINGS
 from deepctl.domain.transfer import profile_copy
@@ -36,6 +37,7 @@ class Kind(Enum):
     FILE = "file"
     DIRECTORY = "directory"
     ROLE = "role"
+    MODEL = "model"
     WORD = "word"
     WORDS = "words"
 
@@ -87,6 +89,7 @@ _PROFILE = Values(Kind.PROFILE)
 _SESSION = Values(Kind.SESSION)
 _FILE = Values(Kind.FILE)
 _ROLE = Values(Kind.ROLE)
+_MODEL = Values(Kind.MODEL)
 
 TAKES: dict[tuple[str, str], Values] = {
     # The first existing key of (command, parameter), (group, parameter) and ("", parameter) counts.
@@ -106,7 +109,7 @@ TAKES: dict[tuple[str, str], Values] = {
     ("", "query"): NOTHING,
     ("", "text"): NOTHING,
     ("", "label"): NOTHING,
-    ("", "model"): NOTHING,
+    ("", "model"): _MODEL,
     ("", "older_than"): NOTHING,
     ("", "since"): NOTHING,
     ("", "max_size"): NOTHING,
@@ -114,6 +117,7 @@ TAKES: dict[tuple[str, str], Values] = {
     ("chat", "prompt"): NOTHING,
     ("chat", "files"): _FILE,
     ("chat", "new"): NOTHING,
+    ("help", "words"): NOTHING,
     ("checkpoints fork", "name"): NOTHING,
     ("checkpoints import", "session"): NOTHING,
     ("sessions", "name"): _SESSION,
@@ -158,6 +162,35 @@ def roles() -> tuple[str, ...]:
     return tuple(sorted(os.listdir(catalogue.SHIPPED)))
 
 
+class ModelNames(NamedTuple):
+    """The models of a provider that are offered if one of `variables` is set and `unless` is not: the names that
+    pydantic-ai knows, or the provider alone.
+    """
+
+    variables: tuple[str, ...]
+    unless: str | None
+    names: tuple[str, ...]
+
+
+_HOSTS = ("bedrock", "crusoe", "google-cloud", "heroku", "snowflake")
+"""Providers of models that others make. Their names are long and many, so that only the provider is offered."""
+_DATED = re.compile(r"[-:]v?\d{4}-?\d{2}-?\d{2}")
+
+
+def model_names() -> list[ModelNames]:
+    """The models of each provider. Names with a date are left out, because a name without one means the same model."""
+    from pydantic_ai.models import KnownModelName
+
+    known_names = sorted(name for name in get_args(KnownModelName.__value__) if not _DATED.search(name))
+    models = [ModelNames(("OPENAI_BASE_URL",), None, ("openai-chat:",))]
+    for provider, variables in sorted(VARIABLES.items()):
+        names = tuple(name for name in known_names if name.partition(":")[0] == provider)
+        if not names or provider in _HOSTS:
+            names = (f"{provider}:",)
+        models.append(ModelNames(variables, "OPENAI_BASE_URL" if provider == "openai" else None, names))
+    return models
+
+
 _NUMBERS = ("int", "int range", "float", "float range")
 
 
@@ -168,6 +201,8 @@ def settings() -> dict[str, tuple[str, Values]]:
             setting.help,
             _PROFILE
             if key == "default_user" or setting.kind == "profiles"
+            else _MODEL
+            if key == "model"
             else Values(Kind.WORD, setting.choices)
             if setting.choices
             else NOTHING,
@@ -177,8 +212,20 @@ def settings() -> dict[str, tuple[str, Values]]:
 
 
 def commands() -> list[CommandNode]:
-    """Every command and group, the root first, in the order of `--help`; hidden ones are left out."""
-    return list(_below(get_command(app), ()))
+    """Every command and group, the root first, in the order of `--help`; hidden ones are left out.
+
+    `help` has the commands as its subcommands, so that a shell completes its arguments like commands.
+    """
+    nodes = list(_below(get_command(app), ()))
+    topics = [
+        CommandNode(
+            ("help", *node.path), node.help, (), (), tuple(child for child in node.children if child[0] != "help")
+        )
+        for node in nodes
+        if node.path[:1] != ("help",)
+    ]
+    topics[0] = topics[0]._replace(options=next(node.options for node in nodes if node.path == ("help",)))
+    return [node for node in nodes if node.path != ("help",)] + topics
 
 
 def unknown() -> list[str]:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deepctl.cli.completion_scripts.tree import Argument, CommandNode, Kind, Option, Values, commands, roles, settings
+from deepctl.cli.completion_scripts.tree import (
+    Argument,
+    CommandNode,
+    Kind,
+    Option,
+    Values,
+    commands,
+    model_names,
+    roles,
+    settings,
+)
 
 _ACTIONS = {
     # Not a blank, which shows what is wanted here: beside that, zsh does not insert the one option that fits.
@@ -15,6 +25,7 @@ _ACTIONS = {
     Kind.MEMORY: "_deepctl_memory",
     Kind.AGENT: "_deepctl_agents",
     Kind.ROLE: "_deepctl_roles",
+    Kind.MODEL: "_deepctl_models",
     Kind.SETTING: "_deepctl_settings",
     Kind.SETTING_VALUE: "_deepctl_value",
     Kind.FILE: "_files",
@@ -27,6 +38,7 @@ def parts() -> dict[str, str]:
     choices = {key: values for key, (_, values) in settings().items() if values.kind is not Kind.NOTHING}
     return {
         "ROLES": " ".join(roles()),
+        "MODELS": "\n".join(_models()),
         "TABLE": "\n".join(line for command in commands() for line in _rows(command)),
         "SETTINGS": "\n".join(f"        {_quoted(f'{key}:{_plain(text)}')}" for key, (text, _) in settings().items()),
         "VALUES": "\n".join(f"    {key}) {_value(values)} ;;" for key, values in choices.items()),
@@ -35,6 +47,13 @@ def parts() -> dict[str, str]:
 
 def _value(values: Values) -> str:
     return f"compadd {' '.join(values.words)}" if values.kind is Kind.WORD else _ACTIONS[values.kind]
+
+
+def _models() -> Iterator[str]:
+    for models in model_names():
+        is_set = "".join(f"${{{variable}-}}" for variable in models.variables)
+        unless = f" && -z ${{{models.unless}-}}" if models.unless else ""
+        yield f"    [[ -n {is_set}{unless} ]] && known+=({' '.join(models.names)})"
 
 
 def _rows(command: CommandNode) -> Iterator[str]:

@@ -107,8 +107,9 @@ class ConversationCandidates:
         line = ledger.line_of(ledger.head(session))
         turns = session_catalogue.read(session).last_turn
         prompts = {record.turn: record.prompt for record in reversed(line) if record.kind != "tool"}
+        times = {record.turn: record.created_at for record in reversed(line) if record.kind != "tool"}
         for distance, turn in enumerate(range(turns, max(0, turns - _MAX_CHECKPOINTS), -1), 1):
-            yield Candidate(f"~{distance}", f"before {prompts[turn]}" if prompts.get(turn) else "")
+            yield Candidate(f"~{distance}", f"{ago(times[turn])}, before {prompts[turn]}" if prompts.get(turn) else "")
         newest = [record for record in line if record.kind != "tool"][:_MAX_CHECKPOINTS]
         for record in newest:
             if label := ledger.labels.get(record.id):
@@ -125,11 +126,15 @@ class ConversationCandidates:
                 yield Candidate(name, f"{counted(summary.turns, 'turn')}, {ago(summary.updated_at)}  {summary.title}")
 
     def models(self) -> Iterable[Candidate]:
-        """Known models; no provider is contacted."""
+        """Known models, and those that `/models` has found; no provider is contacted."""
         paths = self._state.profile() if self._is_kept() else None
         now = self._state.chat.facts(None).model
+        offers = providers.known_models(os.environ, settings.load(os.environ, paths), now=now)
+        names = {offer.name for offer in offers}
+        found_names = providers.remembered_names(paths.model_names) if paths is not None else []
         return [
-            Candidate(*model) for model in providers.known_models(os.environ, settings.load(os.environ, paths), now=now)
+            *(Candidate(*offer) for offer in offers),
+            *(Candidate(name, "listed by /models") for name in found_names if name not in names),
         ]
 
     def mentions(self, prefix: str) -> Iterable[Candidate]:

@@ -214,7 +214,7 @@ def in_profile(paths: ProfilePaths) -> Iterator[Check]:
             "draft",
             "warning",
             f"{draft} has the text of an open or interrupted edit",
-            "Copy the text that you need into `deepctl memory edit`; then remove the directory.",
+            f"Copy the text that you need into `deepctl {_editing(draft)} edit`; then remove the directory.",
         )
     temporary = list(_temporary(paths))
     if temporary:
@@ -224,6 +224,10 @@ def in_profile(paths: ProfilePaths) -> Iterator[Check]:
             f"{counted(len(temporary), 'temporary file')} of killed commands; the next command that changes this "
             f"profile removes them: {first_few(temporary)}",
         )
+
+
+def _editing(draft: str) -> str:
+    return "config" if os.path.basename(draft) == changes.SETTINGS_DRAFT else "memory"
 
 
 def todo_lists(paths: ProfilePaths) -> Iterator[Check]:

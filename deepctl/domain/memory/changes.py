@@ -145,18 +145,22 @@ def keep(work: Repository, session: SessionRecord | None) -> tuple[Record | None
 
 
 DRAFT_PREFIX = ".edit-"
+SETTINGS_DRAFT = "settings.toml"
+"""The name of a draft of a settings file. No notebook has it."""
 
 
 class Draft(NamedTuple):
-    """A copy of a notebook: its directory, and the file in it."""
+    """A copy of a notebook or a settings file: its directory, and the file in it."""
 
     directory: str
     path: str
 
 
-def begin_draft(profile: ProfilePaths, name: str, content: bytes) -> Draft:
-    """Make a draft of the notebook `name`. The directory is 0700, the file 0600."""
-    directory = os.path.join(profile.directory, DRAFT_PREFIX + os.urandom(6).hex())
+def begin_draft(place: str, name: str, content: bytes) -> Draft:
+    """Make a draft of the notebook or settings file `name` in the directory `place`: the directory of the draft is
+    0700, the file 0600.
+    """
+    directory = os.path.join(place, DRAFT_PREFIX + os.urandom(6).hex())
     atomic.make_new_directory(directory)
     draft = Draft(directory, os.path.join(directory, name))
     try:
