@@ -146,7 +146,7 @@ class ProfilePaths(NamedTuple):
 
     @property
     def checkpoint_index(self) -> str:
-        """One line per checkpoint, for completion in a shell: id, label, session, time and prompt, separated by tabs."""
+        """One line per checkpoint, for completion in a shell: id, label, session, time, prompt, separated by tabs."""
         return os.path.join(self.cache, "index")
 
     @property
