@@ -73,6 +73,9 @@ USAGE = "usage.jsonl"
 """The file with the requests of a profile to models, in its directory."""
 KEYS = "keys"
 """The directory with stored keys, beside that of the profiles."""
+COMMANDS = "commands"
+SKILLS = "skills"
+"""The directories with slash commands and skills, in a profile and in the root."""
 NEW = ".new-"
 """Prefix of the name of a profile or session during its creation. No profile or session can have such a name."""
 IMPORT = ".import-"
@@ -113,6 +116,16 @@ class ProfilePaths(NamedTuple):
     @property
     def workspace(self) -> str:
         return os.path.join(self.directory, "workspace")
+
+    @property
+    def commands(self) -> str:
+        """The slash commands of the user for this profile (`deepctl.domain.prompt_commands`)."""
+        return os.path.join(self.directory, COMMANDS)
+
+    @property
+    def skills(self) -> str:
+        """The skills of the agent of this profile (`deepctl.domain.skills`)."""
+        return os.path.join(self.directory, SKILLS)
 
     @property
     def sessions(self) -> str:
@@ -220,6 +233,16 @@ class Root(NamedTuple):
     @property
     def keys(self) -> str:
         return os.path.join(self.path, KEYS)
+
+    @property
+    def commands(self) -> str:
+        """The slash commands of the user for all profiles."""
+        return os.path.join(self.path, COMMANDS)
+
+    @property
+    def skills(self) -> str:
+        """The skills of the agents of all profiles."""
+        return os.path.join(self.path, SKILLS)
 
     def profile(self, name: str) -> ProfilePaths:
         """The paths of a profile whose directory is spelled `name`."""

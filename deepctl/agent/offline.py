@@ -23,6 +23,7 @@ from pydantic_ai_harness.compaction import estimate_token_count
 
 from deepctl.agent.model_wrappers import CollectingModel
 from deepctl.domain.mention_syntax import only_mentions
+from deepctl.store.log_file import COMMAND, COMMAND_END
 
 OFFLINE = "offline"
 CONTEXT_OPENING = "<stdin>"
@@ -37,6 +38,7 @@ SUMMARISE = (
 _MAX_SHOWN = 2000
 _MENTION = re.compile(r'@(?:"([^"\n]+)"|([^\s"]+))')
 _NO_MEMORY = "There is no memory file named 'MEMORY.md'"
+_COMMAND = re.compile(rf"{re.escape(COMMAND)}[^\n]*\n(.*?)\n{re.escape(COMMAND_END)}", re.DOTALL)
 _ONE_LINE = re.compile(r"\AWrote 1 lines to ")
 
 
@@ -154,7 +156,9 @@ def _summary(task: str) -> str:
 def _understood(prompt: str) -> tuple[list[_PlannedCall], list[str]]:
     calls: list[_PlannedCall] = []
     unknown_lines: list[str] = []
-    for line in prompt.partition(CONTEXT_OPENING)[0].splitlines():
+    command = _COMMAND.search(prompt)
+    # The typed line of a prompt command is its name; what it asks for is its text.
+    for line in (command[1] if command is not None else prompt.partition(CONTEXT_OPENING)[0]).splitlines():
         line = line.strip()
         for pattern, make in _RULES:
             if match := pattern.fullmatch(line):

@@ -176,6 +176,10 @@ def chat(
             directory = ChatDirectory(options.root(), project, is_private=no_project, is_large=large, is_script=as_json)
         with closing(_session(setup, wait, display, directory)) as talk:
             if text is not None:
+                if prompt is not None and prompt.lstrip().startswith("/"):
+                    from deepctl.cli.repl import slash_commands
+
+                    text = slash_commands.prompt_of(talk, text, session, new)
                 talk.turn(text, session, new, files or ())
             else:
                 from deepctl.cli.repl.repl import converse

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from deepctl.store.log_file import PIPED
+from deepctl.store.log_file import split_typed
 
 MAX_MENTIONS = 200
 """The number of words of a prompt that are searched."""
@@ -95,8 +95,8 @@ def mentions(prompt: str) -> list[Mention]:
     after a path may belong to the sentence.
     """
     result: list[Mention] = []
-    # Piped text names no files, because its author is unknown.
-    for match in _MENTION.finditer(prompt.partition(PIPED)[0]):
+    # Piped text and the text of a command name no files, because the user did not type them.
+    for match in _MENTION.finditer(split_typed(prompt)[0]):
         if len(result) == MAX_MENTIONS:
             break
         quoted, plain = match["quoted"], match["plain"]
@@ -188,5 +188,5 @@ def with_mentions(prompt: str, names: Sequence[str]) -> str:
     missing = [mention(name) for name in names if name not in present]
     if not missing:
         return prompt
-    text, tag, stdin_text = prompt.partition(PIPED)
-    return f"{text}\n\n{' '.join(missing)}{tag}{stdin_text}"
+    text, addition = split_typed(prompt)
+    return f"{text}\n\n{' '.join(missing)}{addition}"

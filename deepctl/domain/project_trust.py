@@ -16,9 +16,10 @@ from typing import NamedTuple
 from deepctl.errors import Refused
 from deepctl.files.paths_beneath import DirectoryTree, WalkEntry, walk
 
-_OWNERS = (".agents", ".claude", ".deepctl")
+OWNERS = (".deepctl", ".agents", ".claude")
+"""The directories of a project with files for agents, the one with the highest priority first."""
 _KINDS = ("agents", "commands", "prompts", "skills")
-PLACES = tuple(f"{owner}/{kind}" for owner in _OWNERS for kind in _KINDS)
+PLACES = tuple(f"{owner}/{kind}" for owner in sorted(OWNERS) for kind in _KINDS)
 """The directories of a project whose content needs trust."""
 SKILLS, SKILL_FILE = "skills", "SKILL.md"
 """Each directory below this one with this file needs trust, too. The others may have nothing to do with agents."""
@@ -50,7 +51,7 @@ def files(directory: str) -> list[TrustedFile]:
         if len(trusted_files) == MAX_FILES or total > MAX_BYTES:
             raise Refused(
                 f"{directory} has too much that needs trust: more than {MAX_FILES} files, or {MAX_BYTES >> 20} MiB.",
-                f"Remove what is not needed from {', '.join(_OWNERS)}.",
+                f"Remove what is not needed from {', '.join(sorted(OWNERS))}.",
                 code="too_large",
             )
         trusted_files.append(TrustedFile(path, entry.status.st_size, _digest(tree, path, entry)))

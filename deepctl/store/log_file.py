@@ -504,7 +504,8 @@ class LogReader:
 
 
 _TAGS = (
-    *("attached-file", "context-file", "context", "memory", "plan-reminder", "shared-memory", "stdin", "system"),
+    *("attached-file", "context-file", "context", "memory", "plan-reminder", "shared-memory"),
+    *("slash-command", "stdin", "system"),
     # The other blocks of pydantic-ai.
     *("assistant_thinking", "context_diff", "conversation_summary", "retry_feedback", "tool_result"),
     "validation_errors",
@@ -517,10 +518,20 @@ PIPED = "\n\n<stdin>\n"
 """Separates the typed text from piped or printed text."""
 
 
+COMMAND, COMMAND_END = '\n\n<slash-command name="', "</slash-command>"
+"""The beginning of the block with the text of a prompt command, behind the typed line, and its end."""
+_ADDITION = re.compile(f"{re.escape(PIPED)}|{re.escape(COMMAND)}")
+
+
+def split_typed(text: str) -> tuple[str, str]:
+    """The typed text of a prompt, and what was added to it: the text of a command, and piped or printed text."""
+    addition = _ADDITION.search(text)
+    return (text, "") if addition is None else (text[: addition.start()], text[addition.start() :])
+
+
 def typed_part(text: str) -> str:
-    """The typed text of a prompt, without piped or printed text."""
-    prompt_text = text.partition(PIPED)[0].rstrip()
-    return prompt_text or text
+    """The typed text of a prompt; if nothing was typed, the whole prompt."""
+    return split_typed(text)[0].rstrip() or text
 
 
 def escaped_tags(text: str) -> str:

@@ -52,6 +52,16 @@ def _(s: Situation) -> list[str]:
     return ["chat", "--new", "hello there"]
 
 
+@case("chat", "the prompt is a slash command that a shell command is, too")
+def _(s: Situation) -> list[str]:
+    return ["chat", "/undo --force"]
+
+
+@case("chat", "the prompt is a slash command of interactive chats")
+def _(s: Situation) -> list[str]:
+    return ["chat", "/status"]
+
+
 @case("chat", "the prompt is not UTF-8")
 def _(s: Situation) -> list[str]:
     return ["chat", "caf\udce9"]

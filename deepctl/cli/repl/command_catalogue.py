@@ -7,6 +7,7 @@ ships with deepctl or that the user wrote.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -27,6 +28,8 @@ GROUPS = {
     "mcp": "Prompts of MCP servers",
 }
 """The headings in `/help` of the commands that are not built in."""
+TYPED_COMMAND = re.compile(r"/[A-Za-z?][\w-]*(?::[\w-]+)*(?=\s|$)|/(?:!.*|[^\w\s]*)$")
+"""The start of an entry that is a command, known or unknown. `/etc/passwd is odd` is a prompt."""
 _MAX_NAME = 60
 """Characters of an unknown name in an error."""
 
@@ -130,7 +133,7 @@ class CommandCatalogue:
     def find(self, name: str) -> SlashCommand:
         """The command that is typed as `name`, with or without its source. Raises `UsageError` if there is none."""
         lower = name.lower()
-        command = self._by_name.get(lower)
+        command = self.get(name)
         if command is not None:
             return command
         if not any(map(str.isalpha, name)) or name.startswith("/!"):
@@ -142,6 +145,10 @@ class CommandCatalogue:
             f"There is no command {printable(name)[:_MAX_NAME]}.",
             f"Did you mean {near}?" if near is not None else "/help lists the commands.",
         )
+
+    def get(self, name: str) -> SlashCommand | None:
+        """The same, or `None`."""
+        return self._by_name.get(name.lower())
 
     def near_to(self, name: str) -> str | None:
         """The typed name of the command that is probably meant by `name`."""

@@ -113,6 +113,7 @@ def _shared_length(first: log_file.MessageList, second: log_file.MessageList) ->
 
 def _as_typed(state: ReplState, text: str) -> str:
     """A prompt without what was added to it when it was sent, as far as that is known."""
+    text = log_file.split_typed(text)[0] if log_file.COMMAND in text else text
     prompt = state.last_prompt
     return prompt if prompt is not None and text.startswith(f"{prompt}\n\n") else text
 

@@ -28,7 +28,7 @@ from deepctl.domain.outside_files import OutsideFile
 from deepctl.errors import NotFound, UsageError
 from deepctl.output.render import home
 from deepctl.quantities import size
-from deepctl.store.log_file import PIPED
+from deepctl.store.log_file import split_typed
 
 FILE_HELP = f"Attach files to the next prompt, or {REMOVE} them."
 
@@ -75,7 +75,7 @@ def offer_pictures(state: ReplState, prompt: str) -> None:
 
 def pictures_in(prompt: str) -> list[str]:
     """The pictures that a prompt names by absolute paths: regular files with the name and the content of a picture."""
-    text = prompt.partition(PIPED)[0][:_MAX_PROMPT]
+    text = split_typed(prompt)[0][:_MAX_PROMPT]
     pictures: dict[str, None] = {}
     for candidate in _candidates(text):
         if _PATH.match(candidate) and (path := _existing(candidate)) is not None:

@@ -20,6 +20,7 @@ from deepctl import quantities
 from deepctl.cli import options, tty_modes
 from deepctl.cli.chat_session import ProfileChat, TurnCallbacks
 from deepctl.cli.repl import named_files, slash_commands, status
+from deepctl.cli.repl.command_catalogue import TYPED_COMMAND
 from deepctl.cli.repl.completer import ConversationCandidates
 from deepctl.cli.repl.line_editor import Editor, prompt_history
 from deepctl.cli.repl.state import ReplState
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from deepctl.cli.chat_session import ChatSession
 
 _WELCOME = "/help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves."
-_SLASH = re.compile(r"/[A-Za-z?][\w-]*(?::[\w-]+)*(?=\s|$)|/(?:!.*|[^\w\s]*)$")
-"""The start of a command, known or unknown. `/etc/passwd is odd` is a prompt."""
 _ENVIRONMENT_CODES = ("model_key_missing", "bad_key", "bad_address")
 """Codes of errors about environment variables, which cannot be changed from within a chat."""
 _FILE_CODES = ("file_not_found", "bad_file", "file_unreadable", "file_too_large")
@@ -129,12 +128,14 @@ class Repl:
 
     def _run(self, entry: str) -> None:
         line = entry.strip()
-        slash = _SLASH.match(line)
+        slash = TYPED_COMMAND.match(line)
         if line.lower() in ("exit", "quit"):
             self._state.has_quit = True
         elif slash is not None:
             self._state.next_prompt = None
             with tty_modes.without_echo():
+                # A file may have been written while the line was edited.
+                self._state.catalogue.refresh(self._state)
                 slash_commands.run(self._state, slash[0], line[slash.end() :].strip())
                 if self._state.next_prompt is not None:
                     self._send(self._state.next_prompt)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
+from functools import partial
 
 from deepctl import layout
 from deepctl.cli import editor, tty_modes
-from deepctl.cli.chat_session import ChatSession, EphemeralChatSession
+from deepctl.cli.chat_session import ChatSession, EphemeralChatSession, ProfileChat
 from deepctl.cli.repl import (
     command_names,
     help,
@@ -23,14 +24,17 @@ from deepctl.cli.repl import (
     settings_commands,
     status,
 )
-from deepctl.cli.repl.command_catalogue import CommandCatalogue, CommandReader, SlashCommand
+from deepctl.cli.repl.command_catalogue import GROUPS, TYPED_COMMAND, CommandCatalogue, CommandReader, SlashCommand
 from deepctl.cli.repl.command_names import CommandNames
 from deepctl.cli.repl.run_cli_command import has_help_option, split
 from deepctl.cli.repl.state import ReplState
+from deepctl.domain import profiles, prompt_commands
+from deepctl.domain.prompt_commands import PromptCommand
 from deepctl.errors import NotFound, Refused, UsageError
 from deepctl.layout import UNNAMED
 from deepctl.quantities import counted
-from deepctl.store import session_catalogue
+from deepctl.store import log_file, session_catalogue
+from deepctl.store import projects as stored
 
 _MAX_DIGITS = 6
 _VALUE_OPTIONS = ("-f", "--format", "-o", "--output")
@@ -289,7 +293,38 @@ _BY_SHELL_WORDS = {
     for command in ALL
     if command.shell_words and command.shell_words != command_names.EXPORT
 }
-READERS: tuple[CommandReader, ...] = ()
+
+
+def _prompt_commands(state: ReplState) -> Iterator[SlashCommand]:
+    """The prompt commands of the profile, of the root, and of the project of the next turn."""
+    chat = state.profile_chat()
+    paths = chat.paths() if profiles.exists(chat.root, chat.name) else None
+    project = chat.directory.next_path(paths, state.session, state.new) or None
+    stored_project = stored.by_path(paths, project) if paths is not None and project is not None else None
+    trusted = stored_project.trusted if stored_project is not None else ""
+    result = prompt_commands.read(prompt_commands.places(chat.root, paths, project, trusted))
+    for problem in result.problems:
+        state.catalogue.tell_once(state, problem)
+    for command in result.commands:
+        yield SlashCommand(
+            f"/{command.name}",
+            command.hint or "[TEXT]",
+            command.description,
+            GROUPS[command.source],
+            partial(_send_command, command),
+            source=command.source,
+        )
+
+
+def _send_command(command: PromptCommand, state: ReplState, arguments: str) -> None:
+    state.chat.display.notice(f"Sending the text of {command.path}.")
+    name = f"/{command.name}"
+    if state.catalogue.find(name).source != command.source:
+        name = f"/{command.source}:{command.name}"
+    state.next_prompt = command.prompt(f"{name} {arguments}".rstrip(), arguments)
+
+
+READERS: tuple[CommandReader, ...] = (_prompt_commands,)
 """The sources besides the built-in commands, for a conversation with a profile."""
 
 
@@ -308,6 +343,34 @@ def run(state: ReplState, name: str, arguments: str) -> None:
     if arguments and not command.usage:
         raise UsageError(f"{command.name} takes no argument; unexpected: {arguments}.", f"Type {command.name} alone.")
     command.run(state, arguments)
+
+
+def prompt_of(chat: ChatSession, text: str, session: str | None, new: str | None) -> str:
+    """The prompt for `text`, that of a script: if it begins with the name of a command, what this command sends.
+
+    Raises `UsageError` for a command that works at a terminal only, and the errors of the command. Other texts that
+    begin with a slash are prompts.
+    """
+    typed, addition = log_file.split_typed(text)
+    line = typed.strip()
+    match = TYPED_COMMAND.match(line)
+    if match is None or not match[0][1:2].isalpha():
+        return text
+    if isinstance(chat, ProfileChat):
+        chat.directory.begin(chat.setup.settings)
+    state = ReplState(chat, catalogue(chat), session, new)
+    state.catalogue.refresh(state)
+    command = state.catalogue.get(match[0])
+    if command is None:
+        return text
+    if command.source == "built-in":
+        shell_command = f"`deepctl {' '.join(command.shell_words)}`" if command.shell_words else ""
+        raise UsageError(
+            f"{command.name} is a command of the interactive chat, so it cannot be a prompt.",
+            f"In a shell: {shell_command}" if shell_command else "`deepctl chat` starts the interactive chat.",
+        )
+    command.run(state, line[match.end() :].strip())
+    return text if state.next_prompt is None else f"{state.next_prompt}{addition}"
 
 
 def catalogue(chat: ChatSession) -> CommandCatalogue:
