@@ -147,6 +147,13 @@ class Locked(DeepctlError):
     code = "locked"
     exit_code = 4
     retryable = True
+    pid: int | None = None
+    """The process, if it is known."""
+
+    def of(self, pid: int | None) -> Locked:
+        """The same error, with the process that holds the lock."""
+        self.pid = pid
+        return self
 
 
 class Damaged(DeepctlError):

@@ -95,7 +95,8 @@ class Lock:
             except BlockingIOError:
                 continue
         holder = _parse(os.pread(descriptor, _MAX_TEXT, 0))
-        raise Locked(f"Another process is {self._work}{f' ({holder})' if holder else ''}.", _HINT)
+        message = f"Another process is {self._work}{f' ({holder})' if holder else ''}."
+        raise Locked(message, _HINT).of(holder.pid if holder else None)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -190,7 +191,7 @@ class DirectoryLock:
             where = f"{place}, which contains {self._path}"
         else:
             where = f"{place}, which is in {self._path}"
-        return Locked(f"Another process is working in {where}{owner}.", _HINT)
+        return Locked(f"Another process is working in {where}{owner}.", _HINT).of(holder.pid if holder else pid)
 
     def _name_directory(self) -> None:
         """Add the directory to the text of the profile's lock."""

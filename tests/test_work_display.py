@@ -368,7 +368,7 @@ def test_what_goes_on_fits_every_window_with_the_running_call_in_it(width: int, 
     ]
     for event in events:
         view.event(event, time.monotonic(), width)
-    rows = plain(view.tail(width, height, "model"))
+    rows = plain(view.tail(width, height))
     assert len(rows) <= max(height - 1, 1)
     assert all(cells(row) <= width for row in rows)
     if height >= 5:

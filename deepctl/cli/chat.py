@@ -203,9 +203,7 @@ def _display(as_json: bool, text: str | None) -> Display:
         return JsonDisplay()
     if text is not None or is_dumb():
         return TextDisplay()
-    from deepctl.cli import tty_modes
-
-    return LiveDisplay(tty_modes.typed_ahead)
+    return LiveDisplay()
 
 
 def _check_new(new: str) -> None:

@@ -6,7 +6,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.agent.profile_setup import CommandSetup
@@ -14,7 +14,7 @@ from deepctl.cli import options
 from deepctl.cli.chat_setup import BackgroundValue, ChatDirectory, ChatParts, ChatSetup
 from deepctl.domain import attachments, budgets, mention_syntax, profiles, session_choice, settings
 from deepctl.domain.outside_files import OutsideFile
-from deepctl.errors import DeepctlError, ProfileGone, Refused
+from deepctl.errors import DeepctlError, Locked, ProfileGone, Refused
 from deepctl.layout import ProfilePaths, Root
 from deepctl.output.render import home
 from deepctl.output.stream.display import Display, JsonDisplay
@@ -54,9 +54,14 @@ class TurnCallbacks(NamedTuple):
     """The session exists, under this name."""
     on_send: Callable[[], None] = lambda: None
     """The agent has received the prompt and its attachments."""
+    on_wait: Callable[[str], None] | None = None
+    """Called several times a second while another process works on the profile or the project, with its name and that
+    process in words. Without it, the turn waits as long as `--wait` says.
+    """
 
 
 STAGES = TurnCallbacks()
+_WAIT_SECONDS = 0.25
 NO_FILES: Mapping[str, OutsideFile] = {}
 
 
@@ -340,12 +345,12 @@ class ProfileChat(ChatSession):
         self._enter(session, new)
         parts = self._parts.get()
         with ExitStack() as locks:
-            locks.enter_context(profiles.lock(self.root, self._user, command="chat", wait=self.wait))
+            self._lock_profile(locks, stages.on_wait)
             profile = self._profile()
             # In a chat, the checkpoint settings are read again for every turn, but not the settings of the agent.
             in_force = self.setup.settings if is_first else settings.load(os.environ, profile)
             parts.runner.engine.meter.set_budgets(budgets.of_settings(in_force, profile.name))
-            locks.enter_context(lock_directory(profile, self.directory.path, wait=self.wait))
+            self._lock_directory(locks, profile, stages.on_wait)
             record = session_choice.begin(
                 profile, self.directory.path, self.renamed(profile, session), new, self.display.notice
             )
@@ -372,6 +377,38 @@ class ProfileChat(ChatSession):
         for message in result.notices:
             self.display.notice(message)
         self._finished(result.outcome, result.session, result.checkpoint, warning)
+
+    def _lock_profile(self, locks: ExitStack, on_wait: Callable[[str], None] | None) -> None:
+        def lock(wait: float) -> AbstractContextManager[object]:
+            return profiles.lock(self.root, self._user, command="chat", wait=wait)
+
+        self._take(locks, lock, self._user, on_wait)
+
+    def _lock_directory(self, locks: ExitStack, profile: ProfilePaths, on_wait: Callable[[str], None] | None) -> None:
+        directory = self.directory.path
+
+        def lock(wait: float) -> AbstractContextManager[object]:
+            return lock_directory(profile, directory, wait=wait)
+
+        self._take(locks, lock, home(directory or ""), on_wait)
+
+    def _take(
+        self,
+        locks: ExitStack,
+        lock: Callable[[float], AbstractContextManager[object]],
+        name: str,
+        on_wait: Callable[[str], None] | None,
+    ) -> None:
+        """Take a lock; with `on_wait`, wait until it is free."""
+        if on_wait is None:
+            locks.enter_context(lock(self.wait))
+            return
+        while True:
+            try:
+                locks.enter_context(lock(_WAIT_SECONDS))
+                return
+            except Locked as error:
+                on_wait(f"{name} is in use by another deepctl{f' (pid {error.pid})' if error.pid else ''}")
 
     def facts(self, session: str | None) -> ChatStatus:
         return super().facts(session)._replace(project=self.directory.path or None)

@@ -14,7 +14,6 @@ from types import FrameType
 from deepctl.errors import Interrupted, Terminated, terminate
 from deepctl.output import render
 from deepctl.output.render import is_dumb
-from deepctl.quantities import counted
 
 _SET_BACK = "\x1b[?2004l\x1b[?7h\x1b[?25h\x1b[0m\x1b[J"
 """Switch off paste marks, switch on line wrap and the cursor, reset colours, and clear below the cursor."""
@@ -70,24 +69,19 @@ def _set(descriptor: int, values: list[object] | None) -> Iterator[None]:
         signal.signal(signal.SIGCONT, old_handler)
 
 
-def typed_ahead() -> str:
-    """The amount of type-ahead within `without_echo` for the next reader, in words; empty without type-ahead."""
+def take_off_typed_ahead() -> None:
+    """Erase the screen line with the keys that the terminal echoed before the first `without_echo`."""
     try:
         count = struct.unpack("i", fcntl.ioctl(sys.stdin.fileno(), termios.FIONREAD, bytes(4)))[0]
     except OSError:
-        return ""
-    return f"{counted(count, 'byte')} typed ahead" if count else ""
-
-
-def take_off_typed_ahead() -> None:
-    """Erase the screen line with the keys that the terminal echoed before the first `without_echo`."""
-    if typed_ahead() and not is_dumb():
+        return
+    if count and not is_dumb():
         render.say_part("\r\x1b[K")
 
 
 @contextmanager
 def whole_pastes() -> Iterator[None]:
-    """Inside this context the terminal marks pastes, for the line editor that reads them later."""
+    """Inside this context the terminal marks pastes."""
     if is_dumb():
         yield
         return

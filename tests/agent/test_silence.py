@@ -169,7 +169,7 @@ def test_the_status_line_counts_the_seconds_without_an_answer(monkeypatch: pytes
     view = turn_view.TurnView(TerminalCaps(colour=False, encoding="utf-8"), now)
 
     def status() -> str:
-        return view.tail(100, 20, "")[-1].plain
+        return view.tail(100, 20)[-1].plain
 
     now = 114.9
     assert "no answer" not in status()

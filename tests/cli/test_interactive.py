@@ -142,21 +142,31 @@ def test_a_session_that_is_renamed_meanwhile_goes_on_under_its_new_name(terminal
     assert [(one["name"], one["turns"]) for one in found] == [("first", 2)]
 
 
-def test_an_error_in_a_turn_does_not_end_the_conversation(terminal: Terminal, process: Command) -> None:
+def test_a_prompt_waits_for_another_process_until_ctrl_c(terminal: Terminal, process: Command) -> None:
     terminal.prompt()
     busy = process.start("chat", "--user", "alice", "--json", "--sandbox", "none", "--approve", "auto", "run sleep 20")
     assert busy.stdout is not None
     # By then its prompt is in the log.
     assert any("tool_call" in str(line) for line in busy.stdout)
+    waiting = f" alice is in use by another deepctl (pid {busy.pid}): waiting · "
     terminal.type("hello\r")
-    terminal.expect("Another process is working on profile")
-    terminal.prompt()
+    terminal.expect(f"{waiting}0 s · Ctrl-C to stop waiting")
+    terminal.type("more")
+    terminal.expect("alice> more")
+    terminal.expect(f"{waiting}1 s")
+    terminal.type("\x03")
+    terminal.expect("Stopped; nothing was sent.")
+    terminal.expect("alice> hello\n       more\n")
+    assert "waiting ·" not in terminal.screen
+    terminal.type("\r")
+    terminal.expect(waiting)
     busy.kill()
     busy.wait()
-    terminal.type("hello\r")
     terminal.expect("1 earlier turn ")
     terminal.prompt()
     assert terminal.leave() == 0
+    shown = process("sessions", "show", "--user", "alice", "--json").ok().stdout
+    assert shown.count("hello\\nmore") == 1
 
 
 def test_escape_sequences_in_answers_do_not_reach_the_terminal(terminal: Terminal, process: Command) -> None:

@@ -10,7 +10,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from deepctl.cli import editor
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from prompt_toolkit.history import History
     from prompt_toolkit.input.vt100 import Vt100Input
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+    from deepctl.cli.repl.turn_line import PromptQueue
 
 HINT = "Ctrl-C again leaves, Ctrl-D too."
 _SAME_PRESS_SECONDS = 0.7
@@ -124,6 +126,10 @@ def keyboard() -> Vt100Input:
             super().__init__(sys.stdin)
             self.stdin_reader = Reader(self._fileno, encoding=sys.stdin.encoding)
 
+        def raw_mode(self) -> AbstractContextManager[None]:
+            # `raw` sets the mode at the prompt, `tty_modes.without_echo` during a turn.
+            return nullcontext()
+
     return Keyboard()
 
 
@@ -216,14 +222,98 @@ async def _complete_common_part(line: Buffer) -> None:
 def bindings(
     line: Buffer,
     double_ctrl_c: DoubleCtrlC,
+    queue: PromptQueue,
     handed_over: Callable[[], AbstractContextManager[None]],
     tell: Callable[[str], None],
 ) -> KeyBindings:
-    """The keys of `line`, beyond prompt_toolkit's Emacs keys.
+    """The keys of `line` at the prompt, beyond prompt_toolkit's Emacs keys.
 
     Within `handed_over` another program has the terminal; `tell` shows a line above the prompt.
     """
-    from prompt_toolkit.filters import has_completions, has_focus
+    from prompt_toolkit.filters import has_focus
+
+    keys = _shared_bindings(line, queue)
+    is_focused = has_focus(line)
+
+    @keys.add("escape", "enter", filter=is_focused)
+    def _new_line(event: KeyPressEvent) -> None:
+        line.newline(copy_margin=False)
+
+    @keys.add("c-c", filter=is_focused)
+    def _ctrl_c(event: KeyPressEvent) -> None:
+        if double_ctrl_c.is_late():
+            return
+        if line.text:
+            line.reset()
+        elif double_ctrl_c.ctrl_c():
+            event.app.exit(exception=Interrupted("Interrupted."))
+
+    @keys.add("c-d", filter=is_focused)
+    def _ctrl_d(event: KeyPressEvent) -> None:
+        if line.text:
+            line.delete(event.arg)
+        else:
+            event.app.exit(exception=EOFError())
+
+    @keys.add("c-z", filter=is_focused)
+    def _suspend(event: KeyPressEvent) -> None:
+        with handed_over():
+            # The whole process group, as the terminal does.
+            os.kill(0, signal.SIGTSTP)
+
+    @keys.add("c-x", "c-e", filter=is_focused)
+    def _edit(event: KeyPressEvent) -> None:
+        from prompt_toolkit.document import Document
+
+        with handed_over():
+            text, failure = editor.edit_text(whole(line.text))
+        line.document = Document(clean_paste(text))
+        if failure is not None:
+            tell(printable(failure))
+
+    return keys
+
+
+def turn_bindings(line: Buffer, queue: PromptQueue, interrupt: Callable[[], None]) -> KeyBindings:
+    """The keys of `line` during a turn, which `interrupt` stops. The kernel handles Ctrl-C."""
+    from prompt_toolkit.filters import Condition, emacs_mode, has_completions, has_focus
+
+    keys = _shared_bindings(line, queue)
+    is_focused = has_focus(line)
+    # In vim mode, Esc leaves the insert mode.
+    stops_by_escape = emacs_mode & Condition(lambda: not line.text)
+
+    @keys.add("escape", filter=is_focused & ~has_completions & stops_by_escape)
+    def _stop(event: KeyPressEvent) -> None:
+        interrupt()
+
+    @keys.add("escape", "enter", filter=is_focused)
+    def _now(event: KeyPressEvent) -> None:
+        text = whole(line.text)
+        if text.strip():
+            line.append_to_history()
+        line.reset()
+        if queue.hurry(text):
+            interrupt()
+
+    @keys.add("c-d", filter=is_focused)
+    def _leave(event: KeyPressEvent) -> None:
+        if line.text:
+            line.delete(event.arg)
+        else:
+            queue.is_leaving = True
+
+    @keys.add("c-z")
+    def _no_suspend(event: KeyPressEvent) -> None:
+        return
+
+    return keys
+
+
+def _shared_bindings(line: Buffer, queue: PromptQueue) -> KeyBindings:
+    """The keys that edit `line`."""
+    from prompt_toolkit.document import Document
+    from prompt_toolkit.filters import Condition, has_completions, has_focus
     from prompt_toolkit.key_binding import KeyBindings
     from prompt_toolkit.keys import Keys
 
@@ -246,7 +336,6 @@ def bindings(
         # prompt_toolkit takes a colour's escape sequence, as in a paste that is not marked as one, for a mouse.
         return
 
-    @keys.add("escape", "enter", filter=is_focused)
     @keys.add("c-j", filter=is_focused)
     def _new_line(event: KeyPressEvent) -> None:
         line.newline(copy_margin=False)
@@ -259,21 +348,11 @@ def bindings(
         # Without the event that starts completion, because a paste is not a command that is being typed.
         event.current_buffer.insert_text(text, fire_event=False)
 
-    @keys.add("c-c", filter=is_focused)
-    def _ctrl_c(event: KeyPressEvent) -> None:
-        if double_ctrl_c.is_late():
-            return
-        if line.text:
-            line.reset()
-        elif double_ctrl_c.ctrl_c():
-            event.app.exit(exception=Interrupted("Interrupted."))
-
-    @keys.add("c-d", filter=is_focused)
-    def _ctrl_d(event: KeyPressEvent) -> None:
-        if line.text:
-            line.delete(event.arg)
-        else:
-            event.app.exit(exception=EOFError())
+    @keys.add("up", filter=is_focused & Condition(lambda: not line.text and len(queue) > 0))
+    def _take_back(event: KeyPressEvent) -> None:
+        entry = queue.take_back()
+        if entry is not None:
+            line.document = Document(entry)
 
     @keys.add("tab", filter=is_focused)
     def _complete(event: KeyPressEvent) -> None:
@@ -286,21 +365,5 @@ def bindings(
     @keys.add("escape", filter=is_focused & has_completions)
     def _no_completion(event: KeyPressEvent) -> None:
         line.cancel_completion()
-
-    @keys.add("c-z", filter=is_focused)
-    def _suspend(event: KeyPressEvent) -> None:
-        with handed_over():
-            # The whole process group, as the terminal does.
-            os.kill(0, signal.SIGTSTP)
-
-    @keys.add("c-x", "c-e", filter=is_focused)
-    def _edit(event: KeyPressEvent) -> None:
-        from prompt_toolkit.document import Document
-
-        with handed_over():
-            text, failure = editor.edit_text(whole(line.text))
-        line.document = Document(clean_paste(text))
-        if failure is not None:
-            tell(printable(failure))
 
     return keys

@@ -22,6 +22,7 @@ from deepctl.cli.repl.completer import CandidateSource, completer
 from deepctl.cli.repl.keys import CTRL_D, HINT, READ_BYTES, DoubleCtrlC, continues, is_remembered
 from deepctl.cli.repl.screen import ScreenReader
 from deepctl.cli.repl.status import Toolbar
+from deepctl.cli.repl.turn_line import PromptQueue, TurnLine
 from deepctl.errors import Interrupted, Refused, Terminated
 from deepctl.files import atomic
 from deepctl.output.render import is_dumb, printable, wrap
@@ -38,6 +39,10 @@ class LineReader(Protocol):
     def text(self) -> str: ...
 
     async def read(self, text: str) -> str | None: ...
+
+    async def show(self, entry: str) -> None: ...
+
+    def turn_line(self) -> TurnLine | None: ...
 
     def stop(self) -> None: ...
 
@@ -57,6 +62,8 @@ class Editor:
         self, history: History, candidates: CandidateSource, toolbar: Callable[[], Toolbar], prompt: Callable[[], str]
     ) -> None:
         self.left_over = ""
+        self.queue = PromptQueue()
+        """The entries that were typed during a turn."""
         self._double_ctrl_c = DoubleCtrlC()
         self._notices: deque[str] = deque()
         self._failure: BaseException | None = None
@@ -73,7 +80,18 @@ class Editor:
                     history.append_string(entry)
 
             return DumbReader(remember, lambda: printable(prompt()), self._double_ctrl_c, self._notices)
-        return ScreenReader(history, completer(candidates), toolbar, prompt, self._double_ctrl_c, self._notices)
+        return ScreenReader(
+            history, completer(candidates), toolbar, prompt, self._double_ctrl_c, self._notices, self.queue
+        )
+
+    def turn_line(self) -> TurnLine | None:
+        """The input line for a turn that begins; `None` on a dumb terminal."""
+        return self._reader.turn_line()
+
+    def show(self, entry: str) -> None:
+        """Draw an entry of the queue as if it had been sent from the line."""
+        with asyncio.Runner() as runner:
+            runner.run(self._reader.show(entry))
 
     def stopped(self) -> None:
         """Ctrl-C has just stopped a turn: the next Ctrl-C leaves, and type-ahead is not sent by itself."""
@@ -285,6 +303,12 @@ class DumbReader:
             self._ended.set_exception(outcome)
         else:
             self._ended.set_result(outcome)
+
+    async def show(self, entry: str) -> None:
+        """Nothing is queued here."""
+
+    def turn_line(self) -> None:
+        """There is no line that could change during a turn."""
 
     def stop(self) -> None:
         """End `read`, which returns `None`."""

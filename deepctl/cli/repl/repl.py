@@ -24,10 +24,12 @@ from deepctl.cli.repl.command_catalogue import TYPED_COMMAND
 from deepctl.cli.repl.completer import ConversationCandidates
 from deepctl.cli.repl.line_editor import Editor, prompt_history
 from deepctl.cli.repl.state import ReplState
+from deepctl.cli.repl.turn_line import TurnLine
 from deepctl.errors import DeepctlError, Interrupted, ModelFailed, ProfileGone, StorageError, Terminated
 from deepctl.files.atomic import storage_error
 from deepctl.output import render
 from deepctl.output.render import has_colour, is_dumb, printable_lines, terminal_size
+from deepctl.output.stream.display import LiveDisplay
 from deepctl.output.stream.live_region import LiveRegion
 from deepctl.quantities import counted
 from deepctl.redaction import redact
@@ -88,6 +90,10 @@ class Repl:
         self._loading = True
         self._notice_lock = threading.Lock()
         self._is_in_turn = False
+        self._is_sent = True
+        """Whether the agent has received the last prompt."""
+        self._line: TurnLine | None = None
+        """The input line of the running turn."""
         self._latest: str | None = None
         """The latest session, once the toolbar has needed it since the prompt was drawn."""
         candidates = ConversationCandidates(state)
@@ -105,15 +111,15 @@ class Repl:
     def _loop(self) -> None:
         state = self._state
         while not state.has_quit:
-            draft, state.draft, self._latest = state.draft, "", None
+            self._latest = None
             state.catalogue.refresh(state)
             try:
-                entry = self._editor.read(draft)
+                entry = self._next_entry()
             except (EOFError, Interrupted):
                 return
             if not entry.strip():
                 continue
-            self._ended_with_blank_line = False
+            self._ended_with_blank_line, self._is_sent = False, True
             try:
                 with (
                     tty_modes.interruptible(),
@@ -123,8 +129,25 @@ class Repl:
                     self._run(entry)
             except Interrupted as interrupted:
                 self._on_interrupt(interrupted)
+            finally:
+                # Ctrl-C may have come while it was stopped.
+                self._show_line(None)
             if not self._ended_with_blank_line and not state.has_quit:
                 render.say("")
+
+    def _next_entry(self) -> str:
+        """The next entry: of the queue, or of the line. Raises what the line raises."""
+        state, queue = self._state, self._editor.queue
+        entry = queue.next()
+        if entry is not None:
+            self._editor.show(entry)
+            return entry
+        if queue.is_leaving:
+            raise EOFError
+        draft, state.draft = state.draft, ""
+        entry = self._editor.read(draft)
+        queue.is_held = False
+        return entry
 
     def _run(self, entry: str) -> None:
         line = entry.strip()
@@ -155,17 +178,27 @@ class Repl:
             state.draft = prompt
             raise
         state.last_prompt, state.last_prompt_at, state.undone_prompt = prompt, quantities.now(), ""
-        stages = TurnCallbacks(self._on_begun, self._on_sent)
-        with tty_modes.without_echo(), tty_modes.whole_pastes(), self._in_turn():
-            text = "\n\n".join([prompt, *state.shared_output])
-            state.chat.turn(text, state.session, state.new, state.files, stages, outside_files)
+        self._is_sent = False
+        stages = TurnCallbacks(self._on_begun, self._on_sent, self._on_wait)
+        try:
+            with tty_modes.without_echo(), tty_modes.whole_pastes(), self._in_turn():
+                text = "\n\n".join([prompt, *state.shared_output])
+                state.chat.turn(text, state.session, state.new, state.files, stages, outside_files)
+        except (Interrupted, KeyboardInterrupt):
+            if not self._is_sent:
+                state.draft = prompt
+            raise
         self._ended_with_blank_line = True
 
     def _on_begun(self, session: str) -> None:
         self._state.session, self._state.new = session, None
 
+    def _on_wait(self, reason: str) -> None:
+        self._state.chat.display.event({"type": "waiting", "message": reason})
+
     def _on_sent(self) -> None:
         state = self._state
+        self._is_sent = True
         state.files, state.shared_output = (), []
 
     @contextmanager
@@ -189,6 +222,7 @@ class Repl:
 
     def _report(self, error: DeepctlError) -> None:
         chat = self._state.chat
+        self._editor.queue.failed()
         chat.display.close()
         if isinstance(chat, ProfileChat):
             options.advise(error, chat.paths().name)
@@ -203,8 +237,10 @@ class Repl:
     def _on_interrupt(self, error: Interrupted) -> None:
         render.new_line()
         is_plain = error.message == "Interrupted."
-        self._state.chat.display.notice("Stopped; completed steps are kept." if is_plain else error.message)
-        self._editor.stopped()
+        stopped = "Stopped; completed steps are kept." if self._is_sent else "Stopped; nothing was sent."
+        self._state.chat.display.notice(stopped if is_plain else error.message)
+        if not self._editor.queue.stopped():
+            self._editor.stopped()
 
     def _on_warm(self, failure: BaseException | None) -> None:
         """The model and the sandbox are ready, or failed: shown above the prompt. Runs in the thread of `warm`."""
@@ -241,9 +277,22 @@ class Repl:
             for line in self._editor.take_pending():
                 self._state.chat.display.notice(line)
         try:
+            self._show_line(self._editor.turn_line())
             yield
         finally:
             self._is_in_turn = False
+            self._show_line(None)
+
+    def _show_line(self, line: TurnLine | None) -> None:
+        """Let the person type below the answer; with `None`, no more."""
+        before, display = self._line, self._state.chat.display
+        if before is not None:
+            before.stop()
+        self._line = line
+        if isinstance(display, LiveDisplay):
+            display.show_line(line)
+        if line is not None:
+            line.start()
 
     def _toolbar(self) -> status.Toolbar:
         files = len(self._state.files)

@@ -22,6 +22,7 @@ from deepctl.cli.repl import clusters, keys, terminal
 from deepctl.cli.repl.clusters import with_stand_ins
 from deepctl.cli.repl.keys import HINT, DoubleCtrlC
 from deepctl.cli.repl.status import Toolbar, fit_toolbar
+from deepctl.cli.repl.turn_line import PromptQueue, TurnLine, interrupt_turn
 from deepctl.errors import DeepctlError, Terminated
 from deepctl.output.render import cells, has_colour, printable
 from deepctl.unicode import whole
@@ -34,9 +35,12 @@ if TYPE_CHECKING:
     from prompt_toolkit.formatted_text import StyleAndTextTuples
     from prompt_toolkit.history import History
     from prompt_toolkit.layout import Dimension, Layout
+    from prompt_toolkit.output import Output
 
 _ESCAPE_SECONDS = 0.1
 _SEQUENCE_SECONDS = 0.5
+_ESCAPE_WAIT_SECONDS = 0.3
+"""During a turn, Esc stops the answer after this time without a key that it could belong to."""
 _RESUMED_SECONDS = 1.0
 _MENU_LINES = 8
 _TOOLBAR_MIN_LINES = 4
@@ -56,23 +60,37 @@ class ScreenReader:
         prompt: Callable[[], str],
         double_ctrl_c: DoubleCtrlC,
         notices: deque[str],
+        queue: PromptQueue,
     ) -> None:
         self._notices = notices
         self._double_ctrl_c = double_ctrl_c
+        self._queue = queue
         self._descriptor = sys.stdin.fileno()
         self._before: list[object] | None = None
         self._resumed_at = 0.0
         self._keyboard = keys.keyboard()
         self._buffer: Buffer = keys.line_buffer(history, completions, self._send)
-        self._application = self._make_application(toolbar, prompt)
-        self._application.key_bindings = keys.bindings(self._buffer, double_ctrl_c, self._handed_over, self._tell)
+        self._has_draft = False
+        """Whether the line has text that was typed during a turn."""
+        stdout = terminal.output(sys.stdout)
+        view = Drawing(self._buffer, prompt, stdout.get_size, double_ctrl_c, toolbar, queue)
+        self._application = self._make_application(view, stdout)
+        self._application.key_bindings = keys.bindings(
+            self._buffer, double_ctrl_c, queue, self._handed_over, self._tell
+        )
         self._application.key_processor.before_key_press += lambda _: double_ctrl_c.key()
 
-    def _make_application(self, toolbar: Callable[[], Toolbar], prompt: Callable[[], str]) -> Application[str | None]:
+        def during_turn(output: Output) -> Application[str | None]:
+            application = self._make_application(Drawing(self._buffer, prompt, output.get_size), output)
+            application.key_bindings = keys.turn_bindings(self._buffer, queue, interrupt_turn)
+            application.timeoutlen = _ESCAPE_WAIT_SECONDS
+            return application
+
+        self._turn_line = TurnLine(during_turn, self._feed_typed_ahead, queue, lambda: self._buffer.text)
+
+    def _make_application(self, view: Drawing, output: Output) -> Application[str | None]:
         from prompt_toolkit.output import ColorDepth
 
-        stdout = terminal.output(sys.stdout)
-        view = Drawing(self._buffer, toolbar, prompt, self._double_ctrl_c, stdout.get_size)
         application = terminal.application(
             layout=view.layout(),
             style=terminal.style(has_colour(sys.stdout)),
@@ -81,7 +99,7 @@ class ScreenReader:
             reverse_vi_search_direction=True,
             terminal_size_polling_interval=None,
             input=self._keyboard,
-            output=stdout,
+            output=output,
         )
         application.ttimeoutlen = _ESCAPE_SECONDS
         application.timeoutlen = _SEQUENCE_SECONDS
@@ -92,13 +110,43 @@ class ScreenReader:
         """The text of the line."""
         return whole(self._buffer.text)
 
+    def turn_line(self) -> TurnLine:
+        """The line for a turn that begins now."""
+        if not self._has_draft:
+            self._buffer.reset()
+            self._has_draft = True
+        return self._turn_line
+
     async def read(self, text: str) -> str | None:
         """One entry, or `None` if it was stopped; the terminal is as before afterwards, however this ends.
+
+        `text` is put into the line, before text that was typed during the last turn.
 
         Raises what Ctrl-C and Ctrl-D raise, and `Terminated(SIGHUP)` if the terminal is gone.
         """
         from prompt_toolkit.document import Document
 
+        typed = self._buffer.text if self._has_draft else ""
+        if text or not self._has_draft:
+            text = keys.clean_paste(text)
+            self._buffer.reset(Document(f"{text}\n{typed}" if text and typed else text or typed))
+        self._has_draft = False
+        return await self._run(self._feed_typed_ahead)
+
+    async def show(self, entry: str) -> None:
+        """Draw an entry as if it had been sent from the line. The text in the line stays."""
+        from prompt_toolkit.document import Document
+
+        draft = self._buffer.document if self._has_draft else Document()
+        self._buffer.reset(Document(entry))
+        try:
+            # It exits before a key is handled.
+            await self._run(lambda: self._application.exit(result=None))
+        finally:
+            self._buffer.reset(draft)
+            self._has_draft = True
+
+    async def _run(self, begin: Callable[[], None]) -> str | None:
         self._before = tty_modes.attributes(self._descriptor)
         asyncio.get_running_loop().set_exception_handler(self._unexpected)
         self._application.erase_when_done = False
@@ -107,11 +155,8 @@ class ScreenReader:
             # After a turn that was stopped, an entry that was typed ahead is not sent by itself.
             if keys.take_typed_ahead(self._keyboard, self._before, send=not self._double_ctrl_c.armed):
                 self._application.output.write_raw("\r\x1b[K")
-            self._buffer.reset(Document(keys.clean_paste(text)))
             self.show_notices()
-            return await self._application.run_async(
-                pre_run=self._begin, set_exception_handler=False, handle_sigint=False
-            )
+            return await self._application.run_async(pre_run=begin, set_exception_handler=False, handle_sigint=False)
         except EOFError:
             if self._keyboard.closed:
                 raise Terminated(signal.SIGHUP) from None
@@ -123,25 +168,32 @@ class ScreenReader:
         finally:
             tty_modes.set_attributes(self._descriptor, self._before)
 
-    def _begin(self) -> None:
+    def _feed_typed_ahead(self) -> None:
         """Feed the keys that were typed ahead after the history is loaded: prompt_toolkit would feed them before."""
+        from prompt_toolkit.application import get_app
         from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 
         ahead = get_typeahead(self._keyboard)
+        application = get_app()
 
         def feed() -> None:
-            if self._application.is_done:
+            if application.is_done:
                 store_typeahead(self._keyboard, ahead)
                 return
-            self._application.key_processor.feed_multiple(ahead)
-            self._application.key_processor.process_keys()
+            application.key_processor.feed_multiple(ahead)
+            application.key_processor.process_keys()
 
         self._buffer.load_history_if_not_yet_loaded()
         asyncio.get_running_loop().call_soon(feed)
 
     def _send(self, buffer: Buffer) -> bool:
-        self._application.exit(result=whole(buffer.text))
-        return True
+        """Enter: during a turn, the text is queued; otherwise it is the entry. Returns whether it stays in the line."""
+        if self._application.is_running:
+            self._application.exit(result=whole(buffer.text))
+            return True
+        if self._queue.add(whole(buffer.text)):
+            interrupt_turn()
+        return False
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """A failure in a key binding or while drawing ends the line like any other error."""
@@ -228,16 +280,19 @@ class Drawing:
     def __init__(
         self,
         buffer: Buffer,
-        toolbar: Callable[[], Toolbar],
         prompt: Callable[[], str],
-        double_ctrl_c: DoubleCtrlC,
         size: Callable[[], Size],
+        double_ctrl_c: DoubleCtrlC | None = None,
+        toolbar: Callable[[], Toolbar] | None = None,
+        queue: PromptQueue | None = None,
     ) -> None:
+        """During a turn, there is neither a toolbar nor a queue here, and Ctrl-C does not leave."""
         self._buffer = buffer
         self._toolbar = toolbar
         self._prompt = prompt
         self._double_ctrl_c = double_ctrl_c
         self._size = size
+        self._queue = queue
 
     def layout(self) -> Layout:
         """The layout, with the line in focus."""
@@ -282,7 +337,9 @@ class Drawing:
         line = Window(line_control, get_line_prefix=self._prefix, wrap_lines=True, dont_extend_height=True)
         is_searching = has_focus(search)
         bar = Window(FormattedTextControl(self._bar), height=1, dont_extend_height=True)
+        queue = Window(FormattedTextControl(self._queued), dont_extend_height=True)
         rows = [
+            ConditionalContainer(queue, Condition(lambda: bool(self._queue)) & ~is_done),
             ConditionalContainer(line, ~is_searching & ~huge),
             ConditionalContainer(summary, ~is_searching & huge),
             ConditionalContainer(Window(search, dont_extend_height=True), is_searching),
@@ -296,6 +353,11 @@ class Drawing:
             menu.content.right_margins = [ConditionalMargin(ScrollbarMargin(), is_scrolled)]
         self._dimension = Dimension
         return Layout(FloatContainer(HSplit(rows), [Float(menu, xcursor=True, ycursor=True)]), line)
+
+    def _queued(self) -> StyleAndTextTuples:
+        """The entries that wait for Enter."""
+        rows = self._queue.rows(self._columns() - 1) if self._queue is not None else []
+        return [("class:toolbar", with_stand_ins("\n".join(rows[: max(self._size().rows - _TOOLBAR_MIN_LINES, 0)])))]
 
     def _room(self) -> Dimension:
         return self._dimension(min=0, preferred=min(_MENU_LINES, self._completion_count()))
@@ -326,14 +388,17 @@ class Drawing:
 
     def _has_bar(self) -> bool:
         rows = self._size().rows
-        return rows >= _TOOLBAR_MIN_LINES or (self._double_ctrl_c.armed and rows > 1)
+        return self._toolbar is not None and (rows >= _TOOLBAR_MIN_LINES or (self._has_hint() and rows > 1))
+
+    def _has_hint(self) -> bool:
+        return self._double_ctrl_c is not None and self._double_ctrl_c.armed
 
     def _bar(self) -> StyleAndTextTuples:
         # One column stays free: terminals differ in what they do after the last.
         width = self._columns() - 1
-        if self._double_ctrl_c.armed:
+        if self._has_hint():
             return [("class:hint", HINT[:width])]
-        if self._completion_count():
+        if self._toolbar is None or self._completion_count():
             return []  # the menu covers it, but not its end
         try:
             return [("class:toolbar", with_stand_ins(fit_toolbar(self._toolbar(), width)))]

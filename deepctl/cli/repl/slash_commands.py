@@ -224,6 +224,11 @@ def _help(state: ReplState, arguments: str) -> None:
     help.show_command(state, state.catalogue.find(words[0] if words[0].startswith("/") else f"/{words[0]}"))
 
 
+def _now(state: ReplState, arguments: str) -> None:
+    # During a turn, `PromptQueue` takes the line.
+    state.next_prompt = arguments or None
+
+
 def _quit(state: ReplState, arguments: str) -> None:
     state.has_quit = True
 
@@ -282,6 +287,7 @@ ALL = (
                  _HERE, named_files.run_file_command, "files", in_ephemeral=True),
     SlashCommand("/edit", "[TEXT]", "Write the prompt in your editor, starting from TEXT.",
                  _HERE, _edit, in_ephemeral=True),
+    SlashCommand("/now", "[TEXT]", "Stop the answer, and send TEXT at once.", _HERE, _now, in_ephemeral=True),
     SlashCommand("/help", "[COMMAND]", "List the commands, or explain one.", _HERE, _help, in_ephemeral=True),
     SlashCommand("/quit", "", "Leave the chat; also /exit and Ctrl-D.", _HERE, _quit, in_ephemeral=True),
 )  # fmt: skip

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from deepctl.errors import StorageError
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from deepctl.output.stream.turn_view import TurnView
 
 _FRAME_SECONDS = 1 / 12
+_KEY_SECONDS = 1 / 60
 _REST_FACTOR = 8
 """After a frame, the thread rests for this multiple of the processor time of the frame."""
 
@@ -84,6 +85,7 @@ class TextDisplay:
 
             self._work = PlainWork()
         self._at_line_start = True
+        self._waiting = ""
 
     def event(self, event: Mapping[str, Any]) -> None:
         match event["type"]:
@@ -95,6 +97,11 @@ class TextDisplay:
                 self.notice(compacted(event))
             case "notice":
                 self.notice(event["message"])
+            case "waiting" if event["message"] != self._waiting:
+                self._waiting = event["message"]
+                self.notice(f"{self._waiting}: waiting, Ctrl-C to stop waiting.")
+            case "start":
+                self._waiting = ""
             case "tool_result" | "result":
                 self._end_line()
                 if event.get("notice"):
@@ -129,13 +136,28 @@ class TextDisplay:
             self._work.end()
 
 
+class InputLine(Protocol):
+    """A line below the answer in which the person types, with prompts that wait. Another thread changes it."""
+
+    redraw: Callable[[], None]
+    """Is called when the rows have changed."""
+
+    def rows(self, width: int, height: int) -> list[str]:
+        """Fewer rows than the window has, ready to be written."""
+
+    def away(self) -> AbstractContextManager[None]:
+        """Inside this context a question has the keyboard."""
+
+
 class LiveDisplay:
-    """The display of a chat at a terminal. `status` returns more text for the status line."""
+    """The display of a chat at a terminal."""
 
     shows_work = True
 
-    def __init__(self, status: Callable[[], str] | None = None) -> None:
-        self._status = status
+    def __init__(self) -> None:
+        self._line: InputLine | None = None
+        self._is_changed = threading.Event()
+        """Whether a frame must be drawn at once."""
         self._queue: deque[tuple[Mapping[str, Any], float]] = deque()
         self._drawing = threading.RLock()
         self._turn: TurnView | None = None
@@ -162,14 +184,14 @@ class LiveDisplay:
                     from deepctl.output.stream.turn_summary import with_undo
 
                     event = with_undo(event)
-                # Events without a running turn, as from `/compact`, are shown at once. Only a retry is shown until the
-                # next event or `close`, so that several have one line.
+                # Events without a running turn, as from `/compact`, are shown at once. Only a retry, and waiting for
+                # another process, are shown until the next event or `close`, so that several have one line.
                 is_alone = self._turn is None or self._is_between_turns
                 if self._turn is None:
                     self._begin()
                 self._is_between_turns = is_alone
                 self._queue.append((event, time.monotonic()))
-                if (is_alone and kind != "retry") or kind == "result":
+                if (is_alone and kind not in ("retry", "waiting")) or kind == "result":
                     self._finish(after="" if is_alone else "\n")
                     self._check()
 
@@ -179,6 +201,12 @@ class LiveDisplay:
             render.notice(message)
         else:
             self._queue.append(({"type": "notice", "message": with_command_names(message)}, time.monotonic()))
+
+    def show_line(self, line: InputLine | None) -> None:
+        """From now on, draw this line below the answer of a turn."""
+        self._line = line
+        if line is not None:
+            line.redraw = self._is_changed.set
 
     def stop(self) -> None:
         """End the live lines, however the turn ended. Settled lines stay on the screen."""
@@ -194,18 +222,19 @@ class LiveDisplay:
         if self._turn is None or self._paused:
             yield
             return
-        with self._drawing:
-            self._paused = True
-            self._draw(tail=False)
-            self._turn.asked()
-        began = time.monotonic()
-        try:
-            yield
-        finally:
+        with self._line.away() if self._line is not None else nullcontext():
             with self._drawing:
-                self._paused = False
-                if self._turn is not None:
-                    self._turn.waited(time.monotonic() - began)
+                self._paused = True
+                self._draw(tail=False)
+                self._turn.asked()
+            began = time.monotonic()
+            try:
+                yield
+            finally:
+                with self._drawing:
+                    self._paused = False
+                    if self._turn is not None:
+                        self._turn.waited(time.monotonic() - began)
 
     def details(self, number: int | None = None) -> None:
         """Print the thinking, and the full arguments, changes and results of the last turn with tool calls or thinking,
@@ -262,7 +291,11 @@ class LiveDisplay:
 
     def _keep_drawing(self, end: threading.Event) -> None:
         pause = 0.0
-        while not end.wait(pause):
+        while not end.is_set():
+            if self._is_changed.wait(pause):
+                # A key is shown soon, but several keys are one frame.
+                end.wait(min(pause, _KEY_SECONDS))
+            self._is_changed.clear()
             began = time.thread_time()
             with self._drawing:
                 if end.is_set():
@@ -287,8 +320,10 @@ class LiveDisplay:
             turn.ended(width)
         caps = of_stdout()
         lines = [caps.ansi(line) for line in turn.settled(width)]
-        status = self._status() if self._status is not None and tail else ""
-        rows = [caps.ansi(row) for row in turn.tail(width, height, status)] if tail else []
+        rows = []
+        if tail:
+            below = self._line.rows(width, height) if self._line is not None else []
+            rows = [*(caps.ansi(row) for row in turn.tail(width, height - len(below))), *below]
         region.draw(lines, rows, size)
 
     def _finish(self, after: str = "") -> None:
@@ -298,6 +333,7 @@ class LiveDisplay:
         if self._turn is None:
             return
         self._end.set()
+        self._is_changed.set()
         with self._drawing:
             if self._turn is None:
                 return

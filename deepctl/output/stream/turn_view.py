@@ -48,6 +48,8 @@ class TurnView:
         self._stream: Markdown | FoldedThinking | None = None
         self._streaming = ""
         self._retry: tuple[Mapping[str, Any], float] | None = None
+        self._waiting = ""
+        """What keeps the turn from beginning, in words."""
         self._retries = 0
         self._settled: list[Text] = []
         self._kind = ""
@@ -57,7 +59,9 @@ class TurnView:
         """Process an event with its time on the monotonic clock."""
         kind = event["type"]
         self._heard = at
-        if kind == "activity":
+        if kind == "waiting":
+            self._waiting = event["message"]
+        if kind in ("activity", "waiting"):
             return
         if kind in ("change", "command", "output", "work"):
             self._work(event)
@@ -176,9 +180,12 @@ class TurnView:
         lines, self._settled = self._settled, []
         return lines
 
-    def tail(self, width: int, height: int, status: str) -> list[Text]:
+    def tail(self, width: int, height: int) -> list[Text]:
         """The rows below the final ones, for a window of `height` lines; at most `height - 1` rows."""
         from rich.text import Text
+
+        if self._waiting:
+            return fold(self._status(), width - 1)[-max(height - 1, 1) :]
 
         rows = [row for line in (self._stream.tail(width) if self._stream else ()) for row in fold(line, width)]
         room = max(height - 2, 0)
@@ -191,7 +198,7 @@ class TurnView:
             work.append(Text())
         rows = [*rows, *work]
         rows = rows[len(rows) - room :] if len(rows) > room else rows
-        return [*rows, self._status(width, status)]
+        return [*rows, cut_line(self._status(), width - 1, self._caps)]
 
     def _working(self, width: int, room: int) -> list[Text]:
         """The running call with its output, the waiting calls, and the to-do list, in at most `room` rows."""
@@ -248,15 +255,17 @@ class TurnView:
         signs = self._caps.sign(_SPINNER, _ASCII_SPINNER)
         return signs[int(time.monotonic() / _SPIN) % len(signs)]
 
-    def _status(self, width: int, suffix: str) -> Text:
+    def _status(self) -> Text:
         from rich.text import Text
 
-        parts = [self._doing(), f"{int(time.monotonic() - self._began)} s", "Ctrl-C stops", suffix]
-        text = self._caps.sign(" · ", " - ").join(part for part in parts if part)
-        line = Text.assemble((self._spinner(), "cyan"), (f" {self._caps.safe(printable(text))}", "dim"))
-        return cut_line(line, width - 1, self._caps)
+        stop = "Ctrl-C to stop waiting" if self._waiting else "Ctrl-C stops"
+        parts = [self._doing(), f"{int(time.monotonic() - self._began)} s", stop]
+        text = self._caps.sign(" · ", " - ").join(parts)
+        return Text.assemble((self._spinner(), "cyan"), (f" {self._caps.safe(printable(text))}", "dim"))
 
     def _doing(self) -> str:
+        if self._waiting:
+            return f"{self._waiting}: waiting"
         if self._retry is not None:
             event, until = self._retry
             seconds = max(until - time.monotonic(), 0.0)
