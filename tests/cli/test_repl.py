@@ -164,7 +164,7 @@ def test_an_answer_is_seen_while_it_is_written_and_what_is_typed_meanwhile_stand
         terminal.expect(" s · Ctrl-C stops\nalice> and then")
         gate.set()
         terminal.expect("word29")
-        terminal.expect("alice> and then")
+        terminal.expect("alice> and then\nalice · ")
         for word in words:
             assert terminal.scrolled.count(word.strip() + " ") + terminal.scrolled.count(word.strip() + "\n") == 1
         assert "Writing" not in terminal.scrolled

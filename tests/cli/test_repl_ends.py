@@ -316,7 +316,7 @@ def test_what_is_pasted_during_a_turn_is_in_the_line_below_it(scene: Scene) -> N
     chat.expect("alice> one line\n       and another and an end")
     scene.gate.set()
     chat.expect("The second.")
-    chat.expect("alice> one line\n       and another and an end")
+    chat.expect("alice> one line\n       and another and an end\nalice · ")
     chat.type("\x03")
     chat.prompt()
     chat.type("\x04")

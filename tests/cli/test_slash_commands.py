@@ -189,7 +189,9 @@ def test_the_last_turn_is_said_again(opened: Callable[..., Chat], deepctl: InPro
     assert "1 earlier turn " in chat("/retry")
     with (home / "locks/alice").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "Another process is working" in chat("hello")
+        chat.until("hello", "waiting · ")
+        chat.terminal.type("\x03")
+        chat.draft("hello")
     # The turn that did not even begin is not in the session, and the one before it stays there.
     again = chat("/retry")
     assert "No part of the last turn was stored" in again
@@ -395,7 +397,7 @@ def test_reading_works_while_another_process_has_the_lock(opened: Callable[..., 
         assert "main, 1 turn" in chat("/status")
         for command in ("/undo", "/rewind ~1", "/fork other", "/remember no", "/compact", "/checkpoints save"):
             assert "Another process is working" in chat(command), command
-        told = " ".join(chat("hello").split())
+        told = " ".join(chat("/compact").split())
         assert "`deepctl chat`" in told, "what the other process is called, in a shell's words"
         assert "the Up key brings the line back" in told
     assert chat.terminal.leave() == 0
@@ -475,7 +477,7 @@ def test_wide_characters_fit_the_window(opened: Callable[..., Chat], columns: in
                for line in overview)  # fmt: skip
     # None of them wraps.
     assert sum(line.startswith("  /") for line in overview) == len(slash_commands.ALL)
-    assert len(overview) == len(slash_commands.ALL) + 6 + 4
+    assert len(overview) == len(slash_commands.ALL) + 6 + 7
 
 
 def test_in_a_narrow_window_the_status_is_broken_between_words(opened: Callable[..., Chat]) -> None:

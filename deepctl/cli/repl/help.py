@@ -24,7 +24,13 @@ _EXAMPLE = re.compile(r"deepctl .*")
 _TURN = "A turn is one prompt and all work to answer it."
 _SHELL = ("!command", "Run a command where the agent's commands run.")
 _MENTION = ("@path", "Show a file of the workspace to the model.")
-_KEYS = (("Ctrl-C", "Stop an answer, or empty the line."), ("Ctrl-D", "Leave the chat."))
+_KEYS = (
+    ("Ctrl-C", "Stop an answer, or empty the line."),
+    ("Ctrl-D", "Leave the chat."),
+    ("Enter", "During an answer: queue the line for afterwards."),
+    ("Up", "On an empty line: take back the last queued entry."),
+    ("Alt-Enter", "During an answer: stop it, and send the line at once."),
+)
 
 
 class _Overview(NamedTuple):
