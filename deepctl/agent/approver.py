@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from pydantic_ai import RunContext
 from pydantic_ai.exceptions import ToolFailed
 
+from deepctl.agent import delegation
 from deepctl.agent.backend import LocalBackend
 
 Approve = Literal["ask", "auto", "never"]
@@ -46,7 +47,8 @@ class ApprovalRequest(NamedTuple):
     """An approval request: the operation, the path or command, and for a change to a file its diff.
 
     For a tool of an MCP server (`mcp`), the target is its name and the preview are its arguments, as JSON. `wish`
-    completes the sentence "The agent wants to". `choices` are the answers besides yes and no.
+    completes the sentence "The agent wants to". `choices` are the answers besides yes and no. `agent` is the name of the
+    sub-agent that makes the call; it is empty for the agent itself.
     """
 
     operation: str
@@ -54,6 +56,7 @@ class ApprovalRequest(NamedTuple):
     preview: str = ""
     wish: str = ""
     choices: tuple[Choice, ...] = ()
+    agent: str = ""
 
 
 class ApprovalAnswer(NamedTuple):
@@ -118,7 +121,7 @@ class Approver:
             return ""
         if self.ask is None:
             raise ToolFailed(f"There is no terminal to allow {refusal}.{because} Continue without it.")
-        answer = await self.ask(request)
+        answer = await self.ask(request._replace(agent=delegation.agent_name()))
         if not answer.allow:
             word = f" The reason: {answer.word}" if answer.word else " Continue without it."
             raise ToolFailed(f"The user did not allow {refusal}.{word}")

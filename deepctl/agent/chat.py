@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic_ai.messages import UserContent
 
@@ -37,6 +37,9 @@ from deepctl.store import session_log
 from deepctl.store.log_file import Compaction, Message, MessageList
 from deepctl.store.repository import Repository
 
+if TYPE_CHECKING:
+    from deepctl.agent.questions import Answerer
+
 _T = TypeVar("_T")
 
 
@@ -53,8 +56,9 @@ class TurnRunner:
         environment: Mapping[str, str],
         ask: Ask | None = None,
         note: str | None = KEPT,
+        answerer: Answerer | None = None,
     ) -> None:
-        self.engine = TurnEngine(options, environment=environment, ask=ask, note=note)
+        self.engine = TurnEngine(options, environment=environment, ask=ask, note=note, answerer=answerer)
         self._runner = asyncio.Runner()
         self.stops = Interruption(options.timeout, note)
         """Stops a turn. Code that does more for a turn than `run` enters `watched` around all of it."""

@@ -36,6 +36,7 @@ from pydantic_ai.messages import (
 from pydantic_ai.run import AgentRunResult
 from pydantic_ai.tools import ToolDefinition
 
+from deepctl.agent import delegation
 from deepctl.agent.backend import LocalBackend, failure_in_words
 from deepctl.agent.checkpoint_stores import (
     Checkpoint,
@@ -75,6 +76,10 @@ READ_ONLY_TOOLS = frozenset(
         "read_tool_result",
         "save_checkpoint",
         "search_memory",
+        "search_sessions",
+        "ask_user",
+        "web_fetch",
+        "web_search",
     }
 )
 """Tools that do not change the workspace."""
@@ -399,7 +404,8 @@ class Checkpointing(AbstractCapability[Any]):
 
     def _store(self, ctx: RunContext[Any]) -> StoreCheckpoints | None:
         checkpoints = _of_run(ctx, self.store)
-        if not isinstance(checkpoints, StoreCheckpoints):
+        if not isinstance(checkpoints, StoreCheckpoints) or delegation.current() is not None:
+            # The conversation of a sub-agent is not one to return to. Its work is that of its parent's call.
             return None
         checkpoints.frequency = self.frequency
         checkpoints.max_checkpoints = self.max_checkpoints
@@ -451,7 +457,8 @@ class Checkpointing(AbstractCapability[Any]):
     ) -> Any:
         """Report the start of a tool to the checkpoints of the run."""
         checkpoints = _of_run(ctx, self.store)
-        if checkpoints is not None:
+        is_inside = isinstance(checkpoints, StoreCheckpoints) and delegation.current() is not None
+        if checkpoints is not None and not is_inside:
             await checkpoints.tool_starts(ctx, call.tool_name)
         return await handler(args)
 

@@ -53,6 +53,7 @@ from wcmatch import glob as wcglob
 from wcmatch._wcparse import PatternLimitException
 
 from deepctl import layout
+from deepctl.agent import delegation
 from deepctl.agent.approvals import rule_paths
 from deepctl.agent.backend import FileLine, LocalBackend, failure_in_words, files_of, own_path
 from deepctl.agent.media_filter import recordable
@@ -112,9 +113,12 @@ class GuardedTools(WrapperToolset[Any]):
         hidden_tools = self.disabled | MUTATING_TOOLS if ctx.workspace.read_only else self.disabled
         if not runs_commands(ctx.workspace, self.shell):
             hidden_tools |= {COMMAND}
-        return {
+        tools = {
             name: _in_order(tool) for name, tool in (await super().get_tools(ctx)).items() if name not in hidden_tools
         }
+        if (task := delegation.current()) is not None:
+            return {name: tool for name, tool in tools.items() if task.offers(name)}
+        return tools
 
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]

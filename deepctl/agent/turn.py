@@ -40,6 +40,7 @@ from pydantic_ai.run import AgentRun
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RunUsage, UsageLimits
 
+from deepctl.agent import delegation
 from deepctl.agent.answer_ends import AnswerCut, Finish, finish_of, not_run
 from deepctl.agent.compaction import Compactor, ShortenedHistory
 from deepctl.agent.factory import DeepAgentDeps
@@ -167,6 +168,7 @@ async def run_turn(
     compactor = Compactor(media_filter, recorder, policy, explain, notify)
     fits = _FitsContext(compactor)
     cut: AnswerCut | None = None
+    observer = delegation.TurnObserver(emit, tool_done, explain)
     try:
         async with _started(
             agent,
@@ -189,7 +191,7 @@ async def run_turn(
                     elif Agent.is_call_tools_node(node):
                         await recorder.catch_up()
                         # A tool may run an agent of its own with the model of its context.
-                        with purpose("subagent"):
+                        with purpose("subagent"), delegation.observed_by(observer):
                             async with node.stream(run.ctx) as events:
                                 await _forward(events, emit, recorder, tool_done)
                     node = await run.next(node)

@@ -8,7 +8,7 @@ command line, `deepctl.agent.open_profile` those of applications.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic_ai import Agent
 from pydantic_ai.capabilities import AbstractCapability
@@ -22,6 +22,7 @@ from deepctl.agent.answer_ends import AnswerCut
 from deepctl.agent.approver import Approve, Ask
 from deepctl.agent.checkpoints import Checkpointing
 from deepctl.agent.compaction import CompactionResult, ShortenedHistory
+from deepctl.agent.extensions import Extensions
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
 from deepctl.agent.interruption import KEPT, Blocking, Emit, directly
 from deepctl.agent.limits import (
@@ -55,6 +56,9 @@ from deepctl.domain.outside_files import OutsideFile
 from deepctl.domain.permissions import Permissions
 from deepctl.errors import DeepctlError, StorageError
 from deepctl.sandbox.policy import PROTECTED
+
+if TYPE_CHECKING:
+    from deepctl.agent.questions import Answerer
 
 
 class Options(NamedTuple):
@@ -100,6 +104,7 @@ class Options(NamedTuple):
     """The notebooks of other profiles that the agent may read."""
     spending: Spending | None = None
     """Where requests are recorded, and the budgets; `None` if requests are not recorded."""
+    extensions: Extensions = Extensions()
 
 
 class TurnEngine:
@@ -108,7 +113,8 @@ class TurnEngine:
     Without an `agent`, it is that of the options, and the constructor raises `UsageError` or `ModelFailed` if the model
     cannot be used, and `BadSetting` if a rule cannot be used. An application's own `agent` has its tools, approvals and
     instructions itself, and `model` is its model. The constructor also raises `UsageError` if the model has no price
-    and money is limited, for a turn or by a budget. `note` is the hint of errors that end a turn.
+    and money is limited, for a turn or by a budget. `note` is the hint of errors that end a turn. `answerer` asks the
+    user the questions of the model.
     """
 
     def __init__(
@@ -120,6 +126,7 @@ class TurnEngine:
         note: str | None = KEPT,
         agent: Agent[DeepAgentDeps, Any] | None = None,
         model: Model | None = None,
+        answerer: Answerer | None = None,
     ) -> None:
         self.options = options
         self._note = note
@@ -133,7 +140,7 @@ class TurnEngine:
         self._used = RunUsage()
         self._spent = RunUsage()
         self._is_own_agent = agent is None
-        self.agent: Agent[DeepAgentDeps, Any] = agent if agent is not None else self._own_agent(ask)
+        self.agent: Agent[DeepAgentDeps, Any] = agent if agent is not None else self._own_agent(ask, answerer)
         # An agent without checkpoints of its own reports its tool calls, too.
         self._capabilities = [] if _has_checkpoints(self.agent) else [Checkpointing()]
         # An application opens and closes its own model.
@@ -157,8 +164,13 @@ class TurnEngine:
         if self._servers is not None:
             self._servers.read_keys()
 
-    def _own_agent(self, ask: Ask | None) -> Agent[DeepAgentDeps, str]:
+    def _own_agent(self, ask: Ask | None, answerer: Answerer | None) -> Agent[DeepAgentDeps, str]:
         options = self.options
+        capabilities = options.extensions.capabilities(
+            approve=options.approve, ask=ask, answerer=answerer, environment=self._environment
+        )
+        if self._servers is not None:
+            capabilities.append(self._servers.capability())
         return create_deep_agent(
             self.model,
             instructions=[_place(options), *([options.instructions] if options.instructions else [])],
@@ -171,7 +183,7 @@ class TurnEngine:
             disabled_tools=options.disabled_tools,
             context_window=options.context_window,
             shared_memory=options.shared_memory,
-            capabilities=[self._servers.capability()] if self._servers is not None else [],
+            capabilities=capabilities,
         )
 
     async def ready(self, emit: Emit | None) -> None:

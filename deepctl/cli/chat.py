@@ -15,7 +15,7 @@ from deepctl.cancellation import interruptible
 from deepctl.cli import options
 from deepctl.cli.chat_session import ChatSession, EphemeralChatSession, ProfileChat
 from deepctl.cli.chat_setup import ChatDirectory, ChatSetup, known_profile
-from deepctl.cli.confirm import ask_at_terminal
+from deepctl.cli.confirm import answer_at_terminal, ask_at_terminal
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import attachments, settings
 from deepctl.domain.profile_choice import ProfileChoice
@@ -169,7 +169,14 @@ def chat(
         ask = ask_at_terminal(display) if is_interactive else None
         in_memory_for = user if ephemeral else None
         setup = ChatSetup(
-            choice.name, in_force, timeout, ask, choice.directory, in_memory_for, shows_work=display.shows_work
+            choice.name,
+            in_force,
+            timeout,
+            ask,
+            answer_at_terminal(display) if is_interactive and not as_json else None,
+            choice.directory,
+            in_memory_for,
+            shows_work=display.shows_work,
         )
         directory = None
         if not ephemeral:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from deepctl.agent.approver import Ask
     from deepctl.agent.chat import Chat, EphemeralChat, TurnRunner
     from deepctl.agent.models import ModelCheck
+    from deepctl.agent.questions import Answerer
     from deepctl.agent.turn_engine import Options
 
 _T = TypeVar("_T")
@@ -61,6 +62,8 @@ class ChatSetup(NamedTuple):
     timeout: float | None = None
     ask: Ask | None = None
     """The function that asks the person at the terminal; `None` without a terminal."""
+    answerer: Answerer | None = None
+    """The same for questions of the model; `None` if nobody waits for them, as with `--json`."""
     chosen_by: str | None = None
     """The directory that gave the profile (`profiles use --here`); `None` if another source did."""
     profile_of_budgets: str | None = None
@@ -133,7 +136,7 @@ class ChatSetup(NamedTuple):
 
         agent_options = agent_options._replace(shows_work=self.shows_work)
         try:
-            return TurnRunner(agent_options, environment=os.environ, ask=self.ask, note=note)
+            return TurnRunner(agent_options, environment=os.environ, ask=self.ask, note=note, answerer=self.answerer)
         except UsageError as error:
             place = _PLACES.get(self.settings.resolve("model").source)
             if error.code != "unknown_model" or place is None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from deepctl.agent.approver import ApprovalAnswer, ApprovalRequest, Ask, Choice
+    from deepctl.agent.questions import Answerer, UserQuestion
     from deepctl.output.stream.display import Display
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
@@ -132,6 +133,16 @@ def ask_at_terminal(display: Display) -> Ask:
     return ask
 
 
+def answer_at_terminal(display: Display) -> Answerer:
+    """A function that asks the person at the terminal of `display` a question of the model."""
+
+    async def answer(question: UserQuestion) -> list[str] | str | None:
+        with _paused(display):
+            return await _answer(question)
+
+    return answer
+
+
 @contextmanager
 def _paused(display: Display) -> Iterator[None]:
     with tty_modes.without_echo():
@@ -147,7 +158,8 @@ async def _ask(question: ApprovalRequest) -> ApprovalAnswer:
     from deepctl.agent.approver import ApprovalAnswer
 
     wish = question.wish or _WANTS.get(question.operation, "use a tool outside the sandbox")
-    say(wrap(visible(f"The agent wants to {wish}:"), sys.stderr))
+    who = f"The sub-agent {question.agent}" if question.agent else "The agent"
+    say(wrap(visible(f"{who} wants to {wish}:"), sys.stderr))
     _show(question, _MAX_LINES, _MAX_DIFF)
     await _typing_has_stopped()
     choices = {choice.key: choice for choice in question.choices}
@@ -265,9 +277,39 @@ async def _key() -> str:
 
 async def _reason() -> str:
     """The reason for a refusal, as a line for the agent."""
+    return await _line("Reason for the agent?")
+
+
+async def _line(question: str) -> str:
+    """A typed line; empty if the terminal is gone, or after Ctrl-D."""
     with tty_modes.shell_mode():
-        say_part("Reason for the agent? ")
+        say_part(f"{question} ")
         line = await _key()
     if not line.endswith("\n"):
         say("")
     return line.strip()
+
+
+async def _answer(question: UserQuestion) -> list[str] | str | None:
+    """Show a question with its numbered choices, and wait for a line: numbers, or an answer in words."""
+    place = f" ({question.number} of {question.total})" if question.total > 1 else ""
+    say(wrap(f"The agent asks{place}: {visible(' '.join(question.text.split()))}", sys.stderr))
+    for number, choice in enumerate(question.choices, 1):
+        about = f": {visible(' '.join(choice.description.split()))}" if choice.description else ""
+        say(wrap(f"  {number}. {visible(choice.label)}{about}", sys.stderr))
+    await _typing_has_stopped()
+    numbers = "Numbers, such as 1,3," if question.is_multiple else "A number"
+    instruction = f"{numbers} or an answer in your words; Enter alone leaves it to the agent:"
+    while True:
+        line = await _line(wrap(instruction, sys.stderr))
+        words = line.replace(",", " ").split()
+        if not words:
+            say("The agent decides.")
+            return None
+        if not all(word.isdecimal() for word in words):
+            labels = [choice.label for choice in question.choices if choice.label.casefold() == line.casefold()]
+            return labels or "".join(character for character in line if character.isprintable())
+        places = [int(word) for word in words]
+        if all(1 <= number <= len(question.choices) for number in places) and (question.is_multiple or len(words) == 1):
+            return [question.choices[number - 1].label for number in places]
+        say(f"Type {'numbers' if question.is_multiple else 'one number'} from 1 to {len(question.choices)}, or words.")

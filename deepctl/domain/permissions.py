@@ -312,20 +312,23 @@ ALL_TOOLS = (
     *LEAN_TOOLS,
     *("save_plan", "write_plan", "read_tool_result", "save_checkpoint", "list_checkpoints", "rewind_to"),
 )
+EXTENSION_TOOLS = ("ask_user", "delegate_task", "search_sessions", "web_fetch", "web_search")
+"""The tools that a setting of their own switches on."""
 SERVER_SEPARATOR = "__"
 """Separates the name of an MCP server from the name of its tool."""
 
 
 def unknown_tool(names: Iterable[str]) -> str | None:
     """The first name of no tool. Names of tools of MCP servers are not checked."""
-    return next((name for name in names if name not in ALL_TOOLS and SERVER_SEPARATOR not in name), None)
+    known = (*ALL_TOOLS, *EXTENSION_TOOLS)
+    return next((name for name in names if name not in known and SERVER_SEPARATOR not in name), None)
 
 
 def tool_hint(name: str) -> str:
     """The names that an unknown name could be."""
     from difflib import get_close_matches
 
-    near = get_close_matches(name, ALL_TOOLS, 3, 0.6)
+    near = get_close_matches(name, (*ALL_TOOLS, *EXTENSION_TOOLS), 3, 0.6)
     names = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Tools are: {', '.join(sorted(ALL_TOOLS))}."
     return f"{names} Tools of MCP servers are called SERVER{SERVER_SEPARATOR}TOOL."
 

@@ -22,6 +22,8 @@ from deepctl.sandbox.policy import PROTECTED
 SANDBOXES = ("auto", "bubblewrap", "docker", "none")
 APPROVALS = ("ask", "auto", "never")
 NETWORK = ("off", "on")
+SWITCH = ("off", "on")
+WEB = ("off", "ask", "auto")
 CHECKPOINTS = ("every_tool", "every_turn", "manual_only")
 TOOLS = ("full", "lean")
 THINKING = ("off", "minimal", "low", "medium", "high", "xhigh", "max", "on")
@@ -224,6 +226,22 @@ SETTINGS: dict[str, Setting] = {
     ),
     "tools": Setting(
         "tools of the agent: all, or only those for files, commands and memory", "full", TOOLS, risk=_TOOLS
+    ),
+    "search_sessions": Setting(
+        "whether the agent can search the sessions of the profile",
+        "off",
+        SWITCH,
+        risk="the agent reads earlier conversations, also those in other directories",
+    ),
+    "ask_user": Setting("whether the agent can ask the user questions at the terminal", "off", SWITCH, risk=_TOOLS),
+    "subagents": Setting(
+        "whether the agent can give tasks to sub-agents", "off", SWITCH, risk="a turn can send more requests"
+    ),
+    "web": Setting(
+        "whether the agent can fetch and search web pages: not, after an approval, or freely",
+        "off",
+        WEB,
+        risk="with the web, the agent can send your files to others",
     ),
     "disabled_tools": Setting("tools that the agent does not have, separated by commas", kind="names", risk=_TOOLS),
     "memory.read": Setting(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from tests.errors.situation import Situation, case
 from tests.support.loopback import Broken, Raw, Stalled, Status, Text, ToolCalls, stopped
 
@@ -44,6 +46,13 @@ def _(s: Situation) -> list[str]:
 @case("chat", "the provider's client is not installed")
 def _(s: Situation) -> list[str]:
     return [*HELLO, "--model", "groq:llama"]
+
+
+@case("chat", "the packages of the setting `web` are not installed")
+def _(s: Situation) -> list[str]:
+    (s.home / "config.toml").write_text('web = "auto"\n')
+    s.patch.setitem(sys.modules, "markdownify", None)
+    return HELLO
 
 
 @case("chat", "the provider's key is not set")
