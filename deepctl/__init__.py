@@ -25,15 +25,20 @@ if TYPE_CHECKING:
     from deepctl.agent.file_checkpoint_store import FileCheckpointStore
     from deepctl.agent.offline import offline_model
     from deepctl.agent.open_profile import OpenProfile, open_profile
+    from deepctl.agent.past_sessions import SearchSessions
     from deepctl.agent.profile_results import ProfileCheckpoint, ProfileResult, ProfileRewind, ProfileSession
+    from deepctl.agent.questions import AskUser
     from deepctl.agent.runs import run, stream
     from deepctl.agent.sandboxes import Bubblewrap, Docker, NoSandbox
+    from deepctl.agent.subagents import SubAgent, SubAgents
     from deepctl.agent.tasks import end_runs
+    from deepctl.agent.web import WebAccess
     from deepctl.distribution import __version__
     from deepctl.layout import user_directory
     from deepctl.sandbox.policy import Limits
 
 _MODULES = {
+    "AskUser": "deepctl.agent.questions",
     "Bubblewrap": "deepctl.agent.sandboxes",
     "Checkpoint": "deepctl.agent.checkpoint_stores",
     "CheckpointStore": "deepctl.agent.checkpoint_stores",
@@ -52,8 +57,12 @@ _MODULES = {
     "ProfileSession": "deepctl.agent.profile_results",
     "ProjectOptions": "deepctl.agent.backend",
     "RewindRequested": "deepctl.agent.checkpoints",
+    "SearchSessions": "deepctl.agent.past_sessions",
     "SessionManager": "deepctl.agent.docker_sandbox",
     "StateBackend": "pydantic_ai_backends",
+    "SubAgent": "deepctl.agent.subagents",
+    "SubAgents": "deepctl.agent.subagents",
+    "WebAccess": "deepctl.agent.web",
     "__version__": "deepctl.distribution",
     "create_deep_agent": "deepctl.agent.factory",
     "end_runs": "deepctl.agent.tasks",
@@ -66,6 +75,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "AskUser",
     "Bubblewrap",
     "Checkpoint",
     "CheckpointStore",
@@ -84,8 +94,12 @@ __all__ = [
     "ProfileSession",
     "ProjectOptions",
     "RewindRequested",
+    "SearchSessions",
     "SessionManager",
     "StateBackend",
+    "SubAgent",
+    "SubAgents",
+    "WebAccess",
     "__version__",
     "create_deep_agent",
     "end_runs",

@@ -12,6 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from tests.support.command import InProcess
+from tests.support.loopback import Answer, Text, ToolCalls, provider
 from tests.support.runs import ALICE, RUNS, World, made_world
 from tests.support.tree import commands
 
@@ -89,6 +90,21 @@ def test_events_of_a_chat_are_as_described(world: World) -> None:
     failed = world.deepctl("chat", "--json", "--user", "alice", "--model", "nonsense:x", "hello")
     _check("chat", failed.events[-1])
     assert failed.events[-1]["type"] == "error"
+
+
+def test_the_work_of_a_sub_agent_is_described_too(deepctl: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-nothing")
+    deepctl("config", "set", "subagents", "on").ok()
+    task = ("delegate_task", {"agent_name": "explorer", "task": "look"})
+    answers: list[Answer] = [ToolCalls([task]), ToolCalls([("ls", {"path": "."})]), Text(["There."]), Text(["Good."])]
+    with provider(*answers) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.address}/v1")
+        events = deepctl("chat", "--json", "--model", "openai-chat:gpt-4o", "hello").ok().events
+    for event in events:
+        _check("chat", event)
+    assert [event["event"]["type"] for event in events if event["type"] == "subagent"] == [
+        *("tool_call", "tool_result", "end")
+    ]
 
 
 def test_an_ephemeral_chat_is_described_too(deepctl: InProcess) -> None:

@@ -47,8 +47,8 @@ class ApprovalRequest(NamedTuple):
     """An approval request: the operation, the path or command, and for a change to a file its diff.
 
     For a tool of an MCP server (`mcp`), the target is its name and the preview are its arguments, as JSON. `wish`
-    completes the sentence "The agent wants to". `choices` are the answers besides yes and no. `agent` is the name of the
-    sub-agent that makes the call; it is empty for the agent itself.
+    completes the sentence "The agent wants to". `choices` are the answers besides yes and no. `agent` is the name of
+    the sub-agent that makes the call; it is empty for the agent itself.
     """
 
     operation: str

@@ -217,7 +217,7 @@ def test_the_rules_hold_and_the_question_names_the_sub_agent(tmp_path: Path) -> 
         asked.append(request)
         return ApprovalAnswer(allow=len(asked) == 1, always=True)
 
-    steps = [
+    steps: list[ToolCallPart | TextPart] = [
         ToolCallPart(*task("self")),
         ToolCallPart("execute", {"command": "echo 1"}),
         ToolCallPart("read_file", {"path": "secret.txt"}),
@@ -245,7 +245,7 @@ def test_the_rules_hold_and_the_question_names_the_sub_agent(tmp_path: Path) -> 
 
 
 def test_checkpoints_of_an_application_have_no_conversation_of_a_sub_agent(tmp_path: Path) -> None:
-    steps = [
+    steps: list[ToolCallPart | TextPart] = [
         ToolCallPart(*task("self", "inner task")),
         ToolCallPart("write_file", {"path": "a.txt", "content": "a"}),
         ToolCallPart("write_file", {"path": "b.txt", "content": "b"}),
