@@ -9,7 +9,7 @@ _deepctl_table() {
 	commands= arguments= options=
 	local user='--user=profile --profile=profile -u=profile'
 	case $1 in
-	'') commands='chat checkpoints sessions memory profiles roles projects wipe sandbox usage models keys config doctor help' options='--version -V --install-completion=?,bash,zsh,fish --show-completion=?,bash,zsh,fish' ;;
+	'') commands='chat checkpoints sessions memory profiles roles projects wipe sandbox usage models keys mcp config doctor help' options='--version -V --install-completion=?,bash,zsh,fish --show-completion=?,bash,zsh,fish' ;;
 	' chat') arguments='-' options="$user --session=session -s=session --new=?- --project=directory -C=directory --no-project --large --file=file -f=file --model=model -m=model --thinking=,off,minimal,low,medium,high,xhigh,max,on --approve=,ask,auto,never --sandbox=,auto,bubblewrap,docker,none --network --no-network --ephemeral --timeout=- --wait=- --json" ;;
 	' checkpoints') commands='list show diff save label rewind undo fork remove prune import verify repair' ;;
 	' checkpoints list') options="$user --session=session -s=session --limit=- --project=directory -C=directory --all --graph --json" ;;
@@ -76,6 +76,11 @@ _deepctl_table() {
 	' keys list') options="$user --json" ;;
 	' keys set') arguments=',ALIBABA_API_KEY,ANTHROPIC_API_KEY,ANTHROPIC_AUTH_TOKEN,AWS_ACCESS_KEY_ID,AWS_BEARER_TOKEN_BEDROCK,AWS_PROFILE,AZURE_OPENAI_AD_TOKEN,AZURE_OPENAI_API_KEY,CEREBRAS_API_KEY,COPILOT_GITHUB_TOKEN,CO_API_KEY,CRUSOE_API_KEY,DASHSCOPE_API_KEY,DEEPSEEK_API_KEY,FIREWORKS_API_KEY,GEMINI_API_KEY,GITHUB_API_KEY,GITHUB_COPILOT_API_KEY,GITHUB_COPILOT_API_TOKEN,GOOGLE_API_KEY,GOOGLE_APPLICATION_CREDENTIALS,GROQ_API_KEY,HEROKU_INFERENCE_KEY,HF_TOKEN,META_API_KEY,MISTRAL_API_KEY,MOONSHOTAI_API_KEY,NEBIUS_API_KEY,OLLAMA_API_KEY,OPENAI_API_KEY,OPENAI_ORG_ID,OPENAI_PROJECT_ID,OPENROUTER_API_KEY,OVHCLOUD_API_KEY,PAIG_API_KEY,PYDANTIC_AI_GATEWAY_API_KEY,SAMBANOVA_API_KEY,SNOWFLAKE_TOKEN,TOGETHER_API_KEY,VERCEL_AI_GATEWAY_API_KEY,VERCEL_OIDC_TOKEN,VLLM_API_KEY,XAI_API_KEY,ZAI_API_KEY' options="$user --store=,keyring,file --wait=- --json" ;;
 	' keys unset') arguments=',ALIBABA_API_KEY,ANTHROPIC_API_KEY,ANTHROPIC_AUTH_TOKEN,AWS_ACCESS_KEY_ID,AWS_BEARER_TOKEN_BEDROCK,AWS_PROFILE,AZURE_OPENAI_AD_TOKEN,AZURE_OPENAI_API_KEY,CEREBRAS_API_KEY,COPILOT_GITHUB_TOKEN,CO_API_KEY,CRUSOE_API_KEY,DASHSCOPE_API_KEY,DEEPSEEK_API_KEY,FIREWORKS_API_KEY,GEMINI_API_KEY,GITHUB_API_KEY,GITHUB_COPILOT_API_KEY,GITHUB_COPILOT_API_TOKEN,GOOGLE_API_KEY,GOOGLE_APPLICATION_CREDENTIALS,GROQ_API_KEY,HEROKU_INFERENCE_KEY,HF_TOKEN,META_API_KEY,MISTRAL_API_KEY,MOONSHOTAI_API_KEY,NEBIUS_API_KEY,OLLAMA_API_KEY,OPENAI_API_KEY,OPENAI_ORG_ID,OPENAI_PROJECT_ID,OPENROUTER_API_KEY,OVHCLOUD_API_KEY,PAIG_API_KEY,PYDANTIC_AI_GATEWAY_API_KEY,SAMBANOVA_API_KEY,SNOWFLAKE_TOKEN,TOGETHER_API_KEY,VERCEL_AI_GATEWAY_API_KEY,VERCEL_OIDC_TOKEN,VLLM_API_KEY,XAI_API_KEY,ZAI_API_KEY' options="$user --yes -y --wait=- --json" ;;
+	' mcp') commands='list add test remove' ;;
+	' mcp list') options="$user --json" ;;
+	' mcp add') arguments='- -*' options="--url=- --env-var=- --header=- --token-var=- $user --wait=- --json" ;;
+	' mcp test') arguments='-' options="$user --json" ;;
+	' mcp remove') arguments='-' options="$user --wait=- --json" ;;
 	' config') commands='show get set unset edit path' ;;
 	' config show') options="$user --json" ;;
 	' config get') arguments='setting' options="$user --json" ;;
@@ -84,7 +89,7 @@ _deepctl_table() {
 	' config edit') options="$user --wait=- --json" ;;
 	' config path') options="$user --json" ;;
 	' doctor') options="$user --json" ;;
-	' help') commands='chat checkpoints sessions memory profiles roles projects wipe sandbox usage models keys config doctor' ;;
+	' help') commands='chat checkpoints sessions memory profiles roles projects wipe sandbox usage models keys mcp config doctor' ;;
 	' help chat') : ;;
 	' help checkpoints') commands='list show diff save label rewind undo fork remove prune import verify repair' ;;
 	' help checkpoints list') : ;;
@@ -151,6 +156,11 @@ _deepctl_table() {
 	' help keys list') : ;;
 	' help keys set') : ;;
 	' help keys unset') : ;;
+	' help mcp') commands='list add test remove' ;;
+	' help mcp list') : ;;
+	' help mcp add') : ;;
+	' help mcp test') : ;;
+	' help mcp remove') : ;;
 	' help config') commands='show get set unset edit path' ;;
 	' help config show') : ;;
 	' help config get') : ;;

@@ -6,6 +6,7 @@ into the exit code of the process. docs/exit-codes.md shows ``EXIT_CODES``, and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NoReturn
 
 EXIT_CODES: dict[int, str] = {
@@ -16,7 +17,7 @@ EXIT_CODES: dict[int, str] = {
     4: "another process is working on this profile",
     5: "stored state is damaged",
     6: "refused",
-    7: "the model or its provider failed",
+    7: "the model, its provider or an MCP server failed",
     8: "storage unusable",
     124: "--timeout reached",
     130: "interrupted",
@@ -203,6 +204,25 @@ class BudgetReached(ModelFailed):
     """A request was not sent, because a budget of the day or of the month is used up."""
 
     code = "budget"
+
+
+class McpServerFailed(DeepctlError):
+    """An MCP server cannot be used; `problem` continues a sentence. `last_lines` are those of its stderr."""
+
+    code = "mcp_server"
+    exit_code = 7
+
+    def __init__(self, name: str, problem: str, last_lines: Sequence[str] = (), *, needs_login: bool = False) -> None:
+        super().__init__(
+            f"MCP server {name!r} cannot be used: {problem}.",
+            "`deepctl config show` shows its table; docs/mcp.md lists what such a problem means."
+            if not needs_login
+            else "The login needs a person and a browser that reaches this machine.",
+            code="mcp_login" if needs_login else None,
+        )
+        if needs_login:
+            self.exit_code = Refused.exit_code
+        self.last_lines = last_lines
 
 
 class StorageError(DeepctlError):

@@ -116,6 +116,11 @@ def remember(name: str, value: str) -> None:
         _KEYS_IN_USE.setdefault(value, name)
 
 
+def looks_like_key(text: str) -> bool:
+    """Whether a text contains a key by its form, as far as forms of keys are known."""
+    return any(pattern.search(text) for pattern in (_TOKEN, _AFTER, _PASSWORD, _PRIVATE_KEY))
+
+
 def redact(text: str, environment: Mapping[str, str]) -> str:
     """`text` with keys in use and the values of secret variables replaced by their names."""
     for secret, name in _secret_values(tuple(environment.items()), tuple(_KEYS_IN_USE.items())):

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic_ai import RunContext
 from pydantic_ai.capabilities import AbstractCapability, Toolset
 from pydantic_ai.exceptions import ToolFailed
+from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
 from pydantic_core import SchemaValidator, core_schema
 
@@ -22,7 +25,7 @@ from deepctl import distribution
 from deepctl.domain import mcp_servers
 from deepctl.domain.keys import NO_KEYS, KeyRing
 from deepctl.domain.mcp_servers import McpServer
-from deepctl.errors import UsageError
+from deepctl.errors import McpServerFailed, UsageError
 
 if TYPE_CHECKING:
     from deepctl.agent.mcp_client import Connection
@@ -34,6 +37,8 @@ _PATIENCE = 1.5
 """Seconds of waiting for a server after which a notice is shown, because a server that is installed on start takes
 long.
 """
+_LAST_LINES = 5
+"""Lines of a server's stderr that a failed test shows."""
 _TRIES = 2
 """Maximum number of consecutive failed starts of a server in a chat."""
 
@@ -41,11 +46,31 @@ _ANY_ARGUMENTS = SchemaValidator(core_schema.dict_schema(core_schema.str_schema(
 """The server checks them, because only it knows all of its rules."""
 
 
-class McpServers:
-    """The enabled servers of one chat."""
+class ServerReport(NamedTuple):
+    """What a server has: its tools by their names for the model with the tokens that each costs, its prompts with their
+    arguments, its resources (the first page), and notices. `seconds` is the time of its start.
+    """
 
-    def __init__(self, servers: Sequence[McpServer], environment: Mapping[str, str], keys: KeyRing = NO_KEYS) -> None:
+    server: McpServer
+    seconds: float
+    tools: list[tuple[str, int]]
+    prompts: list[tuple[str, list[str]]]
+    resources: list[str]
+    remarks: list[str]
+
+
+class McpServers:
+    """The enabled servers of one chat. `logins` is the directory with the tokens of logins to servers."""
+
+    def __init__(
+        self,
+        servers: Sequence[McpServer],
+        environment: Mapping[str, str],
+        keys: KeyRing = NO_KEYS,
+        logins: str | None = None,
+    ) -> None:
         self._servers = [server for server in servers if server.enabled]
+        self._logins = logins
         self._environment = environment
         self._keys = keys
         self._values: dict[str, str] = {}
@@ -110,16 +135,8 @@ class McpServers:
     async def _one_ready(self, server: McpServer, emit: Emit) -> None:
         from deepctl.agent.mcp_client import Connection, UnusableServer
 
-        unread = [self._unread[name] for name in server.named_variables if name in self._unread]
-        if unread:
-            self._tell(emit, server.name, f"{_stderr_of(server)} is left out: {unread[0]}.")
-            return
         environment = self._environment_of(server)
-        unset = mcp_servers.missing_variables(server, environment)
-        if unset:
-            self._tell(emit, server.name, f"{_stderr_of(server)} is left out: {_unset(unset)}.")
-            return
-        if (problem := mcp_servers.unfit_variable(server, environment)) is not None:
+        if (problem := self._problem(server, environment)) is not None:
             self._tell(emit, server.name, f"{_stderr_of(server)} is left out: {problem}.")
             return
         connection = self._connections.get(server.name)
@@ -130,7 +147,7 @@ class McpServers:
                 if connection is not None:
                     del self._connections[server.name]
                     await connection.close()
-                connection = Connection(server, environment)
+                connection = Connection(server, environment, self._logins)
                 await connection.open()
                 self._connections[server.name] = connection
         except UnusableServer as error:
@@ -144,6 +161,49 @@ class McpServers:
             self._tell(emit, server.name, f"{_stderr_of(server)} {remarks}.")
         else:
             self._said.pop(server.name, None)
+
+    def _problem(self, server: McpServer, environment: Mapping[str, str]) -> str | None:
+        """Why a server cannot be started with these variables; continues a sentence."""
+        unread = [self._unread[name] for name in server.named_variables if name in self._unread]
+        if unread:
+            return unread[0]
+        unset = mcp_servers.missing_variables(server, environment)
+        return _unset(unset) if unset else mcp_servers.unfit_variable(server, environment)
+
+    async def probe(self, name: str, person: Callable[[str], None] | None) -> ServerReport:
+        """Start one server, ask it what it has, and end it. `person` is shown the address of a login.
+
+        Raises `McpServerFailed`.
+        """
+        from deepctl.agent.mcp_client import Connection, UnusableServer
+
+        [server] = [server for server in self._servers if server.name == name]
+        environment = self._environment_of(server)
+        if (problem := self._problem(server, environment)) is not None:
+            raise McpServerFailed(server.name, problem)
+        connection = Connection(server, environment, self._logins, person)
+        start = time.monotonic()
+        try:
+            await connection.open()
+        except UnusableServer as error:
+            raise McpServerFailed(
+                server.name, str(error), connection.last_lines(_LAST_LINES), needs_login=connection.needs_login
+            ) from error
+        try:
+            seconds = time.monotonic() - start
+            return ServerReport(
+                server,
+                seconds,
+                [(tool.name, _tokens(tool)) for tool in connection.tools.values()],
+                [
+                    (prompt.name, [argument.name for argument in prompt.arguments or ()])
+                    for prompt in connection.prompts
+                ],
+                [str(resource.uri) for resource in connection.resources],
+                connection.remarks,
+            )
+        finally:
+            await connection.close()
 
     def _tell(self, emit: Emit, name: str, message: str) -> None:
         """Emit a notice about a server, once until the notice changes."""
@@ -167,6 +227,12 @@ class McpServers:
         for connection in self._connections.values():
             connection.kill()
         self._connections.clear()
+
+
+def _tokens(tool: ToolDefinition) -> int:
+    """The tokens of a tool's definition in every request, estimated from its length."""
+    definition = {"name": tool.name, "description": tool.description, "parameters": tool.parameters_json_schema}
+    return len(json.dumps(definition, ensure_ascii=False)) // 4
 
 
 def _stderr_of(server: McpServer) -> str:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import mcp_types
 from fastmcp.client import Client
@@ -27,9 +28,12 @@ from deepctl.agent import mcp_content
 from deepctl.agent.mcp_content import Content
 from deepctl.agent.mcp_tools import tool_offer
 from deepctl.agent.mcp_transports import Remote, Stdio
-from deepctl.domain import mcp_servers
+from deepctl.domain import mcp_servers, stored_keys
 from deepctl.domain.mcp_servers import McpServer
 from deepctl.redaction import redact
+
+if TYPE_CHECKING:
+    from deepctl.agent.mcp_oauth import Login
 
 _T = TypeVar("_T")
 
@@ -40,6 +44,8 @@ _CHANGES = (
 )
 MOST_PROMPTS = 200
 _MOST_PAGES = 10
+_SECONDS_OF_PERSON = 320.0
+"""More than a login waits for a person."""
 _LONGEST_REASON = 300
 _LONGEST_FAILURE = 20_000
 _SHORTEST_SECRET = 4
@@ -54,10 +60,22 @@ class UnusableServer(Exception):
 
 
 class Connection:
-    """A server's connection, which lives in the event loop in which it was opened."""
+    """A server's connection, which lives in the event loop in which it was opened.
 
-    def __init__(self, server: McpServer, environment: Mapping[str, str]) -> None:
+    `logins` is the directory with the tokens of logins to servers, and `person` is shown the address of a login.
+    """
+
+    def __init__(
+        self,
+        server: McpServer,
+        environment: Mapping[str, str],
+        logins: str | None = None,
+        person: Callable[[str], None] | None = None,
+    ) -> None:
         self.server = server
+        self._logins = logins
+        self._person = person
+        self._login: Login | None = None
         self._environment = environment
         self._client: Client[Any] | None = None
         self._stdio: Stdio | None = None
@@ -83,12 +101,13 @@ class Connection:
     async def open(self) -> None:
         """Start the server, or reach it, and ask it for its tools. Raises `UnusableServer`."""
         server = self.server
+        seconds = server.startup_timeout + (_SECONDS_OF_PERSON if self._person is not None else 0)
         self._client = client = Client(
             self._transport(),
             name="deepctl",
             # For every request, also those at the start, which may take longer than a tool call.
-            timeout=max(server.tool_timeout, server.startup_timeout),
-            init_timeout=server.startup_timeout,
+            timeout=max(server.tool_timeout, seconds),
+            init_timeout=seconds,
             log_handler=_ignore,
             progress_handler=_ignore_progress,
             message_handler=self._heard,
@@ -96,7 +115,7 @@ class Connection:
             cache=False,
         )
         try:
-            async with asyncio.timeout(server.startup_timeout):
+            async with asyncio.timeout(seconds):
                 await client.__aenter__()  # type: ignore[no-untyped-call]
                 await self._ask()
         except asyncio.CancelledError:
@@ -152,7 +171,9 @@ class Connection:
 
     def _transport(self) -> Stdio | StreamableHttpTransport:
         if self.server.url is not None:
-            return self._remote.transport(self.server.url, mcp_servers.headers(self.server, self._environment))
+            self._login = self._stored_login()
+            headers = mcp_servers.headers(self.server, self._environment)
+            return self._remote.transport(self.server.url, headers, self._login)
         program = mcp_servers.program(self.server, self._environment)
         if program is None:
             raise UnusableServer(f"its command {self.server.command!r} was not found")
@@ -163,6 +184,25 @@ class Connection:
         variables = mcp_servers.variables(self.server, self._environment)
         self._stdio = Stdio([program, *self.server.args], variables, directory)
         return self._stdio
+
+    def _stored_login(self) -> Login | None:
+        """The login to the server, if there is one, or if a person is there to log in."""
+        if self._logins is None or not mcp_servers.takes_login(self.server):
+            return None
+        path = stored_keys.login_file(self._logins, self.server.name)
+        if self._person is None and not os.path.lexists(path):
+            return None
+        from deepctl.agent.mcp_oauth import Login, TokenFile  # most servers have none
+
+        assert self.server.url is not None
+        return Login(self.server.url, TokenFile(path), self._person)
+
+    @property
+    def needs_login(self) -> bool:
+        """Whether the last request failed because a person has to log in."""
+        if self._login is not None:
+            return self._login.is_needed
+        return self._remote.status == 401 and mcp_servers.takes_login(self.server)
 
     async def call(self, tool: str, arguments: dict[str, Any]) -> Content:
         """The result of a tool. Raises `ToolFailed`, for the model, for every other outcome."""
@@ -234,6 +274,10 @@ class Connection:
         failure = await self._stdio.failure() if self._stdio is not None else ""
         if failure:
             return self._shown(failure)
+        if self._login is not None and self._login.problem:
+            return f"its login failed: {self._shown(self._login.problem)}"
+        if self.needs_login:
+            return f"it needs a login: `deepctl mcp test {self.server.name}` at a terminal logs in"
         if self._remote.failure:
             return self._remote.failure
         # The client wraps the cause, and so do task groups.
@@ -243,6 +287,10 @@ class Connection:
             where = f"{error.filename}: " if isinstance(error.filename, str) else ""
             return self._shown(f"{where}{error.strerror.lower()}")
         return self._shown(_message(error) or type(error).__name__)
+
+    def last_lines(self, count: int) -> list[str]:
+        """The last lines of a local server's stderr, without secrets."""
+        return self.hidden("\n".join(self._stdio.last_lines(count))).splitlines() if self._stdio is not None else []
 
     def _said(self) -> str:
         return f"; {self._shown(self._stdio.said)}" if self._stdio is not None else ""

@@ -130,6 +130,10 @@ class Stdio(ClientTransport):
         status = f"exit code {code}" if code >= 0 else f"signal {-code}"
         return f"it ended with {status}{self._last_words}"
 
+    def last_lines(self, count: int) -> list[str]:
+        """The last lines of the server's stderr. They may contain secrets."""
+        return self._stderr.decode("utf-8", "replace").strip().splitlines()[-count:]
+
     @property
     def said(self) -> str:
         """The server's output outside the protocol, which may explain why it does not answer."""
@@ -319,9 +323,13 @@ class Remote:
         self.broken = ""
         """The rejected content of its last answer."""
 
-    def transport(self, url: str, headers: Mapping[str, str]) -> StreamableHttpTransport:
+    def transport(
+        self, url: str, headers: Mapping[str, str], auth: httpx2.Auth | None = None
+    ) -> StreamableHttpTransport:
         """The transport of the client, to the server at `url`."""
-        return _Http(url, headers=dict(headers), httpx_client_factory=self._client, max_sse_event_size=MOST_BYTES)
+        return _Http(
+            url, headers=dict(headers), auth=auth, httpx_client_factory=self._client, max_sse_event_size=MOST_BYTES
+        )
 
     @property
     def failure(self) -> str:

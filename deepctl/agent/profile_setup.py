@@ -102,6 +102,7 @@ class SetupReader(NamedTuple):
             approve=approve,
             permissions=permissions,
             mcp_servers=servers,
+            mcp_logins=paths.keys,
             profile=paths.name,
             window_cache=paths.windows,
             protected=in_force.paths("protected"),

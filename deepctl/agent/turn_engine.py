@@ -85,6 +85,8 @@ class Options(NamedTuple):
     retries: int = 3
     limits: ConfiguredLimits = ConfiguredLimits()
     mcp_servers: Sequence[McpServer] = ()
+    mcp_logins: str | None = None
+    """The directory with the tokens of logins to MCP servers; `None` for no logins."""
     model_settings: Mapping[str, Any] = {}
     model_profile: Mapping[str, Any] = {}
     tools: Literal["full", "lean"] = "full"
@@ -134,7 +136,11 @@ class TurnEngine:
         self._use(ResolvedModel(model, None) if model is not None else _resolve(options, environment, reads=False))
         self._shown_notices: set[str] = set()
         self._has_history = self._has_results = self._has_begun = False
-        self._servers = McpServers(options.mcp_servers, environment, options.keys) if options.mcp_servers else None
+        self._servers = (
+            McpServers(options.mcp_servers, environment, options.keys, options.mcp_logins)
+            if options.mcp_servers
+            else None
+        )
         self._limits = limits_of(options.limits, self.model, options.model)
         self.meter = Meter(options.spending, self.model, options.model)
         self._used = RunUsage()

@@ -32,6 +32,7 @@ COMMANDS = {
     "usage": "The requests to models, their tokens and their cost.",
     "models": "List the model in force, the usable providers, and the models of your own servers.",
     "keys": "The keys of a profile for providers and MCP servers.",
+    "mcp": "The MCP servers of a profile.",
     "config": "The settings of all profiles, or of one profile (--user).",
     "doctor": "Check whether deepctl works here: versions, paths, model, key, sandbox, locks, damage, temporary files "
     "of killed commands, and space.",

@@ -20,7 +20,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -29,6 +30,7 @@ from deepctl.domain import projects
 from deepctl.domain.addresses import address_problem, header_problem, without_passwords
 from deepctl.errors import BadSetting
 from deepctl.files import ownership
+from deepctl.redaction import looks_like_key
 from deepctl.sandbox.policy import COMMAND_PATH
 from deepctl.store.records import MCP_SEPARATOR
 
@@ -82,6 +84,11 @@ TOOL_SECONDS = 60.0
 PASSED_ON = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER")
 """Variables of this process that every local server gets. It gets no others, except those that its table names."""
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""The hosts of addresses on this machine."""
+
+_KEY_OPTION = re.compile(r"(?i)(^|[-_])(api[-_]?key|token|secret|password|passwd)$")
+_SHORTEST_KEY = 8
 _SECRET_HEADER = ("auth", "key", "token", "secret", "cookie")
 
 
@@ -132,6 +139,15 @@ class McpServer(NamedTuple):
     def asks(self, tool: str) -> bool:
         """Whether a use of the tool needs approval."""
         return self.approvals.get(tool, self.approval) != "approve"
+
+
+def has_key(arguments: Sequence[str]) -> bool:
+    """Whether the arguments of a program contain a key: by its form, or by the name before it."""
+    pairs = [(name, value) for name, _, value in (argument.partition("=") for argument in arguments)]
+    pairs += [(name, value) for name, value in pairwise(arguments) if not value.startswith("-")]
+    return any(map(looks_like_key, arguments)) or any(
+        _KEY_OPTION.search(name) and len(value) >= _SHORTEST_KEY and "/" not in value for name, value in pairs
+    )
 
 
 def missing_variables(server: McpServer, environment: Mapping[str, str]) -> list[str]:
@@ -231,7 +247,13 @@ def _at_home(path: str, environment: Mapping[str, str]) -> str:
 def is_open(server: McpServer) -> bool:
     """Whether the connection to a remote server is unencrypted."""
     parts = urlsplit(server.url or "")
-    return parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1")
+    return parts.scheme == "http" and parts.hostname not in LOOPBACK
+
+
+def takes_login(server: McpServer) -> bool:
+    """Whether OAuth may log in to a remote server: its table has no credentials."""
+    names = [*server.http_headers, *server.env_http_headers]
+    return server.url is not None and server.bearer_token_env_var is None and not any(map(_is_secret, names))
 
 
 def notice(servers: Iterable[McpServer]) -> str | None:

@@ -508,6 +508,36 @@ def change(path: str, key: str, value: str | None) -> None:
     replace_document(path, tomlkit.dumps(document).encode(), is_last=True)
 
 
+def add_server(path: str, name: str, values: Mapping[str, Any], profile: str) -> None:
+    """Add the table of an MCP server to the settings of a profile, without other changes. The caller holds the lock.
+
+    Raises `BadSetting` if the table is invalid, and `Refused` if the file has a server of this name.
+    """
+    import tomlkit
+
+    from deepctl.domain import mcp_servers
+
+    mcp_servers.parse({name: values}, path, "profile")
+    content = _content(path) or b""
+    tables = parse_tables(content, path)
+    flat(tables, path)
+    if name in tables.get(mcp_servers.TABLE, {}):
+        raise Refused(
+            f"Profile {profile!r} already has an MCP server {name!r}.",
+            f"`deepctl mcp remove {name} --user {profile}` removes it.",
+            code="mcp_server_exists",
+        )
+    document = tomlkit.parse(content.decode("utf-8-sig"))
+    layout.bring_up(layout.SETTINGS_FORMAT, document, path)
+    table = tomlkit.table()
+    for key, value in values.items():
+        table[key] = _inline(value)
+    if mcp_servers.TABLE not in document:
+        document[mcp_servers.TABLE] = tomlkit.table(is_super_table=True)
+    document[mcp_servers.TABLE][name] = table
+    replace_document(path, tomlkit.dumps(document).encode(), is_last=True)
+
+
 def _inline(value: Any) -> Any:
     """A table as inline tables, so that the settings after it stay in the table around it."""
     import tomlkit

@@ -1,7 +1,8 @@
 """The keys that `deepctl keys set` stores: in the keyring of the desktop, or in `<root>/keys/<profile>/NAME`.
 
 They are beside the profiles, so that no export and no copy of a profile contains them. A key in the keyring has an
-empty file `NAME.keyring` there. The directory has the profile's name in lower case, like its lock.
+empty file `NAME.keyring` there. The directory has the profile's name in lower case, like its lock. The tokens of logins
+to MCP servers are there too, as `SERVER.oauth`.
 
 A rename copies the keys to the new name first, and a new profile starts without keys, so that after a kill no profile
 has another one's.
@@ -21,6 +22,7 @@ from deepctl.errors import Refused, UsageError
 from deepctl.files import atomic, rmtree
 
 _MARK = ".keyring"
+_LOGIN = ".oauth"
 _ENTRY = re.compile(r"([A-Z][A-Z0-9_]*)(\.keyring)?")
 
 
@@ -53,16 +55,50 @@ def store(directory: str, name: str, text: str, *, in_keyring: bool) -> str:
     Raises `UsageError` if the keyring cannot be changed, and `Refused` if the directory is a link; nothing has changed
     then.
     """
-    if os.path.islink(directory):
-        raise Refused(f"{directory} is a symbolic link.", "Find out what created it, and remove it.")
-    atomic.make_directory(os.path.dirname(directory))
-    atomic.make_directory(directory)
+    make_directory(directory)
     if in_keyring:
         _change(directory, name, text)
     path = os.path.join(directory, name)
     atomic.commit_file(path + _MARK if in_keyring else path, b"" if in_keyring else text.encode() + b"\n")
     forget(directory, name, keeps_keyring=in_keyring, keeps_file=not in_keyring)
     return service(directory, name) if in_keyring else path
+
+
+def make_directory(directory: str) -> None:
+    """Create the directory for the keys of a profile. Raises `Refused` if it is a link."""
+    if os.path.islink(directory):
+        raise Refused(f"{directory} is a symbolic link.", "Find out what created it, and remove it.")
+    atomic.make_directory(os.path.dirname(directory))
+    atomic.make_directory(directory)
+
+
+def login_file(directory: str, server: str) -> str:
+    """The file with the tokens of a login to an MCP server."""
+    return os.path.join(directory, server + _LOGIN)
+
+
+def logins(directory: str) -> list[str]:
+    """The MCP servers to which there is a login."""
+    try:
+        entries = sorted(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [entry.removesuffix(_LOGIN) for entry in entries if entry.endswith(_LOGIN) and not entry.startswith(".")]
+
+
+def write_login(path: str, data: bytes) -> None:
+    """Replace the tokens of a login. Creates no directory: after a wipe, a login of a killed chat must not return."""
+    atomic.commit_file(path, data)
+
+
+def forget_login(directory: str, server: str) -> bool:
+    """Delete the tokens of a login. Returns whether there was one."""
+    try:
+        os.unlink(login_file(directory, server))
+    except FileNotFoundError:
+        return False
+    atomic.sync_directory(directory)
+    return True
 
 
 def forget(directory: str, name: str, *, keeps_keyring: bool = False, keeps_file: bool = False) -> bool:
@@ -105,14 +141,18 @@ def discard(directory: str) -> None:
 
 def copy_for_rename(old: str, new: str) -> None:
     """Copy the stored keys to the directory for a new name. Nothing else has changed if this raises."""
-    keys = listed(old)
-    if old == new or not keys:
+    keys, servers = listed(old), logins(old)
+    if old == new or not (keys or servers):
         return
     discard(new)
     try:
         for key in keys:
             text = _text(old, key)
             store(new, key.name, text, in_keyring=key.is_in_keyring)
+        if servers:
+            make_directory(new)
+        for server in servers:
+            write_login(login_file(new, server), atomic.read_file(login_file(old, server)))
     except BaseException:
         with suppress(UsageError, OSError):
             discard(new)

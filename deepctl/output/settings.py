@@ -22,6 +22,7 @@ from deepctl.domain.providers import ModelServer, Provider, model_name
 from deepctl.domain.settings import Value
 from deepctl.layout import UNTRUSTED
 from deepctl.output import profiles
+from deepctl.output.mcp import server_document
 from deepctl.output.render import (
     Cell,
     has_colour,
@@ -68,7 +69,7 @@ class SettingsView(NamedTuple):
             "path": self.path,
             "settings": [_value_document(value) for value in self.values],
             "unknown": self.unknown_keys,
-            "mcp_servers": [_server(server) for server in self.servers],
+            "mcp_servers": [server_document(server) for server in self.servers],
             "untrusted": profiles.documents(self.untrusted_items),
         }
 
@@ -104,18 +105,6 @@ def _text(value: Any) -> str:
 
 def _value_document(value: Value) -> dict[str, Any]:
     return {**value._asdict(), "value": without_passwords(value.value)}
-
-
-def _server(server: McpServer) -> dict[str, Any]:
-    """No arguments and no headers, because they may contain secrets. Of variables, only the names."""
-    return {
-        "name": server.name,
-        "source": server.source,
-        "enabled": server.enabled,
-        "command": without_passwords(server.command),
-        "url": without_passwords(server.target) if server.url is not None else None,
-        "variables": server.named_variables,
-    }
 
 
 class SettingView(NamedTuple):

@@ -482,7 +482,9 @@ def test_a_remote_server_that_refuses_or_is_not_there_is_a_notice() -> None:
         closed = remote.url.replace("/mcp", "").rpartition(":")[0] + ":1/mcp"
         with _talk({"one": {"url": remote.url}, "two": {"url": closed}}) as talk:
             one, two = sorted(talk.notices())
-            assert one == "MCP server 'one' is left out: it answered with HTTP status 401."
+            assert one == (
+                "MCP server 'one' is left out: it needs a login: `deepctl mcp test one` at a terminal logs in."
+            )
             assert two.startswith("MCP server 'two' is left out: ")
             assert "connect" in two
 

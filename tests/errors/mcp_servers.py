@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from tests.errors.situation import Situation, case
+from tests.support.command import Result
+from tests.support.mcp_http_server import mcp_server
 
 _BOX, _WITH_PASSWORD = "http://x", "https://a:b@x"
 
@@ -95,3 +98,69 @@ def _(s: Situation) -> list[str]:
 @case("config show", "the approval mode of an MCP server is invalid")
 def _(s: Situation) -> list[str]:
     return _config(s, f'[mcp_servers.a]\nurl = "{_BOX}"\ndefault_tools_approval_mode = "auto"')
+
+
+def _add(s: Situation, *arguments: str) -> list[str]:
+    s.alice()
+    return ["mcp", "add", "one", "--user", "alice", *arguments]
+
+
+@case("mcp add", "there is neither a command nor an address")
+def _(s: Situation) -> list[str]:
+    return _add(s)
+
+
+@case("mcp add", "an argument looks like a key")
+def _(s: Situation) -> list[str]:
+    return _add(s, "--", "server", "--api-key", "0123456789abcdef")
+
+
+@case("mcp add", "`--header` has no variable")
+def _(s: Situation) -> list[str]:
+    return _add(s, "--url", _BOX, "--header", "X-Key")
+
+
+@case("mcp add", "the profile has a server of this name")
+def _(s: Situation) -> list[str]:
+    assert s.run(*_add(s, "--url", _BOX)).code == 0
+    return _add(s, "--", "server")
+
+
+@case("mcp test", "the profile has no such server")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    return ["mcp", "test", "one", "--user", "alice"]
+
+
+@case("mcp test", "the server does not start")
+def _(s: Situation) -> list[str]:
+    assert s.run(*_add(s, "--", "/bin/sh", "-c", "echo no >&2; exit 4")).code == 0
+    return ["mcp", "test", "one", "--user", "alice"]
+
+
+@case("mcp test", "a variable of the server is not set")
+def _(s: Situation) -> list[str]:
+    assert s.run(*_add(s, "--env-var", "NOWHERE", "--", "server")).code == 0
+    return ["mcp", "test", "one", "--user", "alice"]
+
+
+@case("mcp test", "the server needs a login, and there is no terminal")
+def _(s: Situation) -> Result:
+    with mcp_server() as remote:
+        remote.status = 401
+        assert s.run(*_add(s, "--url", remote.url)).code == 0
+        return s.run("mcp", "test", "one", "--user", "alice")
+
+
+@case("mcp test", "the MCP client is not installed")
+def _(s: Situation) -> list[str]:
+    assert s.run(*_add(s, "--url", _BOX)).code == 0
+    s.patch.setitem(sys.modules, "deepctl.agent.mcp_client", None)
+    return ["mcp", "test", "one", "--user", "alice"]
+
+
+@case("mcp remove", "the server is in `config.toml`")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    s.configure(f'[mcp_servers.one]\nurl = "{_BOX}"\n')
+    return ["mcp", "remove", "one", "--user", "alice"]

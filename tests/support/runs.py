@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def made_world(deepctl: InProcess, home: Path, directory: Path, monkeypatch: pyt
 
 Run = Callable[[World], tuple[str, ...]]
 ALICE = ("--user", "alice", "--json")
+_MCP_SERVER = str(Path(__file__).parent / "mcp_stdio_server.py")
 KEY = b"a-key-of-a-test\n"
 """What `keys set` reads from stdin."""
 
@@ -64,6 +66,16 @@ def _after(*before: str) -> Callable[..., Callable[[World], tuple[str, ...]]]:
         return run
 
     return then
+
+
+def _with_server(*arguments: str) -> Run:
+    """A command on a profile with an MCP server."""
+
+    def run(world: World) -> tuple[str, ...]:
+        world.deepctl("mcp", "add", "one", "--user", "alice", "--", sys.executable, _MCP_SERVER, "--prompts").ok()
+        return (*arguments, *ALICE)
+
+    return run
 
 
 def _with_key(*arguments: str) -> Callable[[World], tuple[str, ...]]:
@@ -292,6 +304,10 @@ RUNS: dict[str, list[Run]] = {
     "keys list": [_say("keys", "list"), _with_key("keys", "list"), lambda world: ("keys", "list", "--json")],
     "keys set": [_say("keys", "set", "OPENAI_API_KEY", "--store", "file")],
     "keys unset": [_with_key("keys", "unset", "OPENAI_API_KEY", "--yes")],
+    "mcp list": [_say("mcp", "list"), _with_server("mcp", "list")],
+    "mcp add": [_say("mcp", "add", "one", "--url", "http://127.0.0.1:1/mcp")],
+    "mcp test": [_with_server("mcp", "test", "one")],
+    "mcp remove": [_with_server("mcp", "remove", "one")],
     "projects list": [_say("projects", "list"), _project("shop")("projects", "list")],
     "projects move": [_project("shop")("projects", "move", "{0}", "{1}")],
     "projects forget": [
