@@ -210,3 +210,36 @@ def _composes(before: str, character: str) -> bool:
     if combining(character):
         return True
     return normalize("NFC", before + character) != normalize("NFC", before) + normalize("NFC", character)
+
+
+# One cell each in every terminal: Latin letters, dashes, quotation marks, the ellipsis. Not the soft hyphen.
+_NARROW = re.compile("[ -~\xa0-\xac\xae-\u02ff\u2010-\u2027]*")
+
+
+def cells(text: str) -> int:
+    """The number of terminal cells of `text`, without control characters: the one measure for all drawing.
+
+    A grapheme cluster takes the cells of one character: 2 for a flag or a family.
+    """
+    if _NARROW.fullmatch(text):
+        return len(text)
+    # The import takes as long as a small command, and nearly all text consists of the characters above.
+    from wcwidth import wcswidth, wcwidth
+
+    count = wcswidth(text)
+    return count if count >= 0 else sum(max(wcwidth(character), 0) for character in text)
+
+
+def clip(text: str, room: int, *, from_end: bool = False) -> str:
+    """The whole grapheme clusters of `text` that fit into `room` cells: the first ones, or the last."""
+    if text.isascii():
+        return text[max(len(text) - room, 0) :] if from_end else text[: max(room, 0)]
+    from wcwidth import iter_graphemes, iter_graphemes_reverse
+
+    width = length = 0
+    for grapheme in iter_graphemes_reverse(text) if from_end else iter_graphemes(text):
+        width += cells(grapheme)
+        if width > room:
+            break
+        length += len(grapheme)
+    return text[len(text) - length :] if from_end else text[:length]

@@ -168,9 +168,9 @@ class Chat:
                 except RewindRequested as request:
                     turn.rewind(request)
                     runner.engine.again()
-                except BaseException:
+                except BaseException as error:
                     with runner.stops.ending():
-                        turn.break_off()
+                        turn.break_off(error)
                     raise
                 else:
                     return turn.end(outcome)

@@ -50,7 +50,7 @@ from deepctl.agent.checkpoint_stores import (
 from deepctl.agent.file_checkpoint_store import FileCheckpointStore
 from deepctl.agent.interruption import STOPPED, Blocking, Emit, directly, storing
 from deepctl.agent.message_filters import has_typed_text
-from deepctl.errors import DeepctlError, Refused
+from deepctl.errors import DeepctlError, Interrupted, Refused
 from deepctl.quantities import counted
 from deepctl.store import diff, lookup, not_covered, rewind, session_log, trees, workspaces
 from deepctl.store.lookup import CheckpointNotFound
@@ -579,18 +579,22 @@ class TurnCheckpoints:
         with self._stoppable():
             self._tell_all(await self._blocking(stored))
 
-    def ended(self) -> None:
-        """Store the state after the turn, unless the turn was empty or has been rewound."""
+    def ended(self, stopped: str = "") -> None:
+        """Store the state after the turn, unless the turn was empty or has been rewound.
+
+        `stopped` is the code of the error that ended the turn.
+        """
         if self._writer.count and not self._is_over:
             with self._stoppable():
-                self._end()
+                self._end(stopped)
 
-    def _end(self) -> None:
+    def _end(self, stopped: str) -> None:
         look = self._looked(self._session) if self._look is not None else None
         if self._look is not None and look is not None:
             self._not_covered = not_covered.changes(self._look, look)
         paths = [os.fsdecode(path) for path in self._not_covered.paths]
-        records = self._work.after_turn(self._session, self._position(), call=self._call, not_covered=paths)
+        position = self._position()
+        records = self._work.after_turn(self._session, position, call=self._call, not_covered=paths, stopped=stopped)
         self._tell_all(records, [os.fsdecode(path) for path in self._not_covered.unseen])
 
     def _looked(self, session: SessionRecord) -> Look | None:
@@ -658,10 +662,12 @@ class TurnCheckpoints:
             notes.append(f"Nested repositories, whose files checkpoints do not cover: {_names(nested)}.")
         return notes
 
-    def broke_off(self) -> None:
-        """Store the state after a failed turn. The error of the turn is reported, not an error of this method."""
+    def broke_off(self, error: BaseException) -> None:
+        """Store the state after a turn that `error` ended. That error is reported, not an error of this method."""
         try:
-            self.ended()
+            # Another exception that is no `Exception` cancels the task of an application.
+            kind = DeepctlError if isinstance(error, Exception) else Interrupted
+            self.ended(error.code if isinstance(error, DeepctlError) else kind.code)
         except (DeepctlError, OSError):
             pass  # the turn has no last checkpoint, so the next command handles it as killed
 

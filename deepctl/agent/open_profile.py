@@ -499,8 +499,8 @@ class OpenProfile:
                 await _step(partial(turn.rewind, request))
                 engine.again()
             except BaseException as error:
-                await _step(turn.break_off)
                 failure = engine.error_of(error) if isinstance(error, Exception) else None
+                await _step(partial(turn.break_off, failure or error))
                 if isinstance(error, DeepctlError) or failure is None:
                     raise
                 raise failure from error

@@ -170,11 +170,11 @@ class ProfileTurn:
         self._user_content = self._content(request.prompt(self._prompt))
         self._conversation = self._read()
 
-    def break_off(self) -> None:
-        """Instead of `end`: store the state after a failed run. Its error is reported, not an error of this method."""
+    def break_off(self, error: BaseException) -> None:
+        """Instead of `end`: store the state after a run that `error` ended, which is reported, and no other error."""
         self._close()
         if self._writer is not None:
-            self._checkpoints.broke_off()
+            self._checkpoints.broke_off(error)
             self._tell_work()
         # A turn that ends has these in its result.
         for note in self._checkpoints.unkept():

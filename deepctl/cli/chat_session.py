@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,14 +13,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from deepctl.agent.profile_setup import CommandSetup
 from deepctl.cli import options
 from deepctl.cli.chat_setup import BackgroundValue, ChatDirectory, ChatParts, ChatSetup
-from deepctl.domain import attachments, budgets, mention_syntax, profiles, session_choice, settings
+from deepctl.domain import attachments, budgets, mention_syntax, profiles, session_choice, settings, stopped_turns
 from deepctl.domain.outside_files import OutsideFile
-from deepctl.errors import DeepctlError, Locked, ProfileGone, Refused
+from deepctl.errors import Damaged, DeepctlError, Locked, ProfileGone, Refused
 from deepctl.layout import ProfilePaths, Root
-from deepctl.output.render import home
+from deepctl.output.render import ago, has_colour, home, say, terminal_size
+from deepctl.output.sessions_transcript import exchange_lines
 from deepctl.output.stream.display import Display, JsonDisplay
-from deepctl.store import session_catalogue
+from deepctl.quantities import counted
+from deepctl.store import session_catalogue, session_ends, session_titles
 from deepctl.store.projects import lock_directory
+from deepctl.store.records import SessionRecord
+from deepctl.store.session_ends import SessionEnds
 
 if TYPE_CHECKING:
     from deepctl.agent.chat import Chat, EphemeralChat
@@ -174,6 +179,10 @@ class ChatSession(ABC):
         """Called before the first prompt of a chat: returns the session in which the chat continues."""
 
     @abstractmethod
+    def show_last_exchange(self, session: str | None, new: str | None) -> None:
+        """Print the last exchange of the session in which the chat continues; nothing if there is none."""
+
+    @abstractmethod
     def compact(self, session: str | None, focus: str | None) -> None:
         """Summarise the conversation for the model, and show the result."""
 
@@ -310,6 +319,7 @@ class ProfileChat(ChatSession):
         self.wait = wait
         self._user = setup.name
         self._begun = False
+        self._shown_ends: tuple[SessionRecord, SessionEnds] | None = None
         self._at: tuple[str, str] | None = None
         """Name and id of the session of the last turn."""
 
@@ -446,7 +456,8 @@ class ProfileChat(ChatSession):
             self.display.notice(hint)
         self._introduce_project(profile, self.display.notice)
         place = f" in {home(self.directory.path)}" if self.directory.path else ""
-        return f"{self._where(profile, session, new)}{place}, model {self.setup.model}."
+        title = self._title(profile, session, new)
+        return f"{self._where(profile, session, new)}{place}, model {self.setup.model}.{title}"
 
     def _introduce_project(self, profile: ProfilePaths, tell: Callable[[str], None]) -> None:
         """Say once what the repository has for agents, and whether the model gets it."""
@@ -512,12 +523,53 @@ class ProfileChat(ChatSession):
         self.directory.enter(profile, current, new, tell)
 
     def _where(self, profile: ProfilePaths, session: str | None, new: str | None) -> str:
-        """The session in which the chat continues, and its length."""
+        """The session in which the chat continues, its length and its age."""
         if new is not None:
             return "A new session"
         name = self.directory.next_name(profile, session)
-        turns = session_catalogue.summary(profile, name).turns if session_catalogue.stored_name(profile, name) else 0
-        return f"Session {name}, {turns} turn{'' if turns == 1 else 's'}"
+        last = ends.last if (ends := self._ends(profile, name)) is not None else None
+        if last is None:
+            return f"Session {name}, 0 turns"
+        return f"Session {name}, {counted(last.turn, 'turn')}, {ago(last.at)}"
+
+    def _title(self, profile: ProfilePaths, session: str | None, new: str | None) -> str:
+        """The title of that session for the same line, unless its last prompt says the same."""
+        ends = self._ends(profile, self.directory.next_name(profile, session)) if new is None else None
+        if ends is None or ends.last is None or ends.title in ("", session_titles.of_prompt(ends.last.prompt)):
+            return ""
+        return f" Title: {ends.title}"
+
+    def _ends(self, profile: ProfilePaths, name: str) -> SessionEnds | None:
+        """The title and the last exchange of a session; `None` if it does not exist, or cannot be read."""
+        if session_catalogue.stored_name(profile, name) is None:
+            return None
+        try:
+            record = session_catalogue.find(profile, name)
+            if self._shown_ends is None or self._shown_ends[0] != record:
+                self._shown_ends = record, session_ends.read(record)
+            return self._shown_ends[1]
+        except (Damaged, OSError):
+            return None  # the next turn reports it
+
+    def show_last_exchange(self, session: str | None, new: str | None) -> None:
+        """Print the last exchange of the session in which the chat continues, and what a stopped turn has left."""
+        if new is not None or not profiles.exists(self.root, self._user):
+            return
+        profile = self.paths()
+        name = self.directory.next_name(profile, session)
+        ends, self._shown_ends = self._ends(profile, name), None
+        last = ends.last if ends is not None else None
+        if last is None:
+            return
+        dim, reset = ("\x1b[2m", "\x1b[0m") if has_colour(sys.stderr) else ("", "")
+        for line in ("", *exchange_lines(last.prompt, last.answer, *terminal_size())):
+            say(f"{dim}{line}{reset}" if line else "")
+        if last.problem is not None:
+            record = session_catalogue.find(profile, name)
+            stopped = stopped_turns.of_session(profile, record, last, settings.load(os.environ, profile))
+            if stopped is not None:
+                self.display.notice(stopped.notice())
+        say("")
 
 
 class EphemeralChatSession(ChatSession):
@@ -576,6 +628,9 @@ class EphemeralChatSession(ChatSession):
 
     def begin(self, session: str | None, new: str | None) -> str:
         return f"Nothing in this chat is stored; model {self.setup.model}."
+
+    def show_last_exchange(self, session: str | None, new: str | None) -> None:
+        """There is none."""
 
     def compact(self, session: str | None, focus: str | None) -> None:
         self.counts.compacted(None, self._parts.get().chat.compact(focus, self.display.event))

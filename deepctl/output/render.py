@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TextIO
 from deepctl.errors import DeepctlError, Interrupted, StorageError
 from deepctl.quantities import UNKNOWN_TIME, size
 from deepctl.unicode import IGNORABLE
+from deepctl.unicode import cells as cells
+from deepctl.unicode import clip as clip
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -343,39 +345,6 @@ def home(path: str) -> str:
     return "~" + path[len(start) :] if path == start or path.startswith(start + os.sep) else path
 
 
-# One cell each in every terminal: Latin letters, dashes, quotation marks, the ellipsis. Not the soft hyphen.
-_NARROW = re.compile("[ -~\xa0-\xac\xae-\u02ff\u2010-\u2027]*")
-
-
-def cells(text: str) -> int:
-    """The number of terminal cells of `text`, without control characters: the one measure for all drawing.
-
-    A grapheme cluster takes the cells of one character: 2 for a flag or a family.
-    """
-    if _NARROW.fullmatch(text):
-        return len(text)
-    # The import takes as long as a small command, and nearly all text consists of the characters above.
-    from wcwidth import wcswidth, wcwidth
-
-    count = wcswidth(text)
-    return count if count >= 0 else sum(max(wcwidth(character), 0) for character in text)
-
-
-def clip(text: str, room: int, *, from_end: bool = False) -> str:
-    """The whole grapheme clusters of `text` that fit into `room` cells: the first ones, or the last."""
-    if text.isascii():
-        return text[max(len(text) - room, 0) :] if from_end else text[: max(room, 0)]
-    from wcwidth import iter_graphemes, iter_graphemes_reverse
-
-    width = length = 0
-    for grapheme in iter_graphemes_reverse(text) if from_end else iter_graphemes(text):
-        width += cells(grapheme)
-        if width > room:
-            break
-        length += len(grapheme)
-    return text[len(text) - length :] if from_end else text[:length]
-
-
 def fit(line: str, room: int | None = None) -> str:
     """`line`, cut to this number of cells; the default is the width of stdout's terminal."""
     room = terminal_width() if room is None else room
@@ -390,8 +359,13 @@ def wrap(text: str, stream: TextIO) -> str:
         room = os.get_terminal_size(stream.fileno()).columns if is_terminal(stream) else 0
     except (OSError, ValueError):
         return text
-    if not room or (text.isascii() and len(text) <= room):
-        return text
+    return "\n".join(wrapped(text, room)) if room else text
+
+
+def wrapped(text: str, room: int) -> list[str]:
+    """`text`, which is one line, as lines of at most `room` cells; a longer word is not broken."""
+    if text.isascii() and len(text) <= room:
+        return [text]
     lines, width = [""], 0
     for word in re.findall(r" *[^ ]+", text):
         if lines[-1] and width + cells(word) > room:
@@ -399,7 +373,7 @@ def wrap(text: str, stream: TextIO) -> str:
             lines.append("")
         lines[-1] += word
         width += cells(word)
-    return "\n".join(lines)
+    return lines
 
 
 def print_sentence(sentence: str) -> None:

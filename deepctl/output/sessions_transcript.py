@@ -11,7 +11,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from deepctl.output.render import has_colour, notice, printable, printable_lines
+from deepctl.output.render import fit, has_colour, notice, printable, printable_lines, wrapped
 from deepctl.quantities import counted
 from deepctl.store import log_file, transcript
 from deepctl.store.log_file import Message, MessageList
@@ -26,6 +26,8 @@ COMPACTED = "Compacted: from here on, the model sees this summary instead of the
 _FOLD_LINES = 6
 _FOLD_LENGTH = 400
 _ON_A_LINE, _SHORT = 3, 80
+_LOW = 20
+"""Rows of a window below which less of the last exchange is shown."""
 
 _HEADING, _PROMPT, _CALL, _QUIET, _FAILED, _PLAIN = "\x1b[1m", "\x1b[36m", "\x1b[33m", "\x1b[2m", "\x1b[31m", "\x1b[0m"
 
@@ -107,6 +109,33 @@ def _joined(arguments: str) -> str:
 
 def _indented(mark: str, text: str) -> str:
     return mark + text.replace("\n", "\n    ")
+
+
+def exchange_lines(prompt: str, answer: str, width: int, height: int) -> list[str]:
+    """The last prompt of a session and the end of the answer, in lines for a window of `width` by `height` cells."""
+    is_low = height < _LOW
+    prompt_lines = _wrapped_lines(prompt, width - 3)
+    answer_lines = _wrapped_lines(answer, width - 3)
+    shown_prompts = prompt_lines[: 1 if is_low else 2]
+    if len(prompt_lines) > len(shown_prompts):
+        shown_prompts[-1] = fit(f"{shown_prompts[-1]} ", width - 4).rstrip("…").rstrip() + "…"
+    most = 3 if is_low else 6
+    shown_answers = answer_lines[-most:]
+    if len(answer_lines) > most:
+        shown_answers[0] = "…"
+    marks = ["> ", *["  "] * len(shown_prompts)]
+    return [f"{mark}{line}" for mark, line in zip(marks, shown_prompts, strict=False)] + [
+        f"  {line}".rstrip() for line in shown_answers
+    ]
+
+
+def _wrapped_lines(text: str, room: int) -> list[str]:
+    """The lines of a text in this number of cells, without empty ones at its ends and repeated ones inside."""
+    rows: list[str] = []
+    for line in printable_lines(text).strip().expandtabs(4).split("\n"):
+        if line.strip() or (rows and rows[-1]):
+            rows += [fit(row, room) for row in wrapped(line.rstrip(), room)] if line.strip() else [""]
+    return rows
 
 
 _MARKDOWN_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")

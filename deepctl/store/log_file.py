@@ -121,6 +121,25 @@ def read_end(path: str, count: int) -> tuple[bytes, int]:
         os.close(descriptor)
 
 
+def read_part(path: str, count: int, end: int | None = None, *, from_end: bool = False) -> tuple[bytes, bool]:
+    """The whole lines in the first `count` bytes of a log, or in the last ones, and whether these are all.
+
+    Only the bytes before the offset `end` count. Raises as `read_lines`.
+    """
+    descriptor = atomic.open_regular(path, os.O_RDONLY)
+    try:
+        length = os.fstat(descriptor).st_size
+        length = length if end is None else min(end, length)
+        start = max(0, length - count) if from_end else 0
+        raw = os.pread(descriptor, min(count, length), start)
+    finally:
+        os.close(descriptor)
+    if count >= length:
+        return raw, True
+    # The line at the cut is not whole.
+    return (raw[raw.find(b"\n") + 1 or len(raw) :] if from_end else raw[: raw.rfind(b"\n") + 1]), False
+
+
 def read_behind(path: str, end: int, crc: int, first: int, last: int) -> tuple[bytes, bytes] | None:
     """The bytes of a log between two offsets and those after `end`; `None` if those before `end` have another CRC-32.
 

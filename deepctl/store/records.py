@@ -82,6 +82,9 @@ MOST_NOT_COVERED = 200
 
 LAST_TOOL = "last_tool"
 """The key in `Record.metadata` with the name of the tool that changed the workspace before the checkpoint."""
+STOPPED = "stopped"
+"""The key in `Record.metadata` of a turn that did not end by itself: the code of its error, or `KILLED`."""
+KILLED = "killed"
 COMMAND = "execute"
 """The name of the tool that runs commands."""
 MCP_SEPARATOR = "__"

@@ -41,7 +41,18 @@ from deepctl.store.index_db import Cache
 from deepctl.store.not_covered import Look
 from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.pack_store import PackStore
-from deepctl.store.records import AGENT, LAST_TOOL, OTHER, UNKNOWN, Position, Record, Rewind, SessionRecord
+from deepctl.store.records import (
+    AGENT,
+    KILLED,
+    LAST_TOOL,
+    OTHER,
+    STOPPED,
+    UNKNOWN,
+    Position,
+    Record,
+    Rewind,
+    SessionRecord,
+)
 from deepctl.store.session_reader import SessionReaders
 from deepctl.store.tool_calls import ToolCall
 from deepctl.store.trees import Report, ScratchWriter, Snapshot
@@ -341,10 +352,12 @@ class Repository(ProfileStore):
         unless_tree: str | None = None,
         call: ToolCall | None = None,
         not_covered: Sequence[str] = (),
+        stopped: str = "",
     ) -> list[Record]:
         """The same; makes no checkpoint if the workspace equals the tree `unless_tree`.
 
         `call` has changed it; a checkpoint with the changes of other authors may precede (`Checkpoints.save`).
+        `stopped` is the reason why a turn did not end by itself.
         """
         position = _tied(session, position)
         if call is not None:
@@ -353,6 +366,9 @@ class Repository(ProfileStore):
         workspace = self.workspace_of(session)
         if self._is_replaced(workspace) and author == AGENT:
             author = UNKNOWN
+        metadata = {LAST_TOOL: call.name} if call is not None else {}
+        if stopped:
+            metadata[STOPPED] = stopped
         records = self.store.save(
             position,
             kind,
@@ -362,7 +378,7 @@ class Repository(ProfileStore):
             label=label,
             id=id,
             unless_tree=unless_tree,
-            metadata={LAST_TOOL: call.name} if call is not None else None,
+            metadata=metadata or None,
             not_covered=not_covered,
             call=call,
         )
@@ -521,17 +537,19 @@ class Repository(ProfileStore):
         *,
         call: ToolCall | None = None,
         not_covered: Sequence[str] = (),
+        stopped: str = "",
     ) -> list[Record]:
         """Store the state at the end of a turn, also after an interruption in the middle of a `call`.
 
-        `not_covered` are the paths that changed during the turn and that no checkpoint covers.
+        `not_covered` are the paths that changed during the turn and that no checkpoint covers. `stopped` is the code of
+        the error that ended the turn, empty without one.
         """
         if self.policy == MANUAL_ONLY:
             return []
         if call is not None and not call.has_changes:
             call = None
         author = self.in_turn(tool_at_work=call is not None)
-        return self._save(session, "turn", position, author, call=call, not_covered=not_covered)
+        return self._save(session, "turn", position, author, call=call, not_covered=not_covered, stopped=stopped)
 
     def between(self) -> str:
         """The author of the changes since the last snapshot, when no turn is running.
@@ -551,7 +569,8 @@ class Repository(ProfileStore):
                     self.workspace_of(session), conversation.messages, conversation.last_turn
                 )
                 if self.policy != MANUAL_ONLY:
-                    self._save(session, "turn", session_reader.position(session, conversation), UNKNOWN)
+                    position = session_reader.position(session, conversation)
+                    self._save(session, "turn", position, UNKNOWN, stopped=KILLED)
                     author = OTHER
             except (Damaged, ProjectUnknown):
                 continue  # no turn can be running in it

@@ -21,7 +21,7 @@ from deepctl import layout, quantities
 from deepctl.errors import Damaged, DeepctlError, Refused, SessionNotFound
 from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import ProfilePaths
-from deepctl.store import ledger, log_chain, log_file, session_reader
+from deepctl.store import ledger, log_chain, log_file, session_reader, session_titles
 from deepctl.store.ledger import Ledger
 from deepctl.store.log_chain import Chain
 from deepctl.store.log_file import NO_LINKS, START, SUFFIX, Point, chain_digest, is_id, log_path, share
@@ -40,7 +40,6 @@ _LINK_STAGING = ".link."
 
 FIRST = "main"
 """The name of a profile's first session."""
-_TITLE_LENGTH = 80
 
 
 class SessionSummary(NamedTuple):
@@ -323,15 +322,10 @@ def summarize(session: SessionRecord, outline: Outline, heads: Mapping[str, str]
         outline.turns,
         outline.messages,
         heads.get(session.id, session.forked_from),
-        _title(outline.title),
+        session_titles.of_prompt(outline.title),
         outline.damage,
         project=session.project.id if session.project is not None else None,
     )
-
-
-def _title(prompt: str) -> str:
-    line = " ".join(prompt.strip().partition("\n")[0].split())
-    return line if len(line) <= _TITLE_LENGTH else line[: _TITLE_LENGTH - 1] + "…"
 
 
 def join_logs(directories: Iterable[str]) -> list[str]:

@@ -714,7 +714,7 @@ def test_everybody_but_the_model_sees_what_was_typed(alice: Alice) -> None:
         alice.turn(alice.running("openai-chat:loopback", server), "see @notes.txt and @shot.png")
     alice.turn(alice.running("offline"), "read @notes.txt")
     assert alice.scene.prompts() == ["see @notes.txt and @shot.png", "read @notes.txt"]
-    assert session_catalogue.summary(alice.scene.paths, "main").title == "see @notes.txt and @shot.png"
+    assert session_catalogue.summary(alice.scene.paths, "main").title == "see notes.txt and shot.png"
     assert {record.prompt for record in alice.scene.records()} >= {"see @notes.txt and @shot.png"}
     assert session_search.search(alice.scene.paths, session_search.words("unheard"), role="user").matches == []
     shown = [piece.text for piece in transcript.pieces(alice.conversation().messages[0].message)]
