@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Annotated, Literal
 
@@ -17,7 +18,7 @@ from deepctl.cli.chat_session import ChatSession, EphemeralChatSession, ProfileC
 from deepctl.cli.chat_setup import ChatDirectory, ChatSetup, known_profile
 from deepctl.cli.confirm import answer_at_terminal, ask_at_terminal
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import attachments, settings
+from deepctl.domain import attachments, profiles, session_choice, settings
 from deepctl.domain.profile_choice import ProfileChoice
 from deepctl.errors import BadName, UsageError
 from deepctl.layout import UNNAMED
@@ -55,6 +56,13 @@ def chat(
             show_default=False,
         ),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Choose the session to continue from a list at the terminal."),
+    ] = False,
+    continue_: Annotated[
+        bool, typer.Option("--continue", help="Continue the session that was used last, which is the default.")
+    ] = False,
     project: Annotated[
         str | None,
         typer.Option(
@@ -143,6 +151,7 @@ def chat(
             "--session and --new cannot be used together.",
             "--session NAME continues a session; --new [NAME] starts one.",
         )
+    _check_continuation(session, new, ephemeral, as_json, {"--resume": resume, "--continue": continue_})
     if session is not None:
         layout.check_name(session, "session")
     if new is not None and new != UNNAMED:
@@ -161,6 +170,8 @@ def chat(
         raise UsageError(f"-C and {other_option} cannot be used together.", "Leave out one of the two.")
     if files:
         attachments.check(files)
+    if resume:
+        session = _chosen_session(choice.name, project, is_private=no_project)
     text = _prompt_with_stdin(prompt, new)
     if text is None and as_json:
         raise UsageError("--json needs a PROMPT as an argument or on stdin.", "deepctl chat --json 'your prompt'")
@@ -191,7 +202,36 @@ def chat(
             else:
                 from deepctl.cli.repl.repl import converse
 
+                talk.notify_of_turns()
                 converse(talk, session, new, files or ())
+
+
+def _check_continuation(
+    session: str | None, new: str | None, ephemeral: bool, as_json: bool, options_given: Mapping[str, bool]
+) -> None:
+    """Raises `UsageError` if --resume or --continue contradict another option."""
+    names = [name for name, is_given in options_given.items() if is_given]
+    others = {"--session": session is not None, "--new": new is not None, "--ephemeral": ephemeral}
+    # A script cannot choose from a list.
+    others["--json"] = as_json and "--resume" in names
+    names += [name for name, is_given in others.items() if is_given and names]
+    if len(names) > 1:
+        raise UsageError(
+            f"{names[0]} and {names[1]} cannot be used together.",
+            "--resume chooses the session from a list, --session NAME names it, and --continue is the default.",
+        )
+
+
+def _chosen_session(name: str, directory: str | None, *, is_private: bool) -> str:
+    """The session for --resume. Raises `UsageError` without a terminal, `ProfileNotFound`, `NotFound`, and
+    `Interrupted`.
+    """
+    from deepctl.cli.repl import session_picker
+
+    session_picker.check_terminal("--resume")
+    profile = profiles.find(options.root(), name)
+    project = session_choice.project_of(profile, directory)
+    return session_picker.pick(profile, project.id if project is not None else None, is_private=is_private)
 
 
 def _session(setup: ChatSetup, wait: float, display: Display, directory: ChatDirectory | None) -> ChatSession:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -15,11 +16,11 @@ from deepctl.cli import options
 from deepctl.cli.chat_setup import BackgroundValue, ChatDirectory, ChatParts, ChatSetup
 from deepctl.domain import attachments, budgets, mention_syntax, profiles, session_choice, settings, stopped_turns
 from deepctl.domain.outside_files import OutsideFile
-from deepctl.errors import Damaged, DeepctlError, Locked, ProfileGone, Refused
+from deepctl.errors import Damaged, DeepctlError, Interrupted, Locked, ProfileGone, Refused, Terminated
 from deepctl.layout import ProfilePaths, Root
-from deepctl.output.render import ago, has_colour, home, say, terminal_size
+from deepctl.output.render import ago, has_colour, home, is_terminal, notification, say, terminal_size
 from deepctl.output.sessions_transcript import exchange_lines
-from deepctl.output.stream.display import Display, JsonDisplay
+from deepctl.output.stream.display import Display, JsonDisplay, LiveDisplay
 from deepctl.quantities import counted
 from deepctl.store import session_catalogue, session_ends, session_titles
 from deepctl.store.projects import lock_directory
@@ -145,6 +146,9 @@ class ChatSession(ABC):
         self._messages: set[str] = set()
         self._introducing = threading.Lock()
         self._budgets: list[BudgetState] | None = None
+        self._notifies = False
+        self._quiet_since = 0.0
+        """When the person last had something to do, by the monotonic clock."""
 
     @property
     @abstractmethod
@@ -179,8 +183,8 @@ class ChatSession(ABC):
         """Called before the first prompt of a chat: returns the session in which the chat continues."""
 
     @abstractmethod
-    def show_last_exchange(self, session: str | None, new: str | None) -> None:
-        """Print the last exchange of the session in which the chat continues; nothing if there is none."""
+    def show_last_exchange(self, session: str | None, new: str | None) -> bool:
+        """Print the last exchange of the session in which the chat continues. Returns whether there is one."""
 
     @abstractmethod
     def compact(self, session: str | None, focus: str | None) -> None:
@@ -267,6 +271,39 @@ class ChatSession(ABC):
                     self._messages.add(message)
                     # A second caller continues after the notice was printed.
                     tell(message)
+
+    def notify_of_turns(self) -> None:
+        """From now on, tell of long turns and approval requests by a bell and a notification (setting `notify`)."""
+        self._notifies = True
+        if isinstance(self.display, LiveDisplay):
+            self.display.on_question = lambda: self._ring("waits for an approval")
+            self.display.on_answer = self._starts_waiting
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """While entered, a turn runs; its end is told if it was long, unless the person has stopped it."""
+        self._starts_waiting()
+        try:
+            yield
+        except (Interrupted, Terminated, KeyboardInterrupt):
+            raise
+        except BaseException:
+            self._ring("could not finish a turn")
+            raise
+        self._ring("has finished a turn")
+
+    def _starts_waiting(self) -> None:
+        self._quiet_since = time.monotonic()
+
+    def _ring(self, event: str) -> None:
+        """Tell of an event, if the person has been waiting long enough."""
+        in_force = self.setup.settings
+        how = in_force.get("notify")
+        if not self._notifies or how == "off" or not is_terminal(sys.stdout):
+            return
+        if time.monotonic() - self._quiet_since >= int(in_force.get("notify_after") or 0):
+            text = f"deepctl: the agent of {self.name} {event}"
+            self.display.ring("\a" if how == "bell" else f"\a{notification(text)}")
 
     def _replace_parts(self, parts: BackgroundValue[ChatParts[Any]]) -> None:
         self._parts, self._introduced, self._names, self._budgets = parts, False, None, None
@@ -381,7 +418,7 @@ class ProfileChat(ChatSession):
                     names = attachments.attach(profile, files, self._notice, self.directory.path)
                     text = mention_syntax.with_mentions(prompt, names)
                 stages.on_send()
-                with self._spends(), self.counts.turn(name, parts.runner.engine.spent):
+                with self._in_turn(), self._spends(), self.counts.turn(name, parts.runner.engine.spent):
                     result = parts.chat.turn(work, name, text, self.display.event, outside_files)
             warning = options.over_budget(profile, limit)
         for message in result.notices:
@@ -455,7 +492,8 @@ class ProfileChat(ChatSession):
         if (hint := self.directory.hint(profile, session)) is not None:
             self.display.notice(hint)
         self._introduce_project(profile, self.display.notice)
-        place = f" in {home(self.directory.path)}" if self.directory.path else ""
+        separator = "" if new is not None else ","
+        place = f"{separator} in {home(self.directory.path)}" if self.directory.path else ""
         title = self._title(profile, session, new)
         return f"{self._where(profile, session, new)}{place}, model {self.setup.model}.{title}"
 
@@ -551,16 +589,16 @@ class ProfileChat(ChatSession):
         except (Damaged, OSError):
             return None  # the next turn reports it
 
-    def show_last_exchange(self, session: str | None, new: str | None) -> None:
+    def show_last_exchange(self, session: str | None, new: str | None) -> bool:
         """Print the last exchange of the session in which the chat continues, and what a stopped turn has left."""
         if new is not None or not profiles.exists(self.root, self._user):
-            return
+            return False
         profile = self.paths()
         name = self.directory.next_name(profile, session)
         ends, self._shown_ends = self._ends(profile, name), None
         last = ends.last if ends is not None else None
         if last is None:
-            return
+            return False
         dim, reset = ("\x1b[2m", "\x1b[0m") if has_colour(sys.stderr) else ("", "")
         for line in ("", *exchange_lines(last.prompt, last.answer, *terminal_size())):
             say(f"{dim}{line}{reset}" if line else "")
@@ -569,7 +607,7 @@ class ProfileChat(ChatSession):
             stopped = stopped_turns.of_session(profile, record, last, settings.load(os.environ, profile))
             if stopped is not None:
                 self.display.notice(stopped.notice())
-        say("")
+        return True
 
 
 class EphemeralChatSession(ChatSession):
@@ -619,7 +657,7 @@ class EphemeralChatSession(ChatSession):
             self._notice(note)
         text = mention_syntax.with_mentions(prompt, parts.chat.attach(files, self._notice)) if files else prompt
         stages.on_send()
-        with self._spends(), self.counts.turn(None, parts.runner.engine.spent):
+        with self._in_turn(), self._spends(), self.counts.turn(None, parts.runner.engine.spent):
             outcome = parts.chat.turn(text, self.display.event, outside_files)
         self._finished(outcome, None, None, None)
 
@@ -629,8 +667,9 @@ class EphemeralChatSession(ChatSession):
     def begin(self, session: str | None, new: str | None) -> str:
         return f"Nothing in this chat is stored; model {self.setup.model}."
 
-    def show_last_exchange(self, session: str | None, new: str | None) -> None:
+    def show_last_exchange(self, session: str | None, new: str | None) -> bool:
         """There is none."""
+        return False
 
     def compact(self, session: str | None, focus: str | None) -> None:
         self.counts.compacted(None, self._parts.get().chat.compact(focus, self.display.event))

@@ -24,6 +24,7 @@ APPROVALS = ("ask", "auto", "never")
 NETWORK = ("off", "on")
 SWITCH = ("off", "on")
 WEB = ("off", "ask", "auto")
+NOTIFY = ("auto", "bell", "off")
 CHECKPOINTS = ("every_tool", "every_turn", "manual_only")
 TOOLS = ("full", "lean")
 THINKING = ("off", "minimal", "low", "medium", "high", "xhigh", "max", "on")
@@ -262,6 +263,12 @@ SETTINGS: dict[str, Setting] = {
     "idle_timeout": Setting(
         "maximum time between two parts of an answer, in seconds", "120", kind="seconds", risk=_WAITING
     ),
+    "notify": Setting(
+        "how a chat tells of the end of a long turn and of approval requests: bell and notification, bell, or not",
+        "auto",
+        NOTIFY,
+    ),
+    "notify_after": Setting("seconds of a turn after which its end is told", "10", kind="seconds"),
     "retries": Setting("number of retries when the provider is busy or failing", "3", kind="count", risk=_SPENDING),
     "limits.seconds": Setting("maximum time of a command, in seconds", "600", kind="seconds", risk=_LIMIT),
     "limits.memory": Setting("maximum memory of a command", "2G", kind="size", risk=_LIMIT),

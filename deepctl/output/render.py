@@ -168,6 +168,18 @@ def error(problem: DeepctlError, as_json: bool, *, as_event: bool = False) -> No
         say(wrap(f"Hint: {printable(with_command_names(problem.hint))}", sys.stderr))
 
 
+def notification(text: str, environment: Mapping[str, str] = os.environ) -> str:
+    """The sequence that shows `text` as a notification of the desktop (OSC 9). Other terminals ignore it.
+
+    tmux hands it to its terminal only with the option allow-passthrough, and drops it without.
+    """
+    sequence = f"\x1b]9;{printable(text)}\x07"
+    if environment.get("TMUX"):
+        return f"\x1bPtmux;{sequence.replace(_ESCAPE, _ESCAPE * 2)}{_ESCAPE}\\"
+    return sequence
+
+
+_ESCAPE = "\x1b"
 _BAR_AFTER = 1.0
 _BAR_EVERY = 0.1
 

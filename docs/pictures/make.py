@@ -165,6 +165,19 @@ def _session(person: Shell) -> None:
     person.until("> clean up")
 
 
+def _resume(person: Shell) -> None:
+    person("deepctl chat --user alice 'plan three days in Lisbon in trip.md'")
+    person.begin("deepctl chat --user alice")
+    person.enter("add the opening hours")
+    person.see("sleep 60  ")
+    person.type("\x03")
+    person.until("Stopped; completed steps are kept.")
+    person.type("\x04")
+    person.until("$")
+    person.clear()
+    person.begin("deepctl chat --user alice --continue")
+
+
 def _work(person: Shell) -> None:
     _stored(person, {"prices.py": _PRICES, "test_prices.sh": _TESTS})
     person.begin("deepctl chat --user alice")
@@ -275,6 +288,23 @@ SCENES = {
                 ],
                 None,
                 (2561, 148),
+            ),
+        ],
+    ),
+    "resume": Scene(
+        "deepctl chat: back in a session",
+        _resume,
+        90,
+        16,
+        [
+            ToolCalls([("write_file", {"path": "trip.md", "content": _PLAN})], (2380, 61)),
+            Text(["Three days are in `trip.md`: Alfama, Belém and Sintra."], None, (2466, 21)),
+            ToolCalls(
+                [
+                    ("write_file", {"path": "hours.md", "content": "Sintra: 9:30 to 18:30\n"}),
+                    ("execute", {"command": "sleep 60"}),
+                ],
+                (2561, 40),
             ),
         ],
     ),

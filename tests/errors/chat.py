@@ -88,6 +88,33 @@ def _(s: Situation) -> list[str]:
     return ["chat", "hello", "--session", "main", "--new"]
 
 
+@case("chat", "`--resume` or `--continue` with another choice of the session")
+def _(s: Situation) -> list[str]:
+    return ["chat", "hello", "--continue", "--session", "main"]
+
+
+@case("chat", "`--resume` without a terminal", only="text")
+def _(s: Situation) -> list[str]:
+    s.story()
+    return ["chat", "--resume", "--user", "alice"]
+
+
+@case("chat", "`--resume`, and the profile has no sessions", only="text")
+def _(s: Situation) -> Result:
+    s.run("profiles", "create", "alice")
+    terminal = s.terminal("chat", "--resume", "--user", "alice")
+    return s.left(terminal, terminal.wait())
+
+
+@case("chat", "`--resume`, and no session is chosen", only="text")
+def _(s: Situation) -> Result:
+    s.story()
+    terminal = s.terminal("chat", "--resume", "--user", "alice")
+    terminal.expect("Enter selects, Esc leaves")
+    terminal.type("\x1b")
+    return s.left(terminal, terminal.wait())
+
+
 @case("chat", "the name of the session is invalid")
 def _(s: Situation) -> list[str]:
     return ["chat", "hello", "--session", "a/b"]

@@ -74,7 +74,8 @@ def converse(chat: ChatSession, session: str | None, new: str | None, files: Seq
         tty_modes.take_off_typed_ahead()
         chat.display.notice(chat.begin(session, new))
         chat.display.notice(_WELCOME)
-        chat.show_last_exchange(session, new)
+        if chat.show_last_exchange(session, new):
+            render.say("")
         if files:
             chat.display.notice(named_files.listing(files))
         repl = Repl(ReplState(chat, slash_commands.catalogue(chat), session, new, files))

@@ -21,6 +21,7 @@ from deepctl.cli.repl import (
     history_commands,
     named_files,
     run_cli_command,
+    session_picker,
     settings_commands,
     status,
 )
@@ -30,7 +31,7 @@ from deepctl.cli.repl.run_cli_command import has_help_option, split
 from deepctl.cli.repl.state import ReplState
 from deepctl.domain import profiles, prompt_commands
 from deepctl.domain.prompt_commands import PromptCommand
-from deepctl.errors import NotFound, Refused, UsageError
+from deepctl.errors import Interrupted, NotFound, Refused, UsageError
 from deepctl.layout import UNNAMED
 from deepctl.quantities import counted
 from deepctl.store import log_file, session_catalogue
@@ -91,6 +92,22 @@ def _switch(state: ReplState, arguments: str) -> None:
     summary = session_catalogue.summary(paths, existing_name)
     title = f": {summary.title}" if summary.title else ""
     state.chat.display.notice(f"Session {existing_name}, {counted(summary.turns, 'turn')}{title}")
+    state.chat.show_last_exchange(existing_name, None)
+
+
+def _resume(state: ReplState, arguments: str) -> None:
+    """Choose the session to continue, of any directory."""
+    session_picker.check_terminal("/resume")
+    try:
+        name = session_picker.pick(state.profile())
+    except Interrupted as interrupted:
+        # Escape in the list. It is no Ctrl-C, after which the next one would leave.
+        state.chat.display.notice(interrupted.message)
+        return
+    heading = state.chat.begin(name, None)  # raises if the directory of the session is gone
+    _go_to(state, name, None)
+    state.chat.display.notice(heading)
+    state.chat.show_last_exchange(name, None)
 
 
 def _go_to(state: ReplState, session: str | None, new: str | None) -> None:
@@ -252,6 +269,7 @@ ALL = (
     SlashCommand("/new", "[NAME]", "Start a session with the next prompt.", _SESSIONS, _new),
     SlashCommand("/switch", "[NAME]", "Continue another session. Without NAME, list.",
                  _SESSIONS, _switch, "session"),
+    SlashCommand("/resume", "", "Choose the session to continue from a list.", _SESSIONS, _resume),
     SlashCommand("/fork", "[REF] NAME", "Start a session from here, or from REF.",
                  _SESSIONS, history_commands.fork, "reference", ("checkpoints", "fork")),
     SlashCommand("/compact", "[FOCUS]", "Summarise older messages, to free context.",

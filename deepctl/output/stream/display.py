@@ -52,6 +52,10 @@ class Display(Protocol):
         """Show a message that is not part of the answer."""
         ...
 
+    def ring(self, sequence: str) -> None:
+        """Send a bell or a notification to the terminal. Only the live display has one."""
+        ...
+
     def close(self) -> None:
         """Restore the screen, however the turn ended."""
         ...
@@ -68,6 +72,9 @@ class JsonDisplay:
 
     def notice(self, message: str) -> None:
         """Prints only events."""
+
+    def ring(self, sequence: str) -> None:
+        """There is no terminal."""
 
     def close(self) -> None:
         """Every event is already a whole line."""
@@ -122,6 +129,9 @@ class TextDisplay:
         self._end_line()
         render.notice(message)
 
+    def ring(self, sequence: str) -> None:
+        """A dumb terminal, or a turn from a shell, is left alone."""
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Inside this context, an approval request is shown."""
@@ -168,6 +178,10 @@ class LiveDisplay:
         self._parts: list[ShownCall | FoldedThinking] = []
         self._usage = ""
         self._is_between_turns = False
+        self.on_question: Callable[[], None] = lambda: None
+        """Called before an approval request is shown."""
+        self.on_answer: Callable[[], None] = lambda: None
+        """Called after it was answered."""
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Show one event: `start` begins the live lines, `result` ends them."""
@@ -208,6 +222,11 @@ class LiveDisplay:
         if line is not None:
             line.redraw = self._is_changed.set
 
+    def ring(self, sequence: str) -> None:
+        """Between two frames. A closed terminal is reported by the next frame."""
+        with self._drawing, suppress(StorageError):
+            render.write(sequence)
+
     def stop(self) -> None:
         """End the live lines, however the turn ended. Settled lines stay on the screen."""
         self._finish()
@@ -227,10 +246,12 @@ class LiveDisplay:
                 self._paused = True
                 self._draw(tail=False)
                 self._turn.asked()
+            self.on_question()
             began = time.monotonic()
             try:
                 yield
             finally:
+                self.on_answer()
                 with self._drawing:
                     self._paused = False
                     if self._turn is not None:
