@@ -67,7 +67,7 @@ def test_a_chat_begins_with_the_last_exchange_and_with_what_a_stopped_turn_left(
         screen = again(LARGE)
         assert shown_paragraphs(screen) == [18, 19, 20]
         screen = again(SMALL)
-        assert shown_paragraphs(screen) == [19, 20]
+        assert shown_paragraphs(screen) == [20]
         screen = again(USUAL)
         assert "Session main, 1 turn, just now" in unwrapped(screen)
         assert "> plan the days\n  …\n" in screen

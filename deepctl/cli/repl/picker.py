@@ -59,6 +59,7 @@ class Picker(Generic[_T]):
 
     def run(self) -> _T | None:
         """The choice of the person; `None` if the person leaves."""
+        from prompt_toolkit.application import Application
         from prompt_toolkit.input import create_input
         from prompt_toolkit.key_binding import KeyBindings
         from prompt_toolkit.layout import FormattedTextControl, HSplit, Layout, Window
@@ -91,10 +92,11 @@ class Picker(Generic[_T]):
             FormattedTextControl(self._fragments, focusable=True, show_cursor=False), dont_extend_height=True
         )
         preview = Window(FormattedTextControl(self._preview), dont_extend_height=True, wrap_lines=False)
-        application = terminal.application(
+        application: Application[str | None] = Application(
             layout=Layout(HSplit([choices, preview])),
             key_bindings=keys,
-            erase_when_done=True,
+            # Not below the prompt: a terminal that breaks long rows anew would leave some of them after a resize.
+            full_screen=True,
             # No polling task: SIGTERM could be raised inside such a task, and would then end only the task.
             terminal_size_polling_interval=None,
             input=create_input(sys.stdin),
