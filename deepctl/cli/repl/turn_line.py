@@ -38,7 +38,7 @@ _MOST_ROWS = 12
 _ROOMY_LINES = 4
 """In a window of fewer lines, an empty input line is not shown."""
 _RETRY_SECONDS = 0.05
-_HELD = "Enter sends them one after the other; Up takes the last one back."
+_HELD = "Enter sends them; Up takes one back."
 _LEAVES = "The chat ends after that."
 
 

@@ -185,7 +185,7 @@ class TurnView:
         from rich.text import Text
 
         if self._waiting:
-            return fold(self._status(), width - 1)[-max(height - 1, 1) :]
+            return wrap(self._status(), width - 1)[-max(height - 1, 1) :]
 
         rows = [row for line in (self._stream.tail(width) if self._stream else ()) for row in fold(line, width)]
         room = max(height - 2, 0)
