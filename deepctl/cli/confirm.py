@@ -236,15 +236,15 @@ def _cut(line: str) -> str:
 
 
 async def _typing_has_stopped() -> None:
-    """Discard the keys that were typed before the request could be read, and keys that follow without a pause."""
+    """Take away the keys that were typed before the request could be read, and keys that follow without a pause."""
     # Imported here: confirmations need no asyncio, and it is slow to import.
     import asyncio
 
     await asyncio.sleep(_UNREAD_SECONDS)
     while select.select([sys.stdin], [], [], 0)[0]:
         try:
-            termios.tcflush(sys.stdin, termios.TCIFLUSH)
-        except termios.error:
+            tty_modes.take_unmeant_keys()
+        except (OSError, termios.error):
             return  # the terminal is gone; the next read reports it
         await asyncio.sleep(_TYPING_SECONDS)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
+import select
 import signal
 import struct
 import sys
@@ -90,6 +93,37 @@ def whole_pastes() -> Iterator[None]:
         yield
     finally:
         render.say_part("\x1b[?2004l")
+
+
+_kept_keys: bytearray | None = None
+"""The keys that were typed before a question could be read; `None` if no input line waits for them."""
+_READ_BYTES = 4096
+
+
+@contextmanager
+def keeping_keys() -> Iterator[bytearray]:
+    """Inside this context, `take_unmeant_keys` keeps the keys, and does not discard them."""
+    global _kept_keys
+    before, _kept_keys = _kept_keys, bytearray()
+    try:
+        yield _kept_keys
+    finally:
+        _kept_keys = before
+
+
+def take_unmeant_keys() -> None:
+    """Take all typed keys from the terminal, because they are no answer to the question on the screen.
+
+    Raises `OSError` or `termios.error` if the terminal is gone.
+    """
+    if _kept_keys is None:
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)
+        return
+    while select.select([sys.stdin], [], [], 0)[0]:
+        piece = os.read(sys.stdin.fileno(), _READ_BYTES)
+        if not piece:
+            raise OSError(errno.EIO, "The terminal is gone.")
+        _kept_keys.extend(piece)
 
 
 @contextmanager

@@ -47,6 +47,11 @@ from deepctl.cli.repl import repl
 def broken(*_): raise ValueError("no such colour")
 repl.Repl._toolbar = broken
 """
+FAULT_OF_THE_LINE = """
+from deepctl.cli.repl import turn_line
+def broken(*_): raise ValueError("no such colour")
+turn_line._written_rows = broken
+"""
 FAULT_OF_THE_TURN = """
 from deepctl.agent.chat import Chat
 def broken(*_): raise ValueError("no such colour")
@@ -342,7 +347,11 @@ def test_what_is_typed_during_a_turn_that_is_stopped_is_in_the_line_and_not_sent
     assert chat.wait() == 0
 
 
-@pytest.mark.parametrize("fault", [FAULT_OF_THE_DISPLAY, FAULT_OF_THE_DRAWING, FAULT_OF_THE_TOOLBAR, FAULT_OF_THE_TURN])
+@pytest.mark.parametrize(
+    "fault",
+    [FAULT_OF_THE_DISPLAY, FAULT_OF_THE_DRAWING, FAULT_OF_THE_TOOLBAR, FAULT_OF_THE_LINE, FAULT_OF_THE_TURN],
+    ids=["display", "drawing", "toolbar", "line", "turn"],
+)
 def test_a_bug_is_told_in_one_line_and_the_terminal_is_set_back(scene: Scene, fault: str) -> None:
     chat = scene.chat(first=fault)
     if fault != FAULT_OF_THE_TOOLBAR:

@@ -35,7 +35,7 @@ _SAME_PRESS_SECONDS = 0.7
 READ_BYTES = 65536
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _LINE_ENDS = re.compile("\r\n|[\r\u2028\u2029]")
-_NEW_LINE = "\x1b\r"
+_NEW_LINE = "\n"
 _SIGNAL_KEYS = "\x03\x1a\x1c"
 """Ctrl-C, Ctrl-Z and Ctrl-backslash."""
 CTRL_D = "\x04"
@@ -137,11 +137,8 @@ def take_typed_ahead(keys: Vt100Input, before: list[object] | None, *, send: boo
     """Keep the type-ahead from before the terminal was raw for the line. Returns whether the terminal has echoed it.
 
     `before` are the attributes of the terminal at that time. Where Enter became a newline, it becomes Enter again, and
-    the kernel's mark of Ctrl-D becomes that key. Without `send`, Enter starts a new line and sends nothing, and Ctrl-D
-    does nothing.
+    the kernel's mark of Ctrl-D becomes that key. `send` is that of `store`.
     """
-    from prompt_toolkit.input.typeahead import store_typeahead
-
     text = ""
     while piece := keys.stdin_reader.read():
         text += piece
@@ -152,16 +149,25 @@ def take_typed_ahead(keys: Vt100Input, before: list[object] | None, *, send: boo
     assert isinstance(local_flags, int)
     if local_flags & termios.ICANON:
         text = text.replace("\0", CTRL_D)
-    # These keys were meant for the turn that was running.
-    text = _replaced(text, _SIGNAL_KEYS, "")
     if input_flags & termios.ICRNL:
         text = _replaced(text, "\n", "\r")
+    store(keys, text, send=send)
+    return bool(local_flags & termios.ECHO)
+
+
+def store(keys: Vt100Input, text: str, *, send: bool) -> None:
+    """Keep keys for the line that is read next, except those that were meant for the turn: Ctrl-C and the like.
+
+    Without `send`, Enter starts a new line and Ctrl-D does nothing.
+    """
+    from prompt_toolkit.input.typeahead import store_typeahead
+
+    text = _replaced(text, _SIGNAL_KEYS, "")
     if not send:
         text = _replaced(text, CTRL_D, "")
         text = _replaced(text.rstrip("\r"), "\r", _NEW_LINE)
     keys.vt100_parser.feed(text)
     store_typeahead(keys, keys.flush_keys())
-    return bool(local_flags & termios.ECHO)
 
 
 def _replaced(text: str, old: str, new: str) -> str:

@@ -86,7 +86,10 @@ class ScreenReader:
             application.timeoutlen = _ESCAPE_WAIT_SECONDS
             return application
 
-        self._turn_line = TurnLine(during_turn, self._feed_typed_ahead, queue, lambda: self._buffer.text)
+        def keep(typed: bytes) -> None:
+            keys.store(self._keyboard, typed.decode(errors="replace"), send=False)
+
+        self._turn_line = TurnLine(during_turn, self._feed_typed_ahead, keep, queue, lambda: self._buffer.text)
 
     def _make_application(self, view: Drawing, output: Output) -> Application[str | None]:
         from prompt_toolkit.output import ColorDepth

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from deepctl.cli import tty_modes
 from deepctl.cli.repl import clusters
 from deepctl.output.render import cells, clip, has_colour, printable, terminal_size
 from deepctl.output.stream.lines import of_stdout
@@ -123,20 +124,23 @@ def _cut(row: str, width: int) -> str:
 class TurnLine:
     """The input line during a turn.
 
-    `make_application` gets an output that discards everything and knows the size of the line. `redraw` is called from
-    another thread whenever `rows` has changed.
+    `make_application` gets an output that discards everything and knows the size of the line. `begin` is called when it
+    starts, and `keep` with the keys for it that a question has taken. `redraw` is called from another thread whenever
+    `rows` has changed.
     """
 
     def __init__(
         self,
         make_application: Callable[[Output], Application[str | None]],
         begin: Callable[[], None],
+        keep: Callable[[bytes], None],
         queue: PromptQueue,
         text: Callable[[], str],
     ) -> None:
         self._application = make_application(_output(self._room))
         self._application.after_render += self._rendered
         self._begin = begin
+        self._keep = keep
         self._queue = queue
         self._text = text
         self._size = (0, 0)
@@ -173,11 +177,13 @@ class TurnLine:
         """Inside this context, a question has the keyboard; the line is not shown, and its text stays."""
         is_running = self._thread is not None
         self.stop()
-        try:
-            yield
-        finally:
-            if is_running:
-                self.start()
+        with tty_modes.keeping_keys() as kept_keys:
+            try:
+                yield
+            finally:
+                self._keep(bytes(kept_keys))
+                if is_running:
+                    self.start()
 
     def rows(self, width: int, height: int) -> list[str]:
         """The queue and the line for a window, ready to be written; fewer rows than the window has."""
