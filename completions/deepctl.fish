@@ -630,6 +630,7 @@ function __deepctl_setting -S
             echo $before'context_window'\t'context window of the model in tokens, if it is unknown or wrong'
             echo $before'compact_at'\t'percentage of the context window at which a conversation is summarised, or never'
             echo $before'approve'\t'answer to approval requests'
+            echo $before'allowed_commands'\t'kinds of commands that need no approval, such as git log, separated by commas'
             echo $before'sandbox'\t'where the agent\'s commands run'
             echo $before'checkpoints'\t'when automatic checkpoints are made'
             echo $before'snapshot.exclude'\t'files that checkpoints leave out, with patterns as in a .gitignore, separated by commas'

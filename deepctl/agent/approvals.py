@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import posixpath
 import unicodedata
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_ai import RunContext
 from pydantic_ai.capabilities import AbstractCapability
@@ -19,11 +21,17 @@ from pydantic_ai.workspaces import Workspace
 from deepctl.agent.approver import ApprovalRequest, Approve, Approver, Ask, Choice, always
 from deepctl.agent.backend import LocalBackend
 from deepctl.agent.limits import profile_of
+from deepctl.agent.tasks import in_worker
 from deepctl.domain.globs import bad_class
 from deepctl.domain.mcp_servers import METADATA
 from deepctl.domain.permissions import OPERATIONS, OWN, Permissions, Rules, Verdict, about_file, first
 from deepctl.errors import BadSetting
-from deepctl.files.git_directories import GIT_NAMES, looks_like_git
+from deepctl.files.git_directories import GIT_NAMES, looks_like_git, runs_no_program
+from deepctl.files.paths_beneath import is_within
+from deepctl.layout import HOME_DIRECTORY
+
+if TYPE_CHECKING:
+    from deepctl.domain.commands.kinds import KindMatch
 
 _TOOLS = {
     "read_file": "read",
@@ -35,6 +43,8 @@ _WHAT = {"execute": "this command; it did not run", "mcp": "this tool; it was no
 _THIS = {"execute": "this command", "mcp": "this tool"}
 _EVERY = {"execute": "command", "write": "write", "edit": "edit", "read": "read"}
 _SESSION = "session"
+_KIND = "kind "
+"""The beginning of the name of a choice that allows a kind of commands, and of its grant."""
 _MAX_COMPARED = 1 << 20
 
 
@@ -55,11 +65,15 @@ class Approvals(AbstractCapability[Any]):
     otherwise. `approve` answers an approval request: `auto` means yes, `never` no, `ask` the answer of `ask`, which is
     no without a terminal. If a rule that denies may apply to a command, `auto` means no. A no is reported to the model,
     and the turn continues.
+
+    Commands of a kind in `allowed_commands` need no approval where no rule applies. With `None`, a person cannot allow
+    kinds either.
     """
 
     approve: Approve = "ask"
     ask: Ask | None = None
     permissions: Permissions = field(default_factory=dict)
+    allowed_commands: Collection[str] | None = ()
     approver: Approver = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -96,7 +110,7 @@ class Approvals(AbstractCapability[Any]):
                 # The result of an edit shows the content of the file.
                 read_verdict = about_file(self.permissions, "read", names)
                 verdict = max(verdict, read_verdict, key=lambda verdict: verdict.strictness)
-            if operation != "read" and (verdict.action == "allow" or (verdict.action == "ask" and verdict.is_default)):
+            if operation != "read" and (verdict.action == "allow" or verdict.is_plain_ask):
                 if await self._is_gits(ctx.workspace, operation, normal_path, real):
                     verdict = Verdict("ask", "git runs programs that the contents of its directories name")
                 elif _is_protected(ctx.workspace, normal_path, real):
@@ -116,8 +130,11 @@ class Approvals(AbstractCapability[Any]):
                 f"The rules of this profile may not allow this ({verdict.reason}). It was not done; continue "
                 "without it."
             )
+        kind = await self._kind(ctx, real) if operation == "execute" and verdict.is_plain_ask else None
+        if kind is not None and self._is_allowed(ctx, kind):
+            return args
         if verdict.action == "ask":
-            await self._check(ctx, operation, target, real, args, verdict)
+            await self._check(ctx, operation, target, real, args, verdict, kind)
         return args
 
     async def _is_gits(self, workspace: Workspace, operation: str, normal_path: str, real: str) -> bool:
@@ -147,6 +164,7 @@ class Approvals(AbstractCapability[Any]):
         real: str,
         args: dict[str, Any],
         verdict: Verdict | None = None,
+        kind: str | None = None,
     ) -> None:
         """Return if the answer is yes. Raises `ToolFailed`, for the model, if it is no."""
         grants = [f"{operation} {real}"]
@@ -155,6 +173,8 @@ class Approvals(AbstractCapability[Any]):
             # The answer for the session covers no action about which a rule, or a protection, asks.
             grants.append(operation)
             choices.append(Choice("e", f"[e]very {_EVERY[operation]} of this session", _SESSION))
+        if kind is not None:
+            choices.append(_kind_choice(kind))
         if not self.approver.grants(ctx).isdisjoint(grants):
             return
         is_asked = self.approve == "ask" and self.ask is not None
@@ -168,6 +188,44 @@ class Approvals(AbstractCapability[Any]):
         )
         if choice == _SESSION and len(grants) > 1:
             self.approver.grants(ctx).add(operation)
+        if kind is not None and choice == _KIND + kind:
+            self.approver.grants(ctx, of_all_sessions=True).add(choice)
+
+    def _is_allowed(self, ctx: RunContext[Any], kind: str) -> bool:
+        return kind in (self.allowed_commands or ()) or _KIND + kind in self.approver.grants(ctx, of_all_sessions=True)
+
+    async def _kind(self, ctx: RunContext[Any], command: str) -> str | None:
+        """The kind of a command that a person can allow for good, in this workspace."""
+        workspace, read = ctx.workspace, self.permissions.get("read", Rules())
+        reads_all = read.default in (None, "allow") and all(rule.action == "allow" for rule in read.rules)
+        # Commands are not compared with rules about files, so a person decides about each of them.
+        if self.allowed_commands is None or not reads_all or not isinstance(workspace, LocalBackend):
+            return None
+        from deepctl.domain.commands.kinds import kind_of  # the command parser
+
+        match = kind_of(command)
+        if match is None or not await in_worker(lambda: _is_harmless_here(workspace, match)):
+            return None
+        return match.name
+
+
+def _kind_choice(kind: str) -> Choice:
+    from deepctl.domain.commands.kinds import described
+
+    rule = f"Rule: `{kind}` needs no approval from now on, with {described(kind)}, and with paths in the workspace."
+    return Choice("k", f"[k]ind `{kind}`", _KIND + kind, rule)
+
+
+def _is_harmless_here(workspace: LocalBackend, match: KindMatch) -> bool:
+    """Whether no operand leads out of the workspace by a link, and git has no program to run."""
+    root = workspace.root_dir
+    if not all(is_within(os.path.realpath(os.path.join(root, operand)), root) for operand in match.operands):
+        return False
+    if not match.is_of_git:
+        return True
+    own_dir = workspace.profile_dir or root
+    home = os.path.join(own_dir, HOME_DIRECTORY) if _confined(workspace) else getattr(workspace.sandbox, "home", None)
+    return runs_no_program(root, workspace.trees.first.mount, home)
 
 
 def _is_asked_about(definition: ToolDefinition) -> bool:

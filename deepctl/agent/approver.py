@@ -89,10 +89,10 @@ class Approver:
         default_factory=WeakKeyDictionary, init=False, repr=False
     )
 
-    def grants(self, ctx: RunContext[Any]) -> set[str]:
-        """The grants of the session of this run, which can be added to."""
+    def grants(self, ctx: RunContext[Any], *, of_all_sessions: bool = False) -> set[str]:
+        """The grants of the session of this run, or those of all sessions in its backend. They can be added to."""
         backend = ctx.workspace
-        session = getattr(ctx.deps, "session", None)
+        session = ("",) if of_all_sessions else getattr(ctx.deps, "session", None)
         if isinstance(backend, LocalBackend):
             return self._grants.setdefault((backend.root_dir, backend.profile_dir, session), set())
         # Not by its id: another user's backend may have it later.

@@ -267,6 +267,7 @@ def create_deep_agent(
     approve: Approve = "ask",
     ask: Ask | None = None,
     permissions: Permissions | None = None,
+    allowed_commands: Collection[str] | None = (),
     environment: Mapping[str, str] | None = None,
     agent_name: str = layout.AGENT,
     tools: Literal["full", "lean"] = "full",
@@ -301,6 +302,9 @@ def create_deep_agent(
             `permissions`: `ask` (the function `ask`; without one, no), `auto` (yes) or `never` (no).
         ask: Shows a command, or the diff of a change, to a person and returns the answer.
         permissions: Rules for reading, writing, editing and commands; `deepctl.domain.permissions.parse` reads them.
+        allowed_commands: Kinds of commands that need no approval, such as `git log`: `deepctl.domain.commands.kinds`
+            has the list. An `ask` that answers with the choice of a kind allows it in this backend while the agent
+            exists. With `None`, no kind can be allowed.
         environment: The variables with the keys that are removed from results of tools; by default those of this
             process.
         agent_name: The name of the agent, which selects its memory.
@@ -348,7 +352,7 @@ def create_deep_agent(
     parts: list[AbstractCapability[Any]] = [
         _RunBoundary(
             secrets,
-            Approvals(approve=approve, ask=ask, permissions=rules),
+            Approvals(approve=approve, ask=ask, permissions=rules, allowed_commands=allowed_commands),
             eviction,
             disabled,
             include_execute,

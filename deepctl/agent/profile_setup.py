@@ -76,6 +76,7 @@ class SetupReader(NamedTuple):
         image = in_force.get("docker.image") or ""
         servers = in_force.mcp_servers()
         approve, network = self.approve, self.network
+        allowed_commands: list[str] | None = in_force.patterns("allowed_commands")
         paths_to_read = in_force.paths("read_only_paths")
         read_only_paths = read_only.resolve(paths_to_read, self.environment, root) if paths_to_read else ()
         self._prepare(servers)
@@ -95,12 +96,13 @@ class SetupReader(NamedTuple):
         if choice.problem is not None:
             # The user has not chosen to work unsandboxed, so unsandboxed commands are not allowed.
             approve = "ask" if approve == "auto" else approve
-            permissions = without_sandbox(permissions)
+            permissions, allowed_commands = without_sandbox(permissions), None
         options = self._options(paths.name)._replace(
             instructions=in_force.get("instructions"),
             sandbox=choice.sandbox,
             approve=approve,
             permissions=permissions,
+            allowed_commands=allowed_commands,
             mcp_servers=servers,
             mcp_logins=paths.keys,
             profile=paths.name,
@@ -183,6 +185,7 @@ class SetupReader(NamedTuple):
             permissions,
             choice.problem if choice is not None else None,
             image,
+            self.settings.patterns("allowed_commands") if choice is not None else (),
         )
         if choice is None:
             # A chat in memory has no commands, and says so when a command is requested.

@@ -79,6 +79,8 @@ class Options(NamedTuple):
     sandbox: Sandbox | None = None
     approve: Approve = "ask"
     permissions: Permissions = {}
+    allowed_commands: Sequence[str] | None = ()
+    """Kinds of commands that need no approval; `None` if no kind can be allowed."""
     timeout: float | None = None
     compact_at: int | None = COMPACT_AT
     context_window: int | None = None
@@ -184,6 +186,7 @@ class TurnEngine:
             approve=options.approve,
             ask=ask,
             permissions=options.permissions,
+            allowed_commands=options.allowed_commands,
             environment=self._environment,
             tools=options.tools,
             disabled_tools=options.disabled_tools,

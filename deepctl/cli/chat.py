@@ -15,7 +15,7 @@ from deepctl import layout
 from deepctl.cancellation import interruptible
 from deepctl.cli import options
 from deepctl.cli.chat_session import ChatSession, EphemeralChatSession, ProfileChat
-from deepctl.cli.chat_setup import ChatDirectory, ChatSetup, known_profile
+from deepctl.cli.chat_setup import ChatDirectory, ChatSetup, allowed_kinds, known_profile
 from deepctl.cli.confirm import answer_at_terminal, ask_at_terminal
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import attachments, profiles, session_choice, settings
@@ -177,7 +177,9 @@ def chat(
         raise UsageError("--json needs a PROMPT as an argument or on stdin.", "deepctl chat --json 'your prompt'")
     is_interactive = is_terminal(sys.stdin) and is_terminal(sys.stderr)
     with closing(_display(as_json, text)) as display:
-        ask = ask_at_terminal(display) if is_interactive else None
+        ask = None
+        if is_interactive:
+            ask = ask_at_terminal(display, None if ephemeral else allowed_kinds(options.root(), choice.name))
         in_memory_for = user if ephemeral else None
         setup = ChatSetup(
             choice.name,

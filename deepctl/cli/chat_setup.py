@@ -18,7 +18,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from deepctl.agent.profile_setup import Approve, CommandSetup, SetupReader
-from deepctl.cli.confirm import confirm
+from deepctl.cli.confirm import RuleStore, confirm
 from deepctl.domain import budgets, profiles, projects, session_choice, settings
 from deepctl.domain.settings import Settings
 from deepctl.errors import Refused, UsageError
@@ -147,6 +147,22 @@ class ChatSetup(NamedTuple):
 def known_profile(root: Root, name: str) -> ProfilePaths | None:
     """The profile of that name; `None` if the chat would create it."""
     return profiles.find(root, name) if profiles.exists(root, name) else None
+
+
+def allowed_kinds(root: Root, name: str) -> RuleStore:
+    """Stores kinds of commands that a person allows in the profile's setting `allowed_commands`.
+
+    It is used during a turn, which holds the lock of the profile.
+    """
+
+    def give(choice: str) -> None:
+        paths = known_profile(root, name) or root.profile(name)
+        value = settings.load(os.environ, paths).patterns("allowed_commands")
+        kinds = dict.fromkeys([*value, choice.removeprefix("kind ")])
+        settings.change(paths.settings, "allowed_commands", ",".join(kinds))
+
+    command = f"deepctl config unset allowed_commands --user {shlex.quote(name)}"
+    return RuleStore(f"The setting allowed_commands in profile.toml gets it. `{command}` removes all of them.", give)
 
 
 def _load() -> None:

@@ -10,20 +10,20 @@ import os
 import select
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol, runtime_checkable
 
 import typer
 
 from deepctl.cli import tty_modes
-from deepctl.errors import Interrupted, Refused
+from deepctl.errors import DeepctlError, Interrupted, Refused
 from deepctl.output.render import has_colour, is_terminal, say, say_part, visible, wrap
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from deepctl.agent.approver import ApprovalAnswer, ApprovalRequest, Ask, Choice
+    from deepctl.agent.approver import ApprovalAnswer, ApprovalRequest, Ask
     from deepctl.agent.questions import Answerer, UserQuestion
     from deepctl.output.stream.display import Display
 
@@ -123,12 +123,31 @@ class _Pausable(Protocol):
     def paused(self) -> AbstractContextManager[None]: ...
 
 
-def ask_at_terminal(display: Display) -> Ask:
-    """A function that asks the person at the terminal of `display`."""
+class RuleStore(NamedTuple):
+    """Where a rule is stored that a person gives as an answer. `give` gets the name of the choice."""
+
+    hint: str
+    give: Callable[[str], None]
+
+
+def ask_at_terminal(display: Display, rules: RuleStore | None = None) -> Ask:
+    """A function that asks the person at the terminal of `display`. Without `rules`, rules cannot be given."""
 
     async def ask(question: ApprovalRequest) -> ApprovalAnswer:
+        choices = tuple(choice for choice in question.choices if rules is not None or not choice.rule)
         with _paused(display):
-            return await _ask(question)
+            answer = await _ask(question._replace(choices=choices), rules.hint if rules is not None else "")
+            if rules is not None and any(choice.rule and choice.name == answer.choice for choice in choices):
+                try:
+                    rules.give(answer.choice)
+                except (DeepctlError, OSError) as problem:
+                    say(
+                        wrap(
+                            visible(f"The rule could not be stored, so it holds only this time: {problem}"), sys.stderr
+                        )
+                    )
+                    return answer._replace(choice="")
+            return answer
 
     return ask
 
@@ -153,7 +172,7 @@ def _paused(display: Display) -> Iterator[None]:
             yield
 
 
-async def _ask(question: ApprovalRequest) -> ApprovalAnswer:
+async def _ask(question: ApprovalRequest, rule_hint: str) -> ApprovalAnswer:
     """Show the request and wait for a key. Enter, Escape and the end of the terminal mean no."""
     from deepctl.agent.approver import ApprovalAnswer
 
@@ -168,13 +187,17 @@ async def _ask(question: ApprovalRequest) -> ApprovalAnswer:
     keys = ", ".join([*texts, "[s]how all"] if is_cut else texts)
     while True:
         say_part(f"{wrap(visible(f'Allow it? {keys}:'), sys.stderr)} ")
-        key = await _key()
+        try:
+            key = await _key()
+        except BaseException:
+            say("")  # Ctrl-C: the question stays as it is
+            raise
         # Some people press Enter after the key.
         key = key.rstrip("\r\n") or key[:1]
         choice = choices.get(key.lower())
         if choice is not None:
-            say(choice.text.replace("[", "").replace("]", ""))
-            if not choice.rule or await _is_agreed(choice):
+            say(visible(choice.name.partition(" ")[0]))
+            if not choice.rule or await _is_agreed(f"{choice.rule}\n{rule_hint}"):
                 return ApprovalAnswer(allow=True, choice=choice.name)
             continue
         match key:
@@ -195,9 +218,9 @@ async def _ask(question: ApprovalRequest) -> ApprovalAnswer:
                 say("please press one of these keys")
 
 
-async def _is_agreed(choice: Choice) -> bool:
+async def _is_agreed(rule: str) -> bool:
     """Show the rule of a choice, and ask once more. Every key but `y` means no."""
-    for line in choice.rule.split("\n"):
+    for line in rule.split("\n"):
         say(wrap(visible(line), sys.stderr))
     say_part("Give this rule? [y]es, [N]o: ")
     is_yes = (await _key()).rstrip("\r\n").lower() == "y"

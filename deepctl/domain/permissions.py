@@ -60,6 +60,11 @@ class Verdict(NamedTuple):
     is_default: bool = False
 
     @property
+    def is_plain_ask(self) -> bool:
+        """Whether the action is `ask` and no rule applies."""
+        return self.action == "ask" and self.is_default
+
+    @property
     def strictness(self) -> tuple[int, bool, bool]:
         """To select the strictest of several; of two equal ones, that of a rule."""
         return ACTIONS.index(self.action), self.may_be_denied, not self.is_default
@@ -206,6 +211,7 @@ class CommandPolicy(NamedTuple):
     permissions: Permissions = {}
     problem: Unavailable | None = None
     image: str | None = None
+    allowed_commands: Sequence[str] = ()
 
     @property
     def questions(self) -> Questions:
@@ -229,6 +235,9 @@ class CommandPolicy(NamedTuple):
                 f"what a rule {' or '.join(verbs)} {self._told(outcome)}" for outcome, verbs in exceptions.items()
             )
             statement = f"where no rule of [permissions] applies, {statement}; {clauses}"
+        if self.allowed_commands and self.problem is None and self._default == "ask":
+            kinds = ", ".join(self.allowed_commands)
+            statement += f"; commands of these kinds need no approval: {kinds}"
         outcomes = {self._outcome(self._default), *exceptions}
         if self.terminal is None and self.problem is not None and outcomes != {"refused"}:
             return f"{statement}; without a terminal there is no shell"

@@ -50,10 +50,10 @@ class Setting(NamedTuple):
     `kind` is the meaning of its text: `text`, `patterns` (several, separated by commas), `count` (a whole number),
     `seconds`, `size` (bytes, or a number with K, M or G for 1024-fold units), or `cost` (USD, up to six places). A
     `percent` is a whole number from 10 to 95, or `never`. `paths` are several, separated by commas, or `none`. `names`
-    are several tool names, separated by commas; `profiles` several names of profiles; `flag` is true or false;
-    `integer` and `decimal` are numbers within `bounds`; `texts` is a JSON list of texts; `table` is a JSON object. A
-    `directory` is an absolute path, or begins with `~`. `risk` is the possible consequence of a value that another
-    person chose.
+    are several tool names, separated by commas; `kinds` several kinds of commands; `profiles` several names of
+    profiles; `flag` is true or false; `integer` and `decimal` are numbers within `bounds`; `texts` is a JSON list of
+    texts; `table` is a JSON object. A `directory` is an absolute path, or begins with `~`. `risk` is the possible
+    consequence of a value that another person chose.
     """
 
     help: str
@@ -159,6 +159,11 @@ SETTINGS: dict[str, Setting] = {
         "ask",
         APPROVALS,
         risk="auto approves every approval request, even for unsandboxed commands",
+    ),
+    "allowed_commands": Setting(
+        "kinds of commands that need no approval, such as git log, separated by commas",
+        kind="kinds",
+        risk="commands of these kinds run without approval requests, also unsandboxed",
     ),
     "sandbox": Setting(
         "where the agent's commands run",
@@ -357,6 +362,8 @@ def _problem(key: str, setting: Setting, value: str) -> str | None:
         return "It must be names of tools, separated by commas."
     if kind == "names" and (unknown := permissions.unknown_tool(patterns(value))) is not None:
         return f"There is no tool {unknown!r}. {permissions.tool_hint(unknown)}"
+    if kind == "kinds":
+        return _kinds_problem(value)
     if kind == "profiles" and not (patterns(value) and all(map(layout.is_good_name, patterns(value)))):
         return "It must be names of profiles, separated by commas."
     if kind == "directory" and not value.startswith(("/", "~")):
@@ -372,6 +379,14 @@ def _problem(key: str, setting: Setting, value: str) -> str | None:
         if own := sorted(_OWN_FIELDS & table.keys()):
             return f"deepctl sets {own[0]!r} itself. Remove it."
     return None
+
+
+def _kinds_problem(value: str) -> str | None:
+    from deepctl.domain.commands.kinds import KINDS  # most profiles do not use it
+
+    if patterns(value) and set(patterns(value)) <= set(KINDS):
+        return None
+    return f"It must be kinds of commands, separated by commas. Kinds are: {', '.join(KINDS)}."
 
 
 def _number_problem(key: str, kind: str, value: str) -> str | None:
@@ -477,7 +492,7 @@ def patterns(value: str | None) -> list[str]:
 def to_text(setting: Setting, value: Any) -> Any:
     """The text of a value in a settings file; the value itself if its type is wrong for the setting."""
     kind = setting.kind
-    if kind in ("patterns", "names", "paths", "profiles"):
+    if kind in ("patterns", "names", "paths", "profiles", "kinds"):
         is_list = isinstance(value, list) and all(isinstance(item, str) for item in value)
         text = ",".join(value) if is_list else value
         return _NO_PATHS if kind == "paths" and value == [] else text
@@ -502,7 +517,7 @@ def to_value(setting: Setting, valid_text: str) -> Any:
     kind = setting.kind
     if kind in ("count", "seconds", "integer") or (kind == "percent" and valid_text != "never"):
         return int(valid_text)
-    if kind in ("patterns", "names", "profiles"):
+    if kind in ("patterns", "names", "profiles", "kinds"):
         return patterns(valid_text)
     if kind == "paths":
         return paths(valid_text)

@@ -24,6 +24,8 @@ ASIDE = ".disabled"
 _MOST = 500_000
 """Maximum number of workspace entries that are checked."""
 _LARGEST = 1 << 20
+_HOOKS_OF_READERS = frozenset({"post-index-change", "reference-transaction"})
+"""Hooks of commands that only show something: `git status` writes the index."""
 _CONFIGS = ("config", "config.worktree")
 _SHOWN = 80
 """Characters of a setting that are named."""
@@ -97,6 +99,32 @@ def survey(root: str, mount: str) -> GitSurvey:
         for setting in _settings(path, state.content, root)
     }
     return GitSurvey(root, mount, states, settings, now.repositories)
+
+
+def runs_no_program(root: str, mount: str, home: str | None = None) -> bool:
+    """Whether git in `root` can show files and commits without a program that a setting or a hook names.
+
+    The repository must be that of `root` itself, and the only one: git looks into nested ones, too. `home` is the
+    `HOME` of the command. The settings of the machine are trusted.
+    """
+    root = os.path.realpath(root)
+    git = os.path.join(root, ".git")
+    if not os.path.isdir(git) or os.path.islink(git):
+        return False  # git would use one above, or elsewhere
+    if home is not None and any(os.path.lexists(os.path.join(home, name)) for name in (".gitconfig", ".config/git")):
+        return False
+    present = survey(root, mount)
+    if present.settings or present.repositories != {root}:
+        return False
+    for path, state in present.states.items():
+        if _is_config(path):
+            text = decode(state.content).lower()
+            # git fetches missing objects of a partial clone.
+            if not stat.S_ISREG(state.mode) or "promisor" in text or "partialclone" in text:
+                return False
+        elif os.path.dirname(path) != os.path.join(git, "hooks") or os.path.basename(path) in _HOOKS_OF_READERS:
+            return False
+    return True
 
 
 def additions(before: GitSurvey, now_there: GitPaths | None = None) -> list[Addition]:

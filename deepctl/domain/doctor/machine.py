@@ -326,11 +326,15 @@ class Sandboxes:
             yield Check("sandbox", "problem", refusal.message, refusal.hint)
             return
         approve, permissions, network = "ask", Permissions(), False
+        allowed_commands: list[str] = []
         with suppress(DeepctlError):  # the check of that file reports the error
             approve = settings.get("approve") or "ask"
             network = settings.get("network") == "on"
             permissions = settings.permissions()
-        policy = CommandPolicy(sandbox, approve, network=network, permissions=permissions)
+            allowed_commands = settings.patterns("allowed_commands")
+        policy = CommandPolicy(
+            sandbox, approve, network=network, permissions=permissions, allowed_commands=allowed_commands
+        )
         problem = None
         if sandbox == "docker":
             docker = self.docker(image)
