@@ -105,6 +105,11 @@ class ProfilePaths(NamedTuple):
     lock: str
 
     @property
+    def root(self) -> Root:
+        """The root that the profile is in."""
+        return Root(os.path.dirname(os.path.dirname(self.lock)))
+
+    @property
     def settings(self) -> str:
         return os.path.join(self.directory, SETTINGS)
 

@@ -102,8 +102,8 @@ class Approvals(AbstractCapability[Any]):
         else:
             target = str(args.get("path", ""))
             normal_path, real = await spellings(ctx.workspace, target)
-            if real == "/":
-                return args  # it leads out of the workspace, and the tool itself refuses that
+            if real == "/" or (operation != "read" and _is_read_only(ctx.workspace, real)):
+                return args  # it leads out of the workspace or to a skill, and the tool itself refuses that
             names = {_rule_path(ctx.workspace, path) for path in (normal_path, real)}
             verdict = about_file(self.permissions, operation, names)
             if operation == "edit":
@@ -237,6 +237,10 @@ def _is_asked_about(definition: ToolDefinition) -> bool:
 def _confined(workspace: Workspace) -> bool:
     sandbox = workspace.sandbox if isinstance(workspace, LocalBackend) else None
     return sandbox is not None and sandbox.confined
+
+
+def _is_read_only(workspace: Workspace, path: str) -> bool:
+    return isinstance(workspace, LocalBackend) and workspace.trees.tree_of(path).read_only
 
 
 async def _lies_in_git(workspace: Workspace, path: str) -> bool:

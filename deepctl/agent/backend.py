@@ -16,7 +16,7 @@ import fnmatch
 import os
 import posixpath
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import PurePosixPath
@@ -44,12 +44,15 @@ from deepctl import layout
 from deepctl.agent.sandboxes import Sandbox, listener, sandbox_missing, searcher, shell_command
 from deepctl.agent.tasks import in_worker
 from deepctl.agent.work_events import CHANGE_LISTENER, FileContent, bounded, present_content
+from deepctl.domain import skills
 from deepctl.domain.projects import WHOLE_PROJECT, SearchScope, search_scope
+from deepctl.domain.skills import MountedSkill, Skill
 from deepctl.files import atomic
 from deepctl.files.paths_beneath import DirectoryTree, MountTable, OutsideTree
 from deepctl.layout import ProfilePaths
-from deepctl.sandbox.policy import MOUNT, PROFILE_MOUNT, PROTECTED, ProjectMounts, Unavailable
+from deepctl.sandbox.policy import MOUNT, PROFILE_MOUNT, PROTECTED, SKILLS_MOUNT, ProjectMounts, Unavailable
 from deepctl.sandbox.project import CommandGuard, has_alias
+from deepctl.sandbox.read_only import Bind
 from deepctl.store import projects
 
 STATE_PROVIDER = "state"
@@ -81,9 +84,11 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
 
     async def _announce(self, path: str, *, follow: bool = True) -> None:
         """Tell that the file `path` is about to change. Without `follow`, it may itself be a link."""
+        tree = self._trees.tree_of(path)
+        with self._hiding():
+            tree.check_writable(path)
         if self.before_change is None:
             return
-        tree = self._trees.tree_of(path)
         with self._hiding():
             directory, name = os.path.split(path)
             real = tree.real_path(path) if follow else os.path.join(tree.real_path(directory), name)
@@ -220,7 +225,7 @@ class _SearchBackend(DirectoryBackend):
     def __init__(self, trees: MountTable) -> None:
         super().__init__(trees)
         self._searcher = searcher(self._root)
-        self._is_project = len(trees.trees) > 1
+        self._is_project = trees.first.kind == "project"
 
     async def paths(self, pattern: str, where: str) -> list[str]:
         """The files below `where` whose path matches `pattern` as in `find`; none if it is not accessible."""
@@ -325,7 +330,13 @@ class _CommandBackend(_SearchBackend, SupportsCommands):
     """The files with commands, in a sandbox or unsandboxed. Commands get a fixed environment, without deepctl's own."""
 
     def __init__(
-        self, trees: MountTable, own: DirectoryTree, sandbox: Sandbox, by_user: bool, project: ProjectMounts | None
+        self,
+        trees: MountTable,
+        own: DirectoryTree,
+        sandbox: Sandbox,
+        by_user: bool,
+        project: ProjectMounts | None,
+        read_only_binds: tuple[Bind, ...] = (),
     ) -> None:
         super().__init__(trees)
         self._own = own
@@ -333,7 +344,7 @@ class _CommandBackend(_SearchBackend, SupportsCommands):
         self._limits = sandbox.limits
         self._project = project
         self._by_user = by_user
-        self.runner = sandbox.commands(self._root, project)
+        self.runner = sandbox.commands(self._root, project, read_only_binds)
 
     @cached_property
     def guard(self) -> CommandGuard:
@@ -439,6 +450,8 @@ class LocalBackend(ConfinedWorkspace):
             commands are in `profile_dir`, which file tools know as `/profile`. File tools then name the project by its
             own path, and reach nothing outside of the two directories. A link never leads from one into the other.
         project: More about the project.
+        skills: The skills of the agent. Those outside of a project are in directories that only can be read, called
+            `/skills/profile` and `/skills/root`; unsandboxed commands find them under their own paths.
 
     Raises `BadPath`, before anything is created, if a part of a path is empty, `.` or `..`; `OSError` if a directory
     cannot be created, `NotADirectoryError` if a project is no directory, `Refused` if
@@ -461,6 +474,7 @@ class LocalBackend(ConfinedWorkspace):
         by_user: bool = False,
         profile_dir: str | os.PathLike[str] | None = None,
         project: ProjectOptions = _PROJECT,
+        skills: Sequence[Skill] = (),
     ) -> None:
         layout.check_directory(root_dir)
         layout.check_directory(profile_dir if profile_dir is not None else root_dir)
@@ -473,7 +487,16 @@ class LocalBackend(ConfinedWorkspace):
         """The workspace of the profile, if `root_dir` is a project."""
         self.project = project
         self.sandbox = sandbox
-        self._trees = _trees(os.fspath(root_dir), self.profile_dir)
+        # Unsandboxed commands see no mounts.
+        is_mounted = sandbox is None or sandbox.confined
+        self.skills = tuple(_mounted(skill, is_mounted) for skill in skills)
+        """The skills of the agent."""
+        libraries = {
+            mounted.skill.library: posixpath.dirname(mounted.directory)
+            for mounted in self.skills
+            if mounted.skill.source != "project"
+        }
+        self._trees = _trees(os.fspath(root_dir), self.profile_dir, libraries)
         own = DirectoryTree(own_dir, follow=False, mount=MOUNT if profile_dir is None else PROFILE_MOUNT)
         try:
             mounted = None
@@ -482,7 +505,14 @@ class LocalBackend(ConfinedWorkspace):
             inner = (
                 _SearchBackend(self._trees)
                 if sandbox is None
-                else _CommandBackend(self._trees, own, sandbox, by_user, mounted)
+                else _CommandBackend(
+                    self._trees,
+                    own,
+                    sandbox,
+                    by_user,
+                    mounted,
+                    tuple(Bind(directory, mount, False) for directory, mount in libraries.items()),
+                )
             )
         except Unavailable as problem:
             raise sandbox_missing(sandbox.name if sandbox is not None else "none", problem) from None
@@ -592,12 +622,23 @@ def _project_tree(root: str, *, follow: bool) -> DirectoryTree:
     return DirectoryTree(root, follow=follow, aliases=aliases, kind="project")
 
 
-def _trees(root: str, profile_dir: str | None) -> MountTable:
+def _mounted(skill: Skill, is_mounted: bool) -> MountedSkill:
+    library = f"{SKILLS_MOUNT}/{skill.source}" if is_mounted and skill.source != "project" else skill.library
+    return MountedSkill(skill, posixpath.join(library, skill.name))
+
+
+def _trees(root: str, profile_dir: str | None, libraries: Mapping[str, str]) -> MountTable:
+    """The directories of an agent: its workspace or its project, and `libraries` of skills by their mounts."""
+    skills = [
+        DirectoryTree(directory, follow=True, mount=mount, kind="skills directory", read_only=True)
+        for directory, mount in libraries.items()
+    ]
     if profile_dir is None:
-        return MountTable(DirectoryTree(root, follow=True, mount=MOUNT, reserved=layout.PROJECTS_DIRECTORY))
+        return MountTable(DirectoryTree(root, follow=True, mount=MOUNT, reserved=layout.PROJECTS_DIRECTORY), *skills)
     return MountTable(
         _project_tree(root, follow=True),
         DirectoryTree(profile_dir, follow=True, mount=PROFILE_MOUNT, reserved=layout.PROJECTS_DIRECTORY),
+        *skills,
     )
 
 
@@ -640,15 +681,20 @@ def open_backend(
     *,
     protected: Sequence[str] = PROTECTED,
     by_user: bool = False,
+    disabled_skills: Collection[str] = (),
 ) -> LocalBackend:
     """The backend of a session in `project`, a directory of the user, or without one in the workspace of the profile.
 
-    Raises `Refused`, and `NotADirectoryError` if the project is gone.
+    It has the skills that are there now, except `disabled_skills`. Raises `Refused`, and `NotADirectoryError` if the
+    project is gone.
     """
+    stored_project = projects.by_path(profile, os.path.realpath(project)) if project else None
+    trusted = stored_project.trusted if stored_project is not None else ""
+    libraries = skills.libraries(profile.root, profile, os.path.realpath(project) if project else None, trusted)
+    in_force = [skill for skill in skills.read(libraries, disabled_skills) if skill.enabled]
     if not project:
-        return LocalBackend(profile.workspace, sandbox=sandbox, by_user=by_user)
-    stored_project = projects.by_path(profile, os.path.realpath(project))
-    options = ProjectOptions(
-        tuple(protected), profile.package_cache, stored_project.trusted if stored_project is not None else ""
+        return LocalBackend(profile.workspace, sandbox=sandbox, by_user=by_user, skills=in_force)
+    options = ProjectOptions(tuple(protected), profile.package_cache, trusted)
+    return LocalBackend(
+        project, sandbox=sandbox, by_user=by_user, profile_dir=profile.workspace, project=options, skills=in_force
     )
-    return LocalBackend(project, sandbox=sandbox, by_user=by_user, profile_dir=profile.workspace, project=options)

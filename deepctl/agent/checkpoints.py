@@ -70,6 +70,7 @@ READ_ONLY_TOOLS = frozenset(
         "glob",
         "grep",
         "list_checkpoints",
+        "load_capability",
         "ls",
         "read_file",
         "read_memory",

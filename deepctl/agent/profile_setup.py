@@ -168,6 +168,7 @@ class SetupReader(NamedTuple):
             model_profile=in_force.of_table("model_profile"),
             tools=cast("Literal['full', 'lean']", in_force.get("tools")),
             disabled_tools=in_force.patterns("disabled_tools"),
+            disabled_skills=in_force.patterns("disabled_skills"),
             first_answer_timeout=in_force.number("first_answer_timeout") or 0,
             idle_timeout=in_force.number("idle_timeout") or 0,
         )

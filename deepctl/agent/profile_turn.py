@@ -151,7 +151,13 @@ class ProfileTurn:
         self._checkpoints.attempt(session, before, self._writer)
         project = self._work.workspace_of(session).project
         directory = project.root if project is not None else None
-        self._backend = open_backend(self._work.paths, directory, options.sandbox, protected=options.protected)
+        self._backend = open_backend(
+            self._work.paths,
+            directory,
+            options.sandbox,
+            protected=options.protected,
+            disabled_skills=options.disabled_skills,
+        )
         deps = DeepAgentDeps(
             backend=self._backend,
             checkpoint_store=self._checkpoints,

@@ -413,8 +413,12 @@ class Sandbox(Protocol):
     def check(self) -> None:
         """Run a test in the sandbox. Raises `Unavailable`."""
 
-    def commands(self, root: str, project: ProjectMounts | None = None) -> Executor:
+    def commands(
+        self, root: str, project: ProjectMounts | None = None, read_only_binds: tuple[Bind, ...] = ()
+    ) -> Executor:
         """The executor for the commands of the workspace at `root`, or of a project, whose path `root` is then.
+
+        `read_only_binds` are further mounts that commands cannot change; unsandboxed commands have none.
 
         Raises `Unavailable`.
         """
@@ -438,7 +442,9 @@ class NoSandbox:
     def check(self) -> None:
         """Without a sandbox, there is nothing to test."""
 
-    def commands(self, root: str, project: ProjectMounts | None = None) -> Executor:
+    def commands(
+        self, root: str, project: ProjectMounts | None = None, read_only_binds: tuple[Bind, ...] = ()
+    ) -> Executor:
         variables = _variables(self.read_only_paths, project, is_mounted=False)
         if project is not None and (cache := projects.unsandboxed_cache(project)) is not None:
             variables |= projects.cache_variables(cache)
@@ -463,7 +469,9 @@ class Bubblewrap:
     name: ClassVar[str] = "bubblewrap"
     confined: ClassVar[bool] = True
 
-    def _policy(self, root: str | None, project: ProjectMounts | None = None) -> bubblewrap.Policy:
+    def _policy(
+        self, root: str | None, project: ProjectMounts | None = None, read_only_binds: tuple[Bind, ...] = ()
+    ) -> bubblewrap.Policy:
         program = bubblewrap.find(
             self.variables, excluded_directories=(*self.outside, *([root] if root is not None else []))
         )
@@ -477,15 +485,17 @@ class Bubblewrap:
             self.limits,
             self.network,
             hidden_directories,
-            _binds(self.read_only_paths, root, project),
+            (*_binds(self.read_only_paths, root, project), *read_only_binds),
             _variables(self.read_only_paths, project),
         )
 
     def check(self) -> None:
         bubblewrap.check(self._policy(None))
 
-    def commands(self, root: str, project: ProjectMounts | None = None) -> Executor:
-        return BubblewrapExecutor(self._policy(root, project), project)
+    def commands(
+        self, root: str, project: ProjectMounts | None = None, read_only_binds: tuple[Bind, ...] = ()
+    ) -> Executor:
+        return BubblewrapExecutor(self._policy(root, project, read_only_binds), project)
 
 
 @dataclass(frozen=True)
@@ -510,7 +520,9 @@ class Docker:
     def check(self) -> None:
         container.check(self.image)
 
-    def commands(self, root: str, project: ProjectMounts | None = None) -> Executor:
+    def commands(
+        self, root: str, project: ProjectMounts | None = None, read_only_binds: tuple[Bind, ...] = ()
+    ) -> Executor:
         if project is not None:
             projects.prepare(project)
         return ContainerExecutor(
@@ -526,7 +538,7 @@ class Docker:
                 self.profile,
             ),
             _variables(self.read_only_paths, project),
-            _binds(self.read_only_paths, root, project),
+            (*_binds(self.read_only_paths, root, project), *read_only_binds),
             project,
         )
 

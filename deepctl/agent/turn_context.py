@@ -350,6 +350,8 @@ class TurnContext(AbstractCapability[Any]):
         lines = [
             f"{entry.kind} {one_line(entry.name)}, in {one_line(entry.path)}: {one_line(entry.description)}"
             for entry in (present.found if present.are_trusted else ())
+            # Skills are loaded by a tool, and commands are the user's.
+            if entry.kind not in ("skill", "command")
         ]
         heading = ["Read the file before you do what one of these is for:"] if lines else []
         return self._block("context", "\n".join([*heading, *lines]), kind="extensions")

@@ -20,6 +20,7 @@ from pydantic_ai.workspaces import WorkspaceError
 from deepctl.agent import answer_ends, compaction, models, provider_errors
 from deepctl.agent.answer_ends import AnswerCut
 from deepctl.agent.approver import Approve, Ask
+from deepctl.agent.backend import LocalBackend
 from deepctl.agent.checkpoints import Checkpointing
 from deepctl.agent.compaction import CompactionResult, ShortenedHistory
 from deepctl.agent.extensions import Extensions
@@ -93,6 +94,7 @@ class Options(NamedTuple):
     model_profile: Mapping[str, Any] = {}
     tools: Literal["full", "lean"] = "full"
     disabled_tools: Sequence[str] = ()
+    disabled_skills: Sequence[str] = ()
     first_answer_timeout: float = 600
     idle_timeout: float = 120
     profile: str | None = None
@@ -275,8 +277,16 @@ class TurnEngine:
             policy=self._policy,
             explain=self._explain,
             explain_cut=self._explain_cut,
-            capabilities=[*self._capabilities, *self._observers(observed)],
+            capabilities=[*self._capabilities, *self._skills(deps), *self._observers(observed)],
         )
+
+    def _skills(self, deps: DeepAgentDeps) -> list[AbstractCapability[Any]]:
+        """The skills of the profile. An application's agent has its own."""
+        if not self._is_own_agent or not isinstance(deps.backend, LocalBackend) or not deps.backend.skills:
+            return []
+        from deepctl.agent import skills
+
+        return skills.capabilities(deps.backend.skills)
 
     def _observers(self, emit: Emit) -> list[AbstractCapability[Any]]:
         return [WorkEvents(emit, dict(self._environment))] if self.options.shows_work else []

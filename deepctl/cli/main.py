@@ -26,6 +26,7 @@ COMMANDS = {
     "memory": "The notebooks of the agent of a profile.",
     "profiles": "The users of deepctl on this machine, each with a private directory.",
     "roles": "What a new profile can start with: instructions, settings, rules and memory.",
+    "skills": "Instructions with files that the agent loads when it needs them.",
     "projects": "The directories of yours in which an agent works.",
     "wipe": "Delete a profile, or parts of it, permanently.",
     "sandbox": "The place where the agent's commands run.",

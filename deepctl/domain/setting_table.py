@@ -50,10 +50,10 @@ class Setting(NamedTuple):
     `kind` is the meaning of its text: `text`, `patterns` (several, separated by commas), `count` (a whole number),
     `seconds`, `size` (bytes, or a number with K, M or G for 1024-fold units), or `cost` (USD, up to six places). A
     `percent` is a whole number from 10 to 95, or `never`. `paths` are several, separated by commas, or `none`. `names`
-    are several tool names, separated by commas; `kinds` several kinds of commands; `profiles` several names of
-    profiles; `flag` is true or false; `integer` and `decimal` are numbers within `bounds`; `texts` is a JSON list of
-    texts; `table` is a JSON object. A `directory` is an absolute path, or begins with `~`. `risk` is the possible
-    consequence of a value that another person chose.
+    are several tool names, separated by commas; `skills` several names of skills; `kinds` several kinds of commands;
+    `profiles` several names of profiles; `flag` is true or false; `integer` and `decimal` are numbers within `bounds`;
+    `texts` is a JSON list of texts; `table` is a JSON object. A `directory` is an absolute path, or begins with `~`.
+    `risk` is the possible consequence of a value that another person chose.
     """
 
     help: str
@@ -250,6 +250,7 @@ SETTINGS: dict[str, Setting] = {
         risk="with the web, the agent can send your files to others",
     ),
     "disabled_tools": Setting("tools that the agent does not have, separated by commas", kind="names", risk=_TOOLS),
+    "disabled_skills": Setting("skills that the agent does not have, separated by commas", kind="skills", risk=_TOOLS),
     "memory.read": Setting(
         "profiles whose notebooks the agent reads, separated by commas; each must name this profile in memory.readers",
         kind="profiles",
@@ -319,6 +320,7 @@ _PERCENT = range(10, 96)
 _COST = re.compile(r"(0|[1-9][0-9]{0,5})(\.[0-9]{1,6})?")
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 _DECIMAL = re.compile(r"-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_SKILL_NAME = re.compile(r"[a-z0-9-]{1,64}")
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 TYPED = ("flag", "integer", "decimal", "texts", "table")
 """Kinds whose values are usually no text in a settings file."""
@@ -364,6 +366,8 @@ def _problem(key: str, setting: Setting, value: str) -> str | None:
         return f"There is no tool {unknown!r}. {permissions.tool_hint(unknown)}"
     if kind == "kinds":
         return _kinds_problem(value)
+    if kind == "skills" and not (patterns(value) and all(map(_SKILL_NAME.fullmatch, patterns(value)))):
+        return "It must be names of skills, separated by commas."
     if kind == "profiles" and not (patterns(value) and all(map(layout.is_good_name, patterns(value)))):
         return "It must be names of profiles, separated by commas."
     if kind == "directory" and not value.startswith(("/", "~")):
@@ -492,7 +496,7 @@ def patterns(value: str | None) -> list[str]:
 def to_text(setting: Setting, value: Any) -> Any:
     """The text of a value in a settings file; the value itself if its type is wrong for the setting."""
     kind = setting.kind
-    if kind in ("patterns", "names", "paths", "profiles", "kinds"):
+    if kind in ("patterns", "names", "paths", "profiles", "kinds", "skills"):
         is_list = isinstance(value, list) and all(isinstance(item, str) for item in value)
         text = ",".join(value) if is_list else value
         return _NO_PATHS if kind == "paths" and value == [] else text
@@ -517,7 +521,7 @@ def to_value(setting: Setting, valid_text: str) -> Any:
     kind = setting.kind
     if kind in ("count", "seconds", "integer") or (kind == "percent" and valid_text != "never"):
         return int(valid_text)
-    if kind in ("patterns", "names", "profiles", "kinds"):
+    if kind in ("patterns", "names", "profiles", "kinds", "skills"):
         return patterns(valid_text)
     if kind == "paths":
         return paths(valid_text)

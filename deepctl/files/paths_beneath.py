@@ -105,7 +105,8 @@ class DirectoryTree:
     """The directory `root` and everything below it. Paths are relative to it, or absolute and below it.
 
     `mount` is another absolute path of it, and the prefix of `real_path`; `aliases` are further ones. `reserved` is a
-    path in it that does not exist for users of the tree. `kind` is its name in errors.
+    path in it that does not exist for users of the tree. `kind` is its name in errors. Users of a `read_only` tree
+    cannot change it.
 
     The directory is opened again for every operation, so that a deleted tree is noticed. Operations raise the usual
     `OSError`s, and `OutsideTree` for a path that leads out.
@@ -120,13 +121,20 @@ class DirectoryTree:
         aliases: Sequence[str] = (),
         reserved: str = "",
         kind: str = "workspace",
+        read_only: bool = False,
     ) -> None:
         self.kind = kind
+        self.read_only = read_only
         self.root = os.path.realpath(root)
         self.mount = mount or self.root
         self._spellings = (self.root, os.path.abspath(root), self.mount, *aliases)
         self._follow = follow
         self._reserved = tuple(reserved.lower().split("/")) if reserved else None
+
+    def check_writable(self, path: str) -> None:
+        """Raise `OSError` in a read-only tree."""
+        if self.read_only:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
 
     def prefix_of(self, path: str) -> str | None:
         """The longest of the absolute paths of the tree that contains `path`, a normalised one; `None` if none does."""
@@ -277,6 +285,7 @@ class DirectoryTree:
         An existing file keeps its mode. A file with several hard links, or in a read-only directory, is rewritten in
         place.
         """
+        self.check_writable(path)
         with self._place(path, make_parents=True) as place:
             try:
                 with atomic.naming(path), self._regular(path, os.O_WRONLY, place) as descriptor:
@@ -390,12 +399,14 @@ class DirectoryTree:
 
     def make_directory(self, path: str) -> None:
         """Create a directory and its missing parents, if they do not exist."""
+        self.check_writable(path)
         with self._place(path, make_parents=True) as place:
             if place.name:
                 os.close(self._step(place.parent, place.name, path, True))
 
     def remove(self, path: str) -> None:
         """Remove a file, a link (not its target) or a directory with its contents."""
+        self.check_writable(path)
         with self._place(path, last_link=False) as place:
             if not place.name:
                 raise ValueError("the workspace itself cannot be removed")

@@ -16,6 +16,11 @@ PROFILE_MOUNT = "/profile"
 CACHE_MOUNT = "/profile-cache"
 """Where commands in a project find the package caches of the profile."""
 
+SKILLS_MOUNT = "/skills"
+"""Where the agent and its commands find the skills of the profile and of the root, in directories of these names. They
+cannot change them.
+"""
+
 PROTECTED = (".envrc", ".vscode/", ".idea/")
 """Files of a project that commands cannot change, by default: programs of the user obey them without a question."""
 

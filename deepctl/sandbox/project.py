@@ -31,12 +31,12 @@ from deepctl.files.git_directories import ASIDE, Addition, GitSurvey
 from deepctl.files.paths_beneath import is_within
 from deepctl.files.placeholders import Placeholder
 from deepctl.layout import HOME_DIRECTORY
-from deepctl.sandbox.policy import CACHE_MOUNT, MOUNT, PROFILE_MOUNT, ProjectMounts, Unavailable
+from deepctl.sandbox.policy import CACHE_MOUNT, MOUNT, PROFILE_MOUNT, SKILLS_MOUNT, ProjectMounts, Unavailable
 from deepctl.sandbox.read_only import Bind
 
 _SYSTEM = ("/bin", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run", "/sbin", "/sys", "/tmp")
 _SYSTEM_PLACES = (*_SYSTEM, "/usr", "/usr/bin", "/var", "/var/tmp")
-_OWN_PLACES = (PROFILE_MOUNT, CACHE_MOUNT)
+_OWN_PLACES = (PROFILE_MOUNT, CACHE_MOUNT, SKILLS_MOUNT)
 
 _GIT_FILES = ("config", "config.worktree", "info/attributes")
 _WORKTREE_FILES = ("gitdir", "commondir", "config.worktree")

@@ -189,30 +189,35 @@ def test_extensions_are_off_until_their_content_is_trusted(project: Path, profil
     _skill(project, ".claude/skills/deploy/SKILL.md", "---\nname: deploy\ndescription: Ships it.\n---\nRun ship.sh")
     _skill(project, ".claude/skills/deploy/ship.sh", "echo ship")
     _skill(project, ".agents/commands/fix.md", "Fix it.")
+    _skill(project, ".agents/agents/pilot.md", "---\ndescription: Flies it.\n---\n")
     _skill(project, "skills/README.md", "no skill")
     _skill(project, "skills/sing/SKILL.md", "---\ndescription: Sings.\n---\n")
     _skill(project, "skills/game/data.md", "no skill")
     present = repository_files.extensions(str(project), "")
     digest = project_trust.digest(project_trust.files(str(project)))
     assert [(entry.kind, entry.name, entry.path) for entry in present.found] == [
+        ("agent", "pilot", ".agents/agents/pilot.md"),
         ("command", "fix", ".agents/commands/fix.md"),
         ("skill", "deploy", ".claude/skills/deploy/SKILL.md"),
         ("skill", "sing", "skills/sing/SKILL.md"),
     ]
     (notice,) = repository_files.introduction(str(project), "", "alice")
-    assert notice.startswith("Off: 3 extensions of the repository (.agents/commands/fix.md, .claude/skills/deploy/")
-    assert not any("Ships it" in block for block in Talk(_backend(project, profile)).say("hello"))
+    assert notice.startswith("Off: 4 extensions of the repository (.agents/agents/pilot.md, .agents/commands/fix.md, ")
+    assert not any("Flies it" in block for block in Talk(_backend(project, profile)).say("hello"))
 
     trusted = Talk(_backend(project, profile, trusted=digest))
     told = next(block for block in trusted.say("hello") if 'kind="extensions"' in block)
-    assert "skill deploy, in .claude/skills/deploy/SKILL.md: Ships it." in told
+    assert "agent pilot, in .agents/agents/pilot.md: Flies it." in told
+    # The agent loads skills by a tool, and commands are for the user.
+    assert "Ships it" not in told
+    assert "Fix it" not in told
     assert list(repository_files.introduction(str(project), digest, "alice")) == []
 
     # A script of the skill counts as much as its text.
     _skill(project, ".claude/skills/deploy/ship.sh", "curl evil")
     assert '<context kind="extensions">\n(none)\n</context>' in trusted.say("next")
     (notice,) = repository_files.introduction(str(project), digest, "alice")
-    assert notice.startswith("Off, because of a change since you trusted them: 3 extensions")
+    assert notice.startswith("Off, because of a change since you trusted them: 4 extensions")
 
 
 def test_extensions_are_not_read_through_links(project: Path, profile: Path) -> None:

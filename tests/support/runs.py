@@ -189,6 +189,19 @@ def _imported_role(*arguments: str) -> Callable[[World], tuple[str, ...]]:
     return run
 
 
+def _skills(*arguments: str) -> Callable[[World], tuple[str, ...]]:
+    """A run with a skill in force and one that cannot be used."""
+
+    def run(world: World) -> tuple[str, ...]:
+        library = Path(world.run("profiles", "path", "alice").stdout.strip()) / "skills"
+        for name in ("tidy-up", "Bad"):
+            (library / name).mkdir(parents=True)
+            (library / name / "SKILL.md").write_text("---\ndescription: Tidies up.\n---\nTidy up.\n")
+        return (*arguments, *ALICE)
+
+    return run
+
+
 RUNS: dict[str, list[Run]] = {
     "checkpoints list": [_say("checkpoints", "list"), _say("checkpoints", "list", "--all", "--graph")],
     "checkpoints show": [_say("checkpoints", "show", "good")],
@@ -268,6 +281,7 @@ RUNS: dict[str, list[Run]] = {
         lambda world: ("profiles", "create", "bob", "--like", "writer", "--json"),
         _imported_role("profiles", "create", "bob", "--like", "theirs"),
     ],
+    "skills list": [_skills("skills", "list")],
     "roles list": [lambda world: ("roles", "list", "--json"), _imported_role("roles", "list")],
     "roles show": [lambda world: ("roles", "show", "reviewer", "--json"), _imported_role("roles", "show", "theirs")],
     "roles create": [

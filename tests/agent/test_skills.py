@@ -1,0 +1,193 @@
+"""Skills in turns: real ones from installed packages, what the model gets, and what the agent cannot do to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pydantic_ai
+import pydantic_ai_harness
+import pytest
+import typer
+
+from deepctl.agent.backend import open_backend
+from deepctl.agent.sandboxes import NoSandbox
+from deepctl.layout import Root
+from deepctl.sandbox.policy import SKILLS_MOUNT
+from tests.support.command import InProcess
+from tests.support.loopback import Answer, Provider, Text, ToolCalls, provider
+from tests.support.tokens import request_tokens
+
+_LIBRARIES = [
+    Path(os.path.dirname(module.__file__ or "")) / ".agents/skills"
+    for module in (pydantic_ai, pydantic_ai_harness, typer)
+]
+"""Skills that installed packages bring. They are read here, and never part of deepctl."""
+
+
+@pytest.fixture
+def real(home: Path) -> Path:
+    for library in _LIBRARIES:
+        assert library.is_dir(), "the package brings no skills any more"
+        shutil.copytree(library, home / "skills", dirs_exist_ok=True)
+    return home / "skills"
+
+
+def _skill(library: Path, name: str, description: str = "Does it.", text: str = "Do it.") -> Path:
+    directory = library / name
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "SKILL.md").write_text(f"---\nname: {name}\ndescription: {description}\n---\n{text}\n")
+    return directory
+
+
+@pytest.fixture
+def anthropic(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    servers: list[Any] = []
+
+    def answers(*given: Answer) -> Provider:
+        servers.append(provider(*given, repeat_last=True))
+        server: Provider = servers[-1].__enter__()
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.address)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "not-a-key")
+        monkeypatch.setenv("DEEPCTL_MODEL", "anthropic:claude-sonnet-4-6")
+        return server
+
+    yield answers
+    for server in servers:
+        server.__exit__(None, None, None)
+
+
+def test_a_real_skill_is_offered_loaded_and_its_files_are_read_only(
+    deepctl: InProcess, home: Path, real: Path, anthropic: Any
+) -> None:
+    before = sorted((str(path), path.read_bytes()) for path in real.rglob("*") if path.is_file())
+    place = f"{SKILLS_MOUNT}/root/building-pydantic-ai-agents"
+    reference = "references/TOOLS-CORE.md"
+    server = anthropic(
+        ToolCalls([("load_capability", {"id": "building-pydantic-ai-agents"})]),
+        ToolCalls(
+            [
+                ("execute", {"command": f"head -n 1 {place}/{reference}; touch {place}/x {SKILLS_MOUNT}/root/y"}),
+                ("read_file", {"path": f"{place}/{reference}", "limit": 2}),
+                ("write_file", {"path": f"{place}/SKILL.md", "content": "mine"}),
+                ("write_file", {"path": f"{SKILLS_MOUNT}/root/planted/SKILL.md", "content": "mine"}),
+                ("edit_file", {"path": f"{place}/SKILL.md", "old_string": "description:", "new_string": "title:"}),
+                ("grep", {"pattern": "RunContext", "path": place}),
+                ("read_file", {"path": f"{SKILLS_MOUNT}/root/../../../etc/passwd"}),
+            ]
+        ),
+        Text(["done"]),
+    )
+    listed = deepctl("skills", "list", "--json")
+    assert listed.code == 3
+    run = deepctl("chat", "--user", "alice", "--json", "build an agent").ok()
+    system = json.dumps(server.requests[0]["system"])
+    for name in os.listdir(real):
+        assert f"- {name}: " in system
+    loaded = json.dumps(server.requests[1]["messages"])
+    assert f"Its directory is `{place}/`" in loaded
+    body = (real / "building-pydantic-ai-agents/SKILL.md").read_text().rpartition("---\n")[2]
+    assert json.dumps(body.strip())[1:-1][:200] in loaded
+    results = [event for event in run.events if event["type"] == "tool_result"][1:]
+    first_line = (real / "building-pydantic-ai-agents" / reference).read_text().splitlines()[0]
+    assert first_line in results[0]["content"]
+    assert results[0]["content"].count("Read-only file system") == 2
+    assert first_line in results[1]["content"]
+    for refused in results[2:5]:
+        assert "Read-only file system" in refused["content"], refused
+        assert str(home) not in refused["content"]
+    assert f"{place}/SKILL.md" in results[5]["content"]
+    assert "outside" in results[6]["content"]
+    assert sorted((str(path), path.read_bytes()) for path in real.rglob("*") if path.is_file()) == before
+    # The next turn still knows what is loaded, and a skill that is gone does not stop it.
+    shutil.rmtree(real / "building-pydantic-ai-agents")
+    deepctl("chat", "--user", "alice", "go on").ok()
+    change = json.dumps(server.requests[-1]["messages"][-1])
+    assert "capability:building-pydantic-ai-agents" in change
+    assert "has been withdrawn" in change
+
+
+def test_without_skills_nothing_is_sent_about_them(deepctl: InProcess, home: Path, anthropic: Any) -> None:
+    server = anthropic(Text(["hello"]))
+    deepctl("chat", "--user", "alice", "hello").ok()
+    (home / "skills").mkdir()
+    deepctl("chat", "--user", "bob", "hello").ok()
+    _skill(home / "skills", "tidy")
+    deepctl("config", "set", "disabled_skills", "tidy", "--user", "bob").ok()
+    deepctl("chat", "--user", "bob", "--new", "x", "--timeout", "60", "hello").ok()
+    first, *others = server.requests
+    for request in others:
+        assert request["tools"] == first["tools"]
+        assert "load_capability" not in json.dumps(request)
+        assert len(json.dumps(request["system"])) == len(json.dumps(first["system"]).replace("alice", "bob"))
+
+
+def test_skills_of_a_project_count_while_its_content_is_trusted(
+    deepctl: InProcess, home: Path, tmp_path: Path, anthropic: Any
+) -> None:
+    project = tmp_path / "shop"
+    _skill(project / ".claude/skills", "deploy", "Deploys the shop.", "Run scripts/deploy.sh.")
+    _skill(project / "skills", "review", "Reviews a change.")
+    _skill(home / "profiles/alice/skills", "review", "Reviews as alice does.")
+    server = anthropic(Text(["hello"]))
+    place = ["--user", "alice", "-C", str(project)]
+    deepctl("profiles", "create", "bob").ok()
+
+    def system() -> str:
+        # In a new session, because a change of the list follows the conversation in an old one.
+        deepctl("chat", *place, "hello", "--new").ok()
+        return json.dumps(server.requests[-1]["system"])
+
+    assert "deploy" not in system()
+    deepctl("projects", "trust", str(project), "--user", "alice", "--yes").ok()
+    trusted = system()
+    assert "- deploy: Deploys the shop." in trusted
+    assert "- review: Reviews as alice does." in trusted
+    assert "Reviews a change." not in trusted
+    skills = {
+        (skill["name"], skill["source"]): skill
+        for skill in deepctl("skills", "list", *place, "--json").ok().json["skills"]
+    }
+    assert skills["deploy", "project"]["enabled"]
+    assert skills["review", "project"]["problem"] == "skills/review has the same name"
+    # The agent writes to its project; with that, nothing of the project is trusted any more.
+    (project / ".claude/skills/deploy/run.sh").write_text("rm -rf /\n")
+    assert "deploy" not in system()
+    (off,) = [skill for skill in deepctl("skills", "list", *place, "--json").ok().json["skills"] if skill["name"] == "deploy"]  # noqa: E501  # fmt: skip
+    assert (off["enabled"], off["problem"]) == (False, "the content of the project is not trusted")
+
+
+def test_unsandboxed_commands_find_skills_under_their_own_paths(home: Path) -> None:
+    root = Root(str(home))
+    paths = root.profile("alice")
+    os.makedirs(paths.workspace)
+    directory = _skill(Path(paths.skills), "tidy")
+    _skill(Path(root.skills), "write")
+    unsandboxed = open_backend(paths, None, NoSandbox())
+    assert [skill.directory for skill in unsandboxed.skills] == [str(directory), f"{root.skills}/write"]
+    none = open_backend(paths, None, None)
+    assert [skill.directory for skill in none.skills] == ["/skills/profile/tidy", "/skills/root/write"]
+
+
+def test_the_tokens_of_skills_are_those_in_the_documentation(deepctl: InProcess, home: Path, anthropic: Any) -> None:
+    server = anthropic(Text(["hello"]))
+
+    def tokens(user: str) -> int:
+        deepctl("chat", "--user", user, "hello").ok()
+        return sum(request_tokens(server.requests[-1]).values())
+
+    without = tokens("alice")
+    _skill(home / "skills", "tidy-up", "Tidies up a directory of notes. Use when the user asks for order in files.")
+    one = tokens("carol")
+    _skill(home / "skills", "clean-up", "Tidies up a directory of notes. Use when the user asks for order in files.")
+    each = tokens("bobby") - one
+    page = (Path(__file__).parents[2] / "docs/models.md").read_text()
+    (row,) = [line for line in page.splitlines() if line.startswith("| [skills](extend.md#skills)")]
+    first, further = (int(number) for number in re.findall(r"(?:\| |; )(\d+)", row))
+    assert abs(one - without - first) <= 5, (one - without, row)
+    assert abs(each - further) <= 3, (each, row)
