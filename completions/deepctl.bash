@@ -9,7 +9,7 @@ _deepctl_table() {
 	commands= arguments= options=
 	local user='--user=profile --profile=profile -u=profile'
 	case $1 in
-	'') commands='chat checkpoints sessions memory profiles roles projects wipe sandbox usage models keys mcp config doctor help' options='--version -V --install-completion=?,bash,zsh,fish --show-completion=?,bash,zsh,fish' ;;
+	'') commands='chat checkpoints sessions memory profiles roles skills projects wipe sandbox usage models keys mcp config doctor help' options='--version -V --install-completion=?,bash,zsh,fish --show-completion=?,bash,zsh,fish' ;;
 	' chat') arguments='-' options="$user --session=session -s=session --new=?- --resume --continue --project=directory -C=directory --no-project --large --file=file -f=file --model=model -m=model --thinking=,off,minimal,low,medium,high,xhigh,max,on --approve=,ask,auto,never --sandbox=,auto,bubblewrap,docker,none --network --no-network --ephemeral --timeout=- --wait=- --json" ;;
 	' checkpoints') commands='list show diff save label rewind undo fork remove prune import verify repair' ;;
 	' checkpoints list') options="$user --session=session -s=session --limit=- --project=directory -C=directory --all --graph --json" ;;
@@ -61,6 +61,8 @@ _deepctl_table() {
 	' roles import') arguments='directory' options='--as=- --wait=- --json' ;;
 	' roles export') arguments='role directory' options='--json' ;;
 	' roles delete') arguments='role' options='--yes -y --wait=- --json' ;;
+	' skills') commands='list' ;;
+	' skills list') options="$user --project=directory -C=directory --json" ;;
 	' projects') commands='list move forget trust' ;;
 	' projects list') options="$user --json" ;;
 	' projects move') arguments='directory directory' options="$user --wait=- --json" ;;
@@ -89,7 +91,7 @@ _deepctl_table() {
 	' config edit') options="$user --wait=- --json" ;;
 	' config path') options="$user --json" ;;
 	' doctor') options="$user --json" ;;
-	' help') commands='chat checkpoints sessions memory profiles roles projects wipe sandbox usage models keys mcp config doctor' ;;
+	' help') commands='chat checkpoints sessions memory profiles roles skills projects wipe sandbox usage models keys mcp config doctor' ;;
 	' help chat') : ;;
 	' help checkpoints') commands='list show diff save label rewind undo fork remove prune import verify repair' ;;
 	' help checkpoints list') : ;;
@@ -141,6 +143,8 @@ _deepctl_table() {
 	' help roles import') : ;;
 	' help roles export') : ;;
 	' help roles delete') : ;;
+	' help skills') commands='list' ;;
+	' help skills list') : ;;
 	' help projects') commands='list move forget trust' ;;
 	' help projects list') : ;;
 	' help projects move') : ;;
@@ -175,7 +179,7 @@ _deepctl_table() {
 
 _deepctl_setting() {
 	case $1 in
-	'') kind=,default_user,project,model,base_url,instructions,context_window,compact_at,approve,allowed_commands,sandbox,checkpoints,snapshot.exclude,network,protected,read_only_paths,snapshot.include,snapshot.max_file,docker.image,max_requests,max_tokens,max_cost,max_cost_day,max_cost_month,max_tokens_day,tools,search_sessions,ask_user,subagents,web,disabled_tools,memory.read,memory.readers,first_answer_timeout,idle_timeout,notify,notify_after,retries,limits.seconds,limits.memory,limits.processes,limits.tmp,limits.disk,limits.checkpoints,model_settings.temperature,model_settings.top_p,model_settings.top_k,model_settings.max_tokens,model_settings.thinking,model_settings.seed,model_settings.presence_penalty,model_settings.frequency_penalty,model_settings.stop_sequences,model_settings.parallel_tool_calls,model_settings.service_tier,model_settings.extra_body,model_profile.supports_tools,model_profile.supports_image_input,model_profile.supports_document_input,model_profile.supports_audio_file_input,model_profile.supports_video_input,model_profile.supports_inline_system_prompts,model_profile.supports_thinking,model_profile.thinking_always_enabled,model_profile.thinking_enabled_by_default,model_profile.thinking_tags,model_profile.ignore_streamed_leading_whitespace,model_profile.mimics_assistant_message_formatting,model_profile.supports_cache,model_profile.supports_auto_cache,model_profile.tool_call_id_length,model_profile.openai_system_prompt_role,model_profile.openai_chat_supports_multiple_system_messages,model_profile.openai_supports_strict_tool_definition,model_profile.openai_unsupported_model_settings,model_profile.openai_chat_thinking_field,model_profile.openai_chat_send_back_thinking_parts,model_profile.openai_chat_thinking_requires_field_on_tool_calls,model_profile.openai_chat_thinking_false_body,model_profile.openai_supports_reasoning,model_profile.openai_supports_reasoning_effort_none,model_profile.openai_supports_minimal_reasoning_effort,model_profile.openai_chat_supports_max_reasoning_effort,model_profile.openai_supports_encrypted_reasoning_content,model_profile.openai_chat_streaming_requires_finish_reason,model_profile.openai_chat_supports_max_completion_tokens,model_profile.openai_chat_audio_input_encoding,model_profile.openai_chat_supports_file_urls,model_profile.openai_chat_supports_document_input,model_profile.openai_supports_prompt_cache_breakpoints,model_profile.openai_responses_requires_function_call_status_none,model_profile.openai_responses_requires_store_false ;;
+	'') kind=,default_user,project,model,base_url,instructions,context_window,compact_at,approve,allowed_commands,sandbox,checkpoints,snapshot.exclude,network,protected,read_only_paths,snapshot.include,snapshot.max_file,docker.image,max_requests,max_tokens,max_cost,max_cost_day,max_cost_month,max_tokens_day,tools,search_sessions,ask_user,subagents,web,disabled_tools,disabled_skills,memory.read,memory.readers,first_answer_timeout,idle_timeout,notify,notify_after,retries,limits.seconds,limits.memory,limits.processes,limits.tmp,limits.disk,limits.checkpoints,model_settings.temperature,model_settings.top_p,model_settings.top_k,model_settings.max_tokens,model_settings.thinking,model_settings.seed,model_settings.presence_penalty,model_settings.frequency_penalty,model_settings.stop_sequences,model_settings.parallel_tool_calls,model_settings.service_tier,model_settings.extra_body,model_profile.supports_tools,model_profile.supports_image_input,model_profile.supports_document_input,model_profile.supports_audio_file_input,model_profile.supports_video_input,model_profile.supports_inline_system_prompts,model_profile.supports_thinking,model_profile.thinking_always_enabled,model_profile.thinking_enabled_by_default,model_profile.thinking_tags,model_profile.ignore_streamed_leading_whitespace,model_profile.mimics_assistant_message_formatting,model_profile.supports_cache,model_profile.supports_auto_cache,model_profile.tool_call_id_length,model_profile.openai_system_prompt_role,model_profile.openai_chat_supports_multiple_system_messages,model_profile.openai_supports_strict_tool_definition,model_profile.openai_unsupported_model_settings,model_profile.openai_chat_thinking_field,model_profile.openai_chat_send_back_thinking_parts,model_profile.openai_chat_thinking_requires_field_on_tool_calls,model_profile.openai_chat_thinking_false_body,model_profile.openai_supports_reasoning,model_profile.openai_supports_reasoning_effort_none,model_profile.openai_supports_minimal_reasoning_effort,model_profile.openai_chat_supports_max_reasoning_effort,model_profile.openai_supports_encrypted_reasoning_content,model_profile.openai_chat_streaming_requires_finish_reason,model_profile.openai_chat_supports_max_completion_tokens,model_profile.openai_chat_audio_input_encoding,model_profile.openai_chat_supports_file_urls,model_profile.openai_chat_supports_document_input,model_profile.openai_supports_prompt_cache_breakpoints,model_profile.openai_responses_requires_function_call_status_none,model_profile.openai_responses_requires_store_false ;;
 	default_user) kind=profile ;;
 	model) kind=model ;;
 	approve) kind=,ask,auto,never ;;
