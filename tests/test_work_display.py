@@ -453,3 +453,25 @@ def test_one_turn_does_not_repeat_a_change_that_was_just_approved(monkeypatch: p
 
 def test_one_turn_without_a_terminal_shows_nothing_of_it(turn: Callable[..., str]) -> None:
     assert turn(io.StringIO()) == ""
+
+
+def test_a_sub_agent_has_one_line_and_its_calls_in_the_details() -> None:
+    inner: list[dict[str, Any]] = [call("i1", "grep", pattern="tea"), came("i1", "grep", "Found 3 match(es) for tea")]
+    end = {"type": "end", "seconds": 1.0, "usage": {}, "cost": 0.25}
+    events = [
+        call("c1", "delegate_task", agent_name="explorer", task="Find\nthe \x1b[2J tea."),
+        *({"type": "subagent", "id": "c1", "agent": "explorer", "event": event} for event in (*inner, end)),
+        came("c1", "delegate_task", "It is in a.txt.\nAnd in b.txt."),
+        {"type": "subagent", "id": "unknown", "agent": "x", "event": end},
+    ]
+    view = TurnView(PLAIN, time.monotonic())
+    for event in events[:2]:
+        view.event(event, time.monotonic(), 80)
+    assert "  │ · grep  tea" in [row.plain for row in view.tail(80, 20)]
+    for event in events[2:]:
+        view.event(event, time.monotonic(), 80)
+    rows = [row.plain for row in view.settled(80)]
+    assert rows == ["✓ delegate_task  explorer: Find the \\x1b[2J tea.  → 1 call, 2 lines, $0.25"]
+    (shown_call,) = view.parts
+    assert isinstance(shown_call, ShownCall)
+    assert "     ✓ grep  tea  → 3 matches" in [row.plain for row in shown_call.details(1, PLAIN, 80)]

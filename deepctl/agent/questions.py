@@ -13,10 +13,8 @@ from typing import Any, NamedTuple
 from pydantic_ai import RunContext
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.tools import ToolDefinition
-from pydantic_ai.toolsets import AbstractToolset, FunctionToolset, PreparedToolset, RenamedToolset
-from pydantic_ai_harness.ask_user import AskUserAnswer, AskUserRequest, AskUserResponse
-from pydantic_ai_harness.ask_user._toolset import AskUserToolset
-from pydantic_ai_harness.ask_user._types import TOOL_NAME
+from pydantic_ai.toolsets import AbstractToolset, FunctionToolset, PreparedToolset
+from pydantic_ai_harness.ask_user import AskUserAnswer, AskUserRequest, AskUserResponse, AskUserToolset
 
 TOOL = "ask_user"
 _DESCRIPTION = (
@@ -94,8 +92,11 @@ class AskUser(AbstractCapability[Any]):
     id: str | None = field(default="ask_user", kw_only=True)
 
     def get_toolset(self) -> AbstractToolset[Any]:
-        toolset: FunctionToolset[Any] = AskUserToolset(answerer=self._answers)
-        return RenamedToolset(PreparedToolset(toolset, _described), {TOOL: TOOL_NAME})
+        library: AskUserToolset[Any] = AskUserToolset(answerer=self._answers)
+        toolset: FunctionToolset[Any] = FunctionToolset(id="questions")
+        # A renamed tool could report no events.
+        toolset.add_function(library.ask_user_question, name=TOOL)
+        return PreparedToolset(toolset, _described)
 
     async def _answers(self, request: AskUserRequest) -> AskUserResponse:
         answers: list[AskUserAnswer] = []

@@ -33,7 +33,7 @@ from pydantic_ai.tools import ToolDefinition
 
 from deepctl import distribution
 from deepctl.agent.approver import ApprovalRequest, Approve, Approver, Ask, always
-from deepctl.agent.limits import has_own_server, profile_of
+from deepctl.agent.limits import has_own_server, is_scripted, profile_of
 from deepctl.errors import UsageError
 from deepctl.redaction import redact
 from deepctl.unicode import one_line
@@ -86,7 +86,7 @@ class WebAccess(AbstractCapability[Any]):
 
     def _searches_itself(self, model: object) -> bool:
         """Whether the provider of a model searches the web, and need not be asked about."""
-        if self.mode != "auto" or not isinstance(model, Model) or has_own_server(model):
+        if self.mode != "auto" or not isinstance(model, Model) or has_own_server(model) or is_scripted(model):
             return False
         return WebSearchTool in profile_of(model).get("supported_native_tools", ())
 
@@ -146,10 +146,8 @@ class WebAccess(AbstractCapability[Any]):
                 page = await tool(url)
         except TimeoutError:
             raise ToolFailed(f"{url} was not complete after {SECONDS:g} s.") from None
-        if isinstance(page, BinaryContent):
-            return page
-        title = " ".join(page["title"].split())
-        return f"# {title}\n\n{page['content']}" if title else page["content"]
+        # The title of a page is also the first line of its content.
+        return page if isinstance(page, BinaryContent) else page["content"]
 
     async def _search(self, ctx: RunContext[Any], query: str) -> str:
         if not query:

@@ -55,6 +55,8 @@ _MOST_OUTPUT = 1 << 20
 """Characters of a command's output that are kept for `/details`."""
 _CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _DETAILS = " (/details)"
+_DELEGATES = "delegate_task"
+"""The tool that gives a task to a sub-agent."""
 
 
 class ShownCall:
@@ -71,6 +73,11 @@ class ShownCall:
         """The files that it has changed."""
         self.is_previewed = False
         """Whether an approval request has shown the change."""
+        self.inner: list[ShownCall] = []
+        """The calls of the sub-agent that works on it."""
+        self.cost: float | None = None
+        """The cost of the sub-agent in USD, `None` before its end, or if it is unknown."""
+        self._inner_calls: dict[str, ShownCall] = {}
         self._output: deque[str] = deque()
         self._output_length = 0
         self._partial = ""
@@ -83,10 +90,33 @@ class ShownCall:
             self._output_length -= len(self._output.popleft())
         self._partial = partial
 
+    def delegated(self, event: Mapping[str, Any], now: float) -> None:
+        """A sub-agent that works on the call has called a tool, has its result, or has ended."""
+        match event["type"]:
+            case "tool_call":
+                self.inner.append(ShownCall(event["name"], event["args"], now))
+                self._inner_calls[event["id"]] = self.inner[-1]
+            case "tool_result" if event["id"] in self._inner_calls:
+                self._inner_calls.pop(event["id"]).ended(event["ok"], event["content"], now)
+            case "end":
+                self.cost = event["cost"]
+
+    def waited(self, seconds: float) -> None:
+        """A question to the person took this time, which does not count."""
+        self.began += seconds
+        for call in self._inner_calls.values():
+            call.waited(seconds)
+
     def output_rows(self, caps: TerminalCaps, width: int, room: int) -> list[Text]:
-        """The last lines of the output of a running command, at most `room`."""
+        """The last lines of the output of a running command, or the last calls of a sub-agent, at most `room`."""
         from rich.text import Text
 
+        if self.inner:
+            calls = self.inner[-min(room, OUTPUT_ROWS) :] if room > 0 else []
+            bar = f"  {caps.sign('│', '|')} "
+            return [
+                Text.assemble((bar, "dim"), call.line(caps, width - len(bar), caps.sign("·", "-"))) for call in calls
+            ]
         end = self._partial
         for piece in reversed(self._output):
             if len(end) >= _TAIL:
@@ -138,6 +168,11 @@ class ShownCall:
 
     def about(self) -> str:
         """The argument that identifies the subject of the call, on one line."""
+        if self.name == _DELEGATES:
+            return _on_a_line(f"{self.arguments.get('agent_name', '')}: {self.arguments.get('task', '')}")
+        match self.arguments:
+            case {"questions": [{"question": str(question)}, *further]}:
+                return _on_a_line(f"{question} (and {len(further)} more)" if further else question)
         for name in (*_TELLING, *self.arguments):
             value = self.arguments.get(name)
             if value is not None and value != "":
@@ -148,6 +183,9 @@ class ShownCall:
         """The outcome in a few words."""
         if not self.ok:
             return self._failure()
+        if self.name == _DELEGATES:
+            parts = [_counted(len(self.inner), "call"), _counted(len(self.result.splitlines()), "line")]
+            return ", ".join([*parts, dollars(self.cost)] if self.cost else parts)
         if self.changes:
             return ", ".join(change.outcome() for change in self.changes)
         lines = self.result.strip().splitlines()
@@ -196,6 +234,8 @@ class ShownCall:
             lines += _indented(caps, f"{printable(str(name))}: ", text, width)
         for change in self.changes:
             lines += change.details(caps, width)
+        for call in self.inner:
+            lines.append(Text.assemble("     ", call.line(caps, width - 5, caps.sign("·", "-"))))
         if self._output_length > len(self.result):
             # The result was cut, or the command has not ended.
             output = "".join([*self._output, self._partial])
@@ -236,6 +276,11 @@ def _without_middle(text: str, width: int, caps: TerminalCaps) -> str:
     end = clip(text, room // 2, from_end=True)
     beginning = clip(text, room - cells(end)).rstrip()
     return f"{beginning}{dots}{end.lstrip()}"
+
+
+def dollars(cost: float) -> str:
+    """A cost in USD."""
+    return f"${cost:.2f}" if cost >= 0.01 else f"${cost:.4f}" if cost >= 0.0001 else "less than $0.0001"
 
 
 def _counted(count: int, noun: str) -> str:

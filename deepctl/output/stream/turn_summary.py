@@ -17,6 +17,7 @@ from deepctl.output.stream import checklist
 from deepctl.output.stream.checklist import Checklist
 from deepctl.output.stream.file_diff import SHOWN_AS_CHANGE, FileDiff
 from deepctl.output.stream.lines import TerminalCaps
+from deepctl.output.stream.tool_lines import dollars
 from deepctl.quantities import counted
 
 if TYPE_CHECKING:
@@ -82,15 +83,10 @@ def with_undo(event: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**event, "undo": render.with_command_names(f"`{command}`")}
 
 
-def dollars(cost: float) -> str:
-    """A cost in USD."""
-    return f"${cost:.2f}" if cost >= 0.01 else f"${cost:.4f}" if cost >= 0.0001 else "less than $0.0001"
-
-
 class PlainWork:
     """Prints the work of each turn."""
 
-    kinds = ("tool_call", "tool_result", "change", "command", "retry", "work", "result")
+    kinds = ("tool_call", "tool_result", "subagent", "change", "command", "retry", "work", "result")
     """The events that it prints or counts."""
 
     def __init__(self) -> None:
@@ -107,6 +103,12 @@ class PlainWork:
                 self._call(event)
             case "tool_result":
                 self._result(event)
+            case "subagent":
+                inner = event["event"]
+                if inner["type"] == "tool_call":
+                    self._call(inner, f"  {render.printable(event['agent'])} ")
+                elif inner["type"] == "tool_result":
+                    self._result(inner)
             case "command":
                 self._summary.command_started()
             case "change":
@@ -128,7 +130,7 @@ class PlainWork:
         """An approval request has shown what the running call changes."""
         self._is_previewed = True
 
-    def _call(self, event: Mapping[str, Any]) -> None:
+    def _call(self, event: Mapping[str, Any], mark: str = "") -> None:
         name, arguments = event["name"], event["args"]
         if name == checklist.TOOL and (plan := Checklist.of(arguments)) is not None:
             self._plans[event["id"]] = plan
@@ -136,7 +138,7 @@ class PlainWork:
         texts = (
             f"{key}={_short(value)}" for key, value in arguments.items() if key not in SHOWN_AS_CHANGE.get(name, ())
         )
-        render.notice(f"→ {name}({', '.join(texts)})")
+        render.notice(f"{mark}→ {name}({', '.join(texts)})")
 
     def _result(self, event: Mapping[str, Any]) -> None:
         plan = self._plans.pop(event["id"], None)

@@ -13,8 +13,8 @@ from deepctl.output.stream.file_diff import FileDiff
 from deepctl.output.stream.lines import TerminalCaps, cut_line, fold, wrap
 from deepctl.output.stream.markdown import Markdown
 from deepctl.output.stream.thinking import FoldedThinking
-from deepctl.output.stream.tool_lines import OUTPUT_ROWS, ShownCall
-from deepctl.output.stream.turn_summary import TurnSummary, dollars
+from deepctl.output.stream.tool_lines import OUTPUT_ROWS, ShownCall, dollars
+from deepctl.output.stream.turn_summary import TurnSummary
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -65,6 +65,10 @@ class TurnView:
             return
         if kind in ("change", "command", "output", "work"):
             self._work(event)
+            return
+        if kind == "subagent":
+            if (delegating := self._pending.get(event["id"])) is not None:
+                delegating.delegated(event["event"], at)
             return
         if self._retry is not None and kind != "notice" and not self._is_same_retry(event):
             self._end_retry(width)
@@ -151,7 +155,7 @@ class TurnView:
         self._began += seconds
         self._heard += seconds
         for call in self._pending.values():
-            call.began += seconds
+            call.waited(seconds)
 
     def ended(self, width: int) -> None:
         """The turn has ended or was stopped: unfinished parts stay as they are, and the summary follows."""
