@@ -178,6 +178,11 @@ class ProfilePaths(NamedTuple):
         return os.path.join(self.cache, "windows")
 
     @property
+    def mcp_prompts(self) -> str:
+        """The prompts of MCP servers that have run: see `deepctl.domain.mcp_prompts`."""
+        return os.path.join(self.cache, "mcp-prompts")
+
+    @property
     def usage(self) -> str:
         """The requests to models: see `deepctl.store.usage_log`."""
         return os.path.join(self.directory, USAGE)

@@ -31,6 +31,7 @@ from deepctl.agent.turn import Outcome, TurnRecord, to_json
 from deepctl.agent.turn_engine import Options, TurnEngine
 from deepctl.agent.work_events import ReportingState
 from deepctl.domain import attachments
+from deepctl.domain.mcp_prompts import ServerPrompt
 from deepctl.domain.outside_files import OutsideFile
 from deepctl.errors import DeepctlError
 from deepctl.store import session_log
@@ -110,6 +111,11 @@ class TurnRunner:
         with warnings_told(lambda message: None):
             return self._guarded(self.engine.check())
 
+    def mcp_prompt(self, prompt: ServerPrompt, values: Mapping[str, str], emit: Emit) -> list[UserContent]:
+        """The parts of a message with a prompt of an MCP server. Starts the servers. Raises `McpServerFailed`."""
+        with warnings_told(lambda message: emit({"type": "notice", "message": message})):
+            return self._guarded(self.engine.mcp_prompt(prompt, values), emit)
+
     def _guarded(self, work: Coroutine[Any, Any, _T], emit: Emit | None = None) -> _T:
         """Run a task with the model, and with the MCP servers if there is an `emit` for their notices."""
         try:
@@ -147,7 +153,7 @@ class Chat:
         self,
         work: Repository,
         session: str,
-        prompt: str,
+        prompt: str | Sequence[UserContent],
         emit: Emit,
         outside_files: Mapping[str, OutsideFile] = NO_FILES,
     ) -> TurnResult:

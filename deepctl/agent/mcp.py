@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,19 +16,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic_ai import RunContext
 from pydantic_ai.capabilities import AbstractCapability, Toolset
 from pydantic_ai.exceptions import ToolFailed
-from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
 from pydantic_core import SchemaValidator, core_schema
 
 from deepctl import distribution
-from deepctl.domain import mcp_servers
+from deepctl.domain import mcp_prompts, mcp_servers, stored_keys
 from deepctl.domain.keys import NO_KEYS, KeyRing
+from deepctl.domain.mcp_prompts import ServerPrompt
 from deepctl.domain.mcp_servers import McpServer
 from deepctl.errors import McpServerFailed, UsageError
 
 if TYPE_CHECKING:
     from deepctl.agent.mcp_client import Connection
     from deepctl.agent.mcp_content import Content
+    from deepctl.agent.mcp_oauth import Login
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -47,20 +47,23 @@ _ANY_ARGUMENTS = SchemaValidator(core_schema.dict_schema(core_schema.str_schema(
 
 
 class ServerReport(NamedTuple):
-    """What a server has: its tools by their names for the model with the tokens that each costs, its prompts with their
-    arguments, its resources (the first page), and notices. `seconds` is the time of its start.
+    """What a server has: its tools by their names for the model with the tokens that each costs, its prompts, its
+    resources (the first page), and notices. `seconds` is the time of its start.
     """
 
     server: McpServer
     seconds: float
     tools: list[tuple[str, int]]
-    prompts: list[tuple[str, list[str]]]
+    prompts: list[ServerPrompt]
     resources: list[str]
     remarks: list[str]
 
 
 class McpServers:
-    """The enabled servers of one chat. `logins` is the directory with the tokens of logins to servers."""
+    """The enabled servers of one chat.
+
+    `logins` is the directory with the tokens of logins to servers, `prompt_cache` the file for the prompts of servers.
+    """
 
     def __init__(
         self,
@@ -68,7 +71,9 @@ class McpServers:
         environment: Mapping[str, str],
         keys: KeyRing = NO_KEYS,
         logins: str | None = None,
+        prompt_cache: str | None = None,
     ) -> None:
+        self._prompt_cache = prompt_cache
         self._servers = [server for server in servers if server.enabled]
         self._logins = logins
         self._environment = environment
@@ -147,7 +152,7 @@ class McpServers:
                 if connection is not None:
                     del self._connections[server.name]
                     await connection.close()
-                connection = Connection(server, environment, self._logins)
+                connection = Connection(server, environment, self._login(server))
                 await connection.open()
                 self._connections[server.name] = connection
         except UnusableServer as error:
@@ -156,6 +161,8 @@ class McpServers:
             self._tell(emit, server.name, f"{_stderr_of(server)} is left out: {error}.{addition}")
             return
         self._failed.pop(server.name, None)
+        if self._prompt_cache is not None:
+            mcp_prompts.store(self._prompt_cache, server, connection.described_prompts())
         remarks = "; ".join(connection.remarks)
         if remarks:
             self._tell(emit, server.name, f"{_stderr_of(server)} {remarks}.")
@@ -170,18 +177,44 @@ class McpServers:
         unset = mcp_servers.missing_variables(server, environment)
         return _unset(unset) if unset else mcp_servers.unfit_variable(server, environment)
 
+    def _login(self, server: McpServer, person: Callable[[str], None] | None = None) -> Login | None:
+        """The login to a remote server, if there is one, or if a `person` is there to log in."""
+        if self._logins is None or server.url is None or not mcp_servers.takes_login(server):
+            return None
+        path = stored_keys.login_file(self._logins, server.name)
+        if person is None and not os.path.lexists(path):
+            return None
+        from deepctl.agent.mcp_oauth import Login, TokenFile  # most servers have none
+
+        return Login(server.url, TokenFile(path), person)
+
+    def prompts(self) -> list[ServerPrompt]:
+        """The prompts of the running servers, as far as they are known: no server is started."""
+        return [prompt for connection in self._connections.values() for prompt in connection.described_prompts()]
+
+    async def prompt(self, prompt: ServerPrompt, values: Mapping[str, str]) -> Content:
+        """The text and the pictures of a prompt; `ready` has been called. Raises `McpServerFailed`."""
+        connection = self._connections.get(prompt.server)
+        if connection is None:
+            raise McpServerFailed(prompt.server, "it is not running")
+        try:
+            return await connection.prompt(prompt.name, dict(values))
+        except ToolFailed as error:
+            raise McpServerFailed(prompt.server, error.message.rstrip(".")) from error
+
     async def probe(self, name: str, person: Callable[[str], None] | None) -> ServerReport:
         """Start one server, ask it what it has, and end it. `person` is shown the address of a login.
 
         Raises `McpServerFailed`.
         """
         from deepctl.agent.mcp_client import Connection, UnusableServer
+        from deepctl.agent.mcp_tools import estimated_tokens
 
         [server] = [server for server in self._servers if server.name == name]
         environment = self._environment_of(server)
         if (problem := self._problem(server, environment)) is not None:
             raise McpServerFailed(server.name, problem)
-        connection = Connection(server, environment, self._logins, person)
+        connection = Connection(server, environment, self._login(server, person))
         start = time.monotonic()
         try:
             await connection.open()
@@ -194,11 +227,8 @@ class McpServers:
             return ServerReport(
                 server,
                 seconds,
-                [(tool.name, _tokens(tool)) for tool in connection.tools.values()],
-                [
-                    (prompt.name, [argument.name for argument in prompt.arguments or ()])
-                    for prompt in connection.prompts
-                ],
+                [(tool.name, estimated_tokens(tool)) for tool in connection.tools.values()],
+                connection.described_prompts(),
                 [str(resource.uri) for resource in connection.resources],
                 connection.remarks,
             )
@@ -227,12 +257,6 @@ class McpServers:
         for connection in self._connections.values():
             connection.kill()
         self._connections.clear()
-
-
-def _tokens(tool: ToolDefinition) -> int:
-    """The tokens of a tool's definition in every request, estimated from its length."""
-    definition = {"name": tool.name, "description": tool.description, "parameters": tool.parameters_json_schema}
-    return len(json.dumps(definition, ensure_ascii=False)) // 4
 
 
 def _stderr_of(server: McpServer) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,7 +27,8 @@ from deepctl.agent import mcp_content
 from deepctl.agent.mcp_content import Content
 from deepctl.agent.mcp_tools import tool_offer
 from deepctl.agent.mcp_transports import Remote, Stdio
-from deepctl.domain import mcp_servers, stored_keys
+from deepctl.domain import mcp_prompts, mcp_servers
+from deepctl.domain.mcp_prompts import ServerPrompt
 from deepctl.domain.mcp_servers import McpServer
 from deepctl.redaction import redact
 
@@ -44,8 +44,6 @@ _CHANGES = (
 )
 MOST_PROMPTS = 200
 _MOST_PAGES = 10
-_SECONDS_OF_PERSON = 320.0
-"""More than a login waits for a person."""
 _LONGEST_REASON = 300
 _LONGEST_FAILURE = 20_000
 _SHORTEST_SECRET = 4
@@ -60,22 +58,16 @@ class UnusableServer(Exception):
 
 
 class Connection:
-    """A server's connection, which lives in the event loop in which it was opened.
-
-    `logins` is the directory with the tokens of logins to servers, and `person` is shown the address of a login.
-    """
+    """A server's connection, in the event loop in which it was opened. `login` is that to a remote server."""
 
     def __init__(
         self,
         server: McpServer,
         environment: Mapping[str, str],
-        logins: str | None = None,
-        person: Callable[[str], None] | None = None,
+        login: Login | None = None,
     ) -> None:
         self.server = server
-        self._logins = logins
-        self._person = person
-        self._login: Login | None = None
+        self._login = login
         self._environment = environment
         self._client: Client[Any] | None = None
         self._stdio: Stdio | None = None
@@ -101,7 +93,7 @@ class Connection:
     async def open(self) -> None:
         """Start the server, or reach it, and ask it for its tools. Raises `UnusableServer`."""
         server = self.server
-        seconds = server.startup_timeout + (_SECONDS_OF_PERSON if self._person is not None else 0)
+        seconds = server.startup_timeout + (self._login.seconds if self._login is not None else 0)
         self._client = client = Client(
             self._transport(),
             name="deepctl",
@@ -171,7 +163,6 @@ class Connection:
 
     def _transport(self) -> Stdio | StreamableHttpTransport:
         if self.server.url is not None:
-            self._login = self._stored_login()
             headers = mcp_servers.headers(self.server, self._environment)
             return self._remote.transport(self.server.url, headers, self._login)
         program = mcp_servers.program(self.server, self._environment)
@@ -184,18 +175,6 @@ class Connection:
         variables = mcp_servers.variables(self.server, self._environment)
         self._stdio = Stdio([program, *self.server.args], variables, directory)
         return self._stdio
-
-    def _stored_login(self) -> Login | None:
-        """The login to the server, if there is one, or if a person is there to log in."""
-        if self._logins is None or not mcp_servers.takes_login(self.server):
-            return None
-        path = stored_keys.login_file(self._logins, self.server.name)
-        if self._person is None and not os.path.lexists(path):
-            return None
-        from deepctl.agent.mcp_oauth import Login, TokenFile  # most servers have none
-
-        assert self.server.url is not None
-        return Login(self.server.url, TokenFile(path), self._person)
 
     @property
     def needs_login(self) -> bool:
@@ -219,6 +198,18 @@ class Connection:
             return self.hidden(await self._answered(_listing))
         result = await self._answered(lambda client: client.read_resource_mcp(uri))
         return mcp_content.of_resource(result.contents, self.hidden)
+
+    def described_prompts(self) -> list[ServerPrompt]:
+        """The prompts of the server, as commands need them."""
+        return [
+            mcp_prompts.described(
+                self.server.name,
+                prompt.name,
+                prompt.description or prompt.title or "",
+                [(argument.name, bool(argument.required)) for argument in prompt.arguments or ()],
+            )
+            for prompt in self.prompts
+        ]
 
     async def prompt(self, name: str, arguments: dict[str, str]) -> Content:
         """The messages of a prompt. Raises like `call`."""

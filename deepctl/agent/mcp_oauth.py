@@ -120,6 +120,8 @@ class Login(OAuth):
         self._metadata: OAuthMetadata | None = None
         """The stored addresses of the authorization server."""
         self._answer: asyncio.Future[dict[str, str]] | None = None
+        self.seconds = SECONDS_TO_LOG_IN if person is not None else 0.0
+        """The longest time that the login waits for a person."""
         self.is_needed = False
         """Whether a request has failed because a person would have to log in."""
         self.problem = ""

@@ -104,6 +104,12 @@ def tool_offer(server: McpServer, listing: Sequence[mcp_types.Tool], *, has_reso
     return ToolOffer(tools, remarks)
 
 
+def estimated_tokens(tool: ToolDefinition) -> int:
+    """The tokens of a tool's definition in every request, estimated from its length."""
+    definition = {"name": tool.name, "description": tool.description, "parameters": tool.parameters_json_schema}
+    return len(json.dumps(definition, ensure_ascii=False)) // 4
+
+
 def _needs_task(tool: mcp_types.Tool) -> bool:
     return tool.execution is not None and tool.execution.task_support == "required"
 

@@ -105,6 +105,7 @@ class SetupReader(NamedTuple):
             allowed_commands=allowed_commands,
             mcp_servers=servers,
             mcp_logins=paths.keys,
+            mcp_prompt_cache=paths.mcp_prompts,
             profile=paths.name,
             window_cache=paths.windows,
             protected=in_force.paths("protected"),

@@ -51,6 +51,7 @@ from deepctl.agent.turn import Outcome, TokenUsage, TurnRecord, run_turn
 from deepctl.agent.work_events import WorkEvents
 from deepctl.domain.budgets import Spending
 from deepctl.domain.keys import NO_KEYS, KeyRing
+from deepctl.domain.mcp_prompts import ServerPrompt
 from deepctl.domain.mcp_servers import McpServer
 from deepctl.domain.memory.shared import SharedMemory
 from deepctl.domain.outside_files import OutsideFile
@@ -90,6 +91,8 @@ class Options(NamedTuple):
     mcp_servers: Sequence[McpServer] = ()
     mcp_logins: str | None = None
     """The directory with the tokens of logins to MCP servers; `None` for no logins."""
+    mcp_prompt_cache: str | None = None
+    """The file for the prompts of MCP servers; `None` if nothing may be stored."""
     model_settings: Mapping[str, Any] = {}
     model_profile: Mapping[str, Any] = {}
     tools: Literal["full", "lean"] = "full"
@@ -141,7 +144,7 @@ class TurnEngine:
         self._shown_notices: set[str] = set()
         self._has_history = self._has_results = self._has_begun = False
         self._servers = (
-            McpServers(options.mcp_servers, environment, options.keys, options.mcp_logins)
+            McpServers(options.mcp_servers, environment, options.keys, options.mcp_logins, options.mcp_prompt_cache)
             if options.mcp_servers
             else None
         )
@@ -196,6 +199,16 @@ class TurnEngine:
             shared_memory=options.shared_memory,
             capabilities=capabilities,
         )
+
+    def mcp_prompts(self) -> list[ServerPrompt] | None:
+        """The prompts of the running MCP servers; `None` if no server is running."""
+        return self._servers.prompts() if self._servers is not None and self._servers.are_connected else None
+
+    async def mcp_prompt(self, prompt: ServerPrompt, values: Mapping[str, str]) -> list[UserContent]:
+        """The parts of a message with a prompt of an MCP server; `ready` has been called. Raises `McpServerFailed`."""
+        assert self._servers is not None
+        content = await self._servers.prompt(prompt, values)
+        return [content] if isinstance(content, str) else list(content)
 
     async def ready(self, emit: Emit | None) -> None:
         """Open the connections of the model, and start the MCP servers if there is an `emit` for notices about them."""

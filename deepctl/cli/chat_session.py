@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from deepctl.agent.turn import Outcome, TokenUsage
     from deepctl.agent.user_commands import CommandEnd
     from deepctl.domain.budgets import BudgetState, Spending
+    from deepctl.domain.mcp_prompts import ServerPrompt
     from deepctl.sandbox.container import Sink
 
 _OFFLINE = (
@@ -149,6 +150,8 @@ class ChatSession(ABC):
         self._notifies = False
         self._quiet_since = 0.0
         """When the person last had something to do, by the monotonic clock."""
+        self.next_media: list[Any] = []
+        """Pictures of a prompt of an MCP server, for the next turn."""
 
     @property
     @abstractmethod
@@ -246,6 +249,20 @@ class ChatSession(ABC):
             yield
         finally:
             self._budgets = None
+
+    def mcp_prompts(self) -> list[ServerPrompt] | None:
+        """The prompts of the running MCP servers; `None` if no server is running."""
+        parts = self._parts.made
+        return parts.runner.engine.mcp_prompts() if parts is not None else None
+
+    def mcp_prompt(self, prompt: ServerPrompt, values: Mapping[str, str]) -> tuple[str, list[Any]]:
+        """The text of a prompt of an MCP server, and its pictures for `next_media`. Starts the servers.
+
+        Raises `McpServerFailed` and `Interrupted`.
+        """
+        content = self._parts.get().runner.mcp_prompt(prompt, values, self.display.event)
+        texts = [item for item in content if isinstance(item, str)]
+        return "\n".join(texts), [item for item in content if not isinstance(item, str)]
 
     def warm(self, callback: Callable[[BaseException | None], None]) -> None:
         """Make the parts in a thread, which calls `callback` in the end with what went wrong."""
@@ -418,8 +435,10 @@ class ProfileChat(ChatSession):
                     names = attachments.attach(profile, files, self._notice, self.directory.path)
                     text = mention_syntax.with_mentions(prompt, names)
                 stages.on_send()
+                media, self.next_media = self.next_media, []
+                content = [text, *media] if media else text
                 with self._in_turn(), self._spends(), self.counts.turn(name, parts.runner.engine.spent):
-                    result = parts.chat.turn(work, name, text, self.display.event, outside_files)
+                    result = parts.chat.turn(work, name, content, self.display.event, outside_files)
             warning = options.over_budget(profile, limit)
         for message in result.notices:
             self.display.notice(message)

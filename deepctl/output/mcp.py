@@ -102,7 +102,10 @@ class ServerReportView(NamedTuple):
             "name": report.server.name,
             "seconds": round(report.seconds, 3),
             "tools": [{"name": name, "tokens": tokens} for name, tokens in report.tools],
-            "prompts": [{"name": name, "arguments": arguments} for name, arguments in report.prompts],
+            "prompts": [
+                {"name": prompt.name, "arguments": [argument.name for argument in prompt.arguments]}
+                for prompt in report.prompts
+            ],
             "resources": report.resources,
             "notices": report.remarks,
         }
@@ -116,7 +119,7 @@ class ServerReportView(NamedTuple):
             f"{counted(len(report.resources), 'resource')}"
         )
         rows: list[tuple[str, str]] = [("tool", f"{name} ({tokens:,} tokens)") for name, tokens in report.tools]
-        rows += [("prompt", " ".join([f"/{name}", *arguments])) for name, arguments in report.prompts]
+        rows += [("prompt", f"/{prompt.command} {prompt.usage}".rstrip()) for prompt in report.prompts]
         rows += [("resource", uri) for uri in report.resources[:_MOST_ROWS]]
         if len(report.resources) > _MOST_ROWS:
             rows.append(("resource", f"and {len(report.resources) - _MOST_ROWS} more"))

@@ -175,7 +175,7 @@ def _read(identity: Any, uri: str) -> None:
 
 def _prompt(identity: Any, name: str, arguments: dict[str, str]) -> None:
     messages: list[dict[str, Any]] = [
-        {"role": "user", "content": {"type": "text", "text": f"{name} {json.dumps(arguments)}"}}
+        {"role": "user", "content": {"type": "text", "text": f"{name} {json.dumps(arguments)} @/etc/passwd"}}
     ]
     if name == "see":
         messages.append({"role": "user", "content": {"type": "image", "data": PICTURE, "mimeType": "image/png"}})

@@ -153,6 +153,7 @@ class Repl:
 
     def _run(self, entry: str) -> None:
         line = entry.strip()
+        self._state.chat.next_media = []
         slash = TYPED_COMMAND.match(line)
         if line.lower() in ("exit", "quit"):
             self._state.has_quit = True

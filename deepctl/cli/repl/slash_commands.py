@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import partial
+from typing import TYPE_CHECKING
 
 from deepctl import layout
 from deepctl.cli import editor, tty_modes
@@ -36,6 +37,9 @@ from deepctl.layout import UNNAMED
 from deepctl.quantities import counted
 from deepctl.store import log_file, session_catalogue
 from deepctl.store import projects as stored
+
+if TYPE_CHECKING:
+    from deepctl.domain.mcp_prompts import ServerPrompt
 
 _MAX_DIGITS = 6
 _VALUE_OPTIONS = ("-f", "--format", "-o", "--output")
@@ -348,7 +352,38 @@ def _send_command(command: PromptCommand, state: ReplState, arguments: str) -> N
     state.next_prompt = command.prompt(f"{name} {arguments}".rstrip(), arguments)
 
 
-READERS: tuple[CommandReader, ...] = (_prompt_commands,)
+def _server_prompts(state: ReplState) -> Iterator[SlashCommand]:
+    """The prompts of MCP servers: of the running ones, else those that the profile knows. No server is started."""
+    chat = state.profile_chat()
+    prompts = chat.mcp_prompts()
+    path = chat.paths().mcp_prompts if profiles.exists(chat.root, chat.name) else ""
+    if prompts is None and not os.path.lexists(path):
+        return
+    from deepctl.domain import mcp_prompts  # most profiles have no servers
+
+    if prompts is None:
+        prompts = mcp_prompts.stored(path, chat.setup.settings.mcp_servers())
+    for name, prompt in mcp_prompts.by_command(prompts).items():
+        yield SlashCommand(
+            f"/{name}",
+            prompt.usage,
+            prompt.description or f"A prompt of the server {prompt.server}.",
+            GROUPS["mcp"],
+            partial(_send_server_prompt, f"/{name}", prompt),
+            source="mcp",
+        )
+
+
+def _send_server_prompt(name: str, prompt: ServerPrompt, state: ReplState, arguments: str) -> None:
+    if state.catalogue.find(name).source != "mcp":
+        name = f"/mcp:{name[1:]}"
+    values = prompt.values(name, arguments)
+    state.chat.display.notice(f"Sending the prompt {prompt.name} of MCP server {prompt.server}.")
+    text, state.chat.next_media = state.chat.mcp_prompt(prompt, values)
+    state.next_prompt = prompt.prompt(f"{name} {arguments}".rstrip(), text)
+
+
+READERS: tuple[CommandReader, ...] = (_prompt_commands, _server_prompts)
 """The sources besides the built-in commands, for a conversation with a profile."""
 
 
