@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ElementTree
 from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
-import pyte
+from tests.support.clusters import TwoScreens
 
 _WIDTH, _HEIGHT, _FONT = 8.43, 18.0, 14
 """Of a cell, and of its letters, in pixels."""
@@ -33,7 +33,7 @@ _FAINT = 0.4
 """How much of the paper is in faint ink."""
 
 
-class Screen(pyte.Screen):
+class Screen(TwoScreens):
     """A screen that answers where its cursor is, which the line editor asks, and knows faint letters, which pyte does
     not: their colour is called `faint` and a colour.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -36,6 +37,31 @@ class ClusterScreen(QuickScreen):
             row: Any = self.buffer[self.cursor.y]
             place = self.cursor.x - width
             row[place] = row[place]._replace(data=one)
+
+
+_ALTERNATE = 1049
+"""The private mode of the second screen, on which a program draws that leaves the first one as it was."""
+
+
+class TwoScreens(pyte.Screen):
+    """A screen with a second one; pyte has only the first."""
+
+    _first: tuple[Any, Any] | None = None
+
+    def set_mode(self, *modes: int, **how: Any) -> None:
+        super().set_mode(*modes, **how)
+        if how.get("private") and _ALTERNATE in modes:
+            self._first = copy.deepcopy(self.buffer), copy.copy(self.cursor)
+            self.erase_in_display(2)
+
+    def reset_mode(self, *modes: int, **how: Any) -> None:
+        super().reset_mode(*modes, **how)
+        if how.get("private") and _ALTERNATE in modes and self._first is not None:
+            (buffer, cursor), self._first = self._first, None
+            self.buffer.clear()
+            self.buffer.update(buffer)
+            self.cursor.x, self.cursor.y = cursor.x, cursor.y
+            self.dirty.update(range(self.lines))
 
 
 def _text(row: Mapping[int, Any], columns: int) -> str:

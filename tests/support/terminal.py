@@ -18,7 +18,7 @@ from typing import Any
 
 import pyte
 
-from tests.support.clusters import ClusterScreen, HistoryScreen
+from tests.support.clusters import ClusterScreen, HistoryScreen, TwoScreens
 from tests.support.template import ForkedProcess, can_fork
 
 _LIMIT = 30.0
@@ -28,7 +28,7 @@ _ON_TERMINAL = 'exec "$@" <>"$0" >&0 2>&0'
 """A session leader without a terminal gets the first that it opens as its controlling one."""
 
 
-class _Screen(ClusterScreen, HistoryScreen):
+class _Screen(TwoScreens, ClusterScreen, HistoryScreen):
     """A screen that answers where its cursor is, which the line editor asks."""
 
     def __init__(self, columns: int, lines: int, send: Callable[[bytes], None]) -> None:
