@@ -76,6 +76,8 @@ KEYS = "keys"
 COMMANDS = "commands"
 SKILLS = "skills"
 """The directories with slash commands and skills, in a profile and in the root."""
+UNTRUSTED_FILES = "untrusted"
+"""The directory of a profile with imported skills and commands that are not in force."""
 NEW = ".new-"
 """Prefix of the name of a profile or session during its creation. No profile or session can have such a name."""
 IMPORT = ".import-"
@@ -117,6 +119,11 @@ class ProfilePaths(NamedTuple):
     def untrusted(self) -> str:
         """Settings from an archive that are not in force (`deepctl.domain.trust`)."""
         return os.path.join(self.directory, UNTRUSTED)
+
+    @property
+    def untrusted_files(self) -> str:
+        """Imported skills and commands that are not in force (`deepctl.domain.untrusted_files`)."""
+        return os.path.join(self.directory, UNTRUSTED_FILES)
 
     @property
     def workspace(self) -> str:

@@ -82,7 +82,7 @@ def show_(user: options.User = None, as_json: options.Json = False) -> None:
 
 def _waiting(profile: ProfilePaths, file: SettingsFile) -> tuple[list[TrustItem], str | None]:
     """The settings of a profile that are not trusted yet, or the reason why they cannot be read."""
-    if not os.path.lexists(profile.untrusted):
+    if not os.path.lexists(profile.untrusted) and not os.path.lexists(profile.untrusted_files):
         return [], None
     from deepctl.domain import trust
 

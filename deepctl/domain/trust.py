@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from deepctl import quantities
-from deepctl.domain import addresses, keys, mcp_servers, settings
+from deepctl.domain import addresses, keys, mcp_servers, settings, untrusted_files
 from deepctl.domain.settings import SettingsFile
 from deepctl.errors import BadSetting, Damaged, DeepctlError, NewerFormat, Refused
 from deepctl.files import atomic
@@ -58,11 +58,16 @@ class TrustItem(NamedTuple):
 
 
 class WaitingSettings(NamedTuple):
-    """The contents of untrusted.toml; `untrusted` and `profile` are the bytes of the two files as they were read."""
+    """What is not in force: the contents of untrusted.toml, and imported skills and commands.
+
+    `untrusted` and `profile` are the bytes of the two settings files as they were read, `files` is the digest of the
+    skills and commands.
+    """
 
     items: list[TrustItem]
     untrusted: bytes | None
     profile: bytes | None
+    files: str = ""
 
 
 class UnusableProfileFile(Exception):
@@ -272,7 +277,36 @@ def waiting(paths: ProfilePaths, file: SettingsFile) -> WaitingSettings:
     untrusted = _read(paths.untrusted)
     if file.content is None:
         file.checked()
-    return compared(paths, untrusted, file.content)
+    return with_files(paths, paths, compared(paths, untrusted, file.content))
+
+
+_FILES = "files"
+"""The first part of the place of a skill or a command, which has three parts; that of a setting has two at most."""
+
+
+def with_files(paths: ProfilePaths, final_paths: ProfilePaths, preview: WaitingSettings) -> WaitingSettings:
+    """The settings, and the skills and commands of the profile at `paths` that are not in force.
+
+    They are named by `final_paths`, where the profile will be.
+    """
+    files = untrusted_files.waiting(paths)
+    if not files:
+        return preview
+    new_items = [
+        TrustItem(
+            f"{file.kind}.{file.name}",
+            {"path": os.path.join(final_paths.untrusted_files, file.kind, file.entry)},
+            file.risk if file.problem is None else f"it cannot be put into force: {file.problem.message.rstrip('.')}",
+            (_FILES, file.kind, file.entry),
+            file.problem,
+        )
+        for file in files
+    ]
+    return preview._replace(items=[*preview.items, *new_items], files=untrusted_files.digest(paths))
+
+
+def _is_file(item: TrustItem) -> bool:
+    return len(item.place) == 3 and item.place[0] == _FILES
 
 
 def compared(paths: ProfilePaths, untrusted: bytes | None, before: bytes | None) -> WaitingSettings:
@@ -304,12 +338,22 @@ def merge(paths: ProfilePaths, preview: WaitingSettings) -> None:
     with these settings; nothing has changed then. After a kill they are either in force or not.
     """
     # Read again, because another process may have changed them while the person read them.
-    if (_read(paths.untrusted), _read(paths.settings)) != (preview.untrusted, preview.profile):
+    now = (_read(paths.untrusted), _read(paths.settings), untrusted_files.digest(paths))
+    if now != (preview.untrusted, preview.profile, preview.files):
         raise Refused(
             "The settings changed after they were shown; nothing was put into force.",
             f"Look at them again: deepctl profiles trust {paths.name}",
             code="changed",
         )
+    if not all(map(_is_file, preview.items)):
+        _merge_settings(paths, preview._replace(items=[item for item in preview.items if not _is_file(item)]))
+    accepted = {item.place[1:] for item in preview.items if _is_file(item) and item.problem is None}
+    untrusted_files.put_into_force(
+        paths, [file for file in untrusted_files.waiting(paths) if (file.kind, file.entry) in accepted]
+    )
+
+
+def _merge_settings(paths: ProfilePaths, preview: WaitingSettings) -> None:
     before = preview.profile if preview.profile is not None else _dumped({"version": settings.FORMAT})
     tables = settings.parse_tables(before, paths.settings)
     usable = [item for item in preview.items if item.problem is None]

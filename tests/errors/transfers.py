@@ -222,6 +222,14 @@ def _(s: Situation) -> list[str]:
     return ["profiles", "trust", "alice", "--yes"]
 
 
+@case("profiles trust", "the profile has a skill with the name of an imported one")
+def _(s: Situation) -> list[str]:
+    s.profile.mkdir(parents=True, exist_ok=True)
+    for place in ("skills", "untrusted/skills"):
+        (s.settings.parent / place / "tidy").mkdir(parents=True)
+    return ["profiles", "trust", "alice", "--yes"]
+
+
 @case("profiles trust", "the imported time of creation is invalid")
 def _(s: Situation) -> list[str]:
     untrusted(s, 'created_at = "yesterday"')

@@ -163,6 +163,12 @@ def is_of_a_profile(path: str, kind: Kind) -> bool:
             return kind == "directory" and layout.is_good_name(name)
         case ["sessions", name, file]:
             return kind == "file" and layout.is_good_name(name) and (file == "session.json" or _is_log(file))
+        case ["skills", *rest]:
+            return kind == "directory" or (kind == "file" and len(rest) > 1)
+        case ["commands"]:
+            return kind == "directory"
+        case ["commands", file]:
+            return kind == "file" and file.endswith(".md")
         case ["checkpoints", "ledger.jsonl" | "ledger.size"]:
             return kind == "file"
         case ["checkpoints", "packs", file]:

@@ -86,6 +86,8 @@ class CopyOperation:
             return False
         if _is_at_or_below(path, _MEMORY) or _MEMORY.startswith(f"{path}/"):
             return "memory" in self._parts
+        if any(_is_at_or_below(path, directory) for directory in (layout.SKILLS, layout.COMMANDS)):
+            return "settings" in self._parts
         is_file_part = path.startswith(f"{_WORKSPACE}/") and not any(_is_at_or_below(path, top) for top in _NO_FILES)
         return is_file_part and "files" in self._parts
 

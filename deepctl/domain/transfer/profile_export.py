@@ -24,7 +24,18 @@ from deepctl.domain.transfer import archive, archive_reader
 from deepctl.domain.transfer.archive import ArchiveEntry, ArchiveHeader, Kind, OmittedPath, Totals
 from deepctl.errors import Locked
 from deepctl.files import atomic, ownership, sealed_lines
-from deepctl.layout import LOST_AND_FOUND, OWN_DIRECTORIES, PROJECTS, SHARED, UNTRUSTED, USAGE, ProfilePaths
+from deepctl.layout import (
+    COMMANDS,
+    LOST_AND_FOUND,
+    OWN_DIRECTORIES,
+    PROJECTS,
+    SHARED,
+    SKILLS,
+    UNTRUSTED,
+    UNTRUSTED_FILES,
+    USAGE,
+    ProfilePaths,
+)
 from deepctl.store import ledger, log_file, projects
 from deepctl.store.trees import NO_CONTENT
 
@@ -123,6 +134,7 @@ class Export:
 _NOT_EXPORTED = {
     SHARED: "names of other profiles of this machine",
     UNTRUSTED: "imported settings that are not trusted",
+    UNTRUSTED_FILES: "imported skills and commands that are not trusted",
     PROJECTS: "directories of this machine; the imported sessions work in the workspace",
 }
 _LEDGER_PATH = f"checkpoints/{ledger.LEDGER}"
@@ -205,7 +217,7 @@ class _ArchiveWriter:
     def _file_content(self, entry: ArchiveEntry, descriptor: int) -> None:
         status = os.fstat(descriptor)
         size = status.st_size
-        if not entry.path.startswith("workspace/") and entry.path.endswith(".jsonl"):
+        if _is_own(entry.path) and entry.path.endswith(".jsonl"):
             size = sealed_lines.end_of_whole_lines(descriptor)  # not the line that is being written now
             os.lseek(descriptor, 0, os.SEEK_SET)
         entry = entry._replace(mode=stat.S_IMODE(status.st_mode), size=size, modified=status.st_mtime_ns)
@@ -252,6 +264,11 @@ class _ArchiveWriter:
             self._file.write(unpacker.decompress(pending, _CHUNK))
             pending = unpacker.unconsumed_tail
         self._file.write(unpacker.flush() + bytes(archive_reader.padding(self._lines_size)) + archive_reader.END)
+
+
+def _is_own(path: str) -> bool:
+    """Whether a path is deepctl's own data, and not a file of the user or of the agent."""
+    return not path.startswith(("workspace/", f"{SKILLS}/", f"{COMMANDS}/"))
 
 
 def pieces(descriptor: int, size: int) -> Iterator[bytes]:
@@ -318,7 +335,7 @@ class ExportWalk:
             return [os.fsencode(entry.name) for entry in entries]
 
     def _at(self, parent: int, name: bytes, path: str) -> Iterator[ExportEntry]:
-        is_own = not path.startswith("workspace/")
+        is_own = _is_own(path)
         if not self._selects(path):
             return
         try:

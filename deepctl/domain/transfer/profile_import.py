@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import BinaryIO, NamedTuple, Self
 
 from deepctl import layout
-from deepctl.domain import addresses, profiles, settings, trust
+from deepctl.domain import addresses, profiles, settings, trust, untrusted_files
 from deepctl.domain.transfer.archive import ArchiveEntry, Totals, raw
 from deepctl.domain.transfer.archive_reader import ArchiveReader
 from deepctl.domain.trust import TrustItem, WaitingSettings
@@ -154,6 +154,10 @@ def take_in(
         _check_ledger(incoming, paths)
         _make_private(paths)
         content, untrusted = _set_apart(incoming, paths, root.profile(source.name))
+        untrusted_files.set_apart(paths)
+        preview = untrusted if untrusted is not None else WaitingSettings([], None, content or None)
+        preview = trust.with_files(paths, root.profile(source.name), preview)
+        untrusted = preview if preview.files else untrusted
         items = untrusted.items if untrusted is not None else []
         notes = _notes(items, paths, content)
         if strips:
@@ -437,6 +441,8 @@ def wanted_mode(entry: ArchiveEntry) -> int:
     """
     if entry.path.startswith("workspace/"):
         return entry.mode & 0o777
+    if entry.kind == "file" and entry.path.startswith(f"{layout.SKILLS}/"):
+        return atomic.FILE_MODE | (entry.mode & 0o100)  # scripts
     return atomic.DIRECTORY_MODE if entry.kind == "directory" else atomic.FILE_MODE
 
 
