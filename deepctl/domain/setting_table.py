@@ -42,6 +42,9 @@ _WAITING = "it decides how long deepctl waits for an answer"
 _FLAG = ("true", "false")
 _NO_PATHS = "none"
 """The text of an empty list of paths: it differs from the default."""
+EDITING_MODES = ("emacs", "vi")
+"""The names of prompt_toolkit."""
+_TRACES = "names of models and tools, token counts and times are sent to the collector that OTEL_… variables name"
 
 
 class Setting(NamedTuple):
@@ -276,6 +279,8 @@ SETTINGS: dict[str, Setting] = {
     ),
     "notify_after": Setting("seconds of a turn after which its end is told", "10", kind="seconds"),
     "retries": Setting("number of retries when the provider is busy or failing", "3", kind="count", risk=_SPENDING),
+    "editing_mode": Setting("keys of the input line of a chat", "emacs", EDITING_MODES),
+    "otel": Setting("whether turns are traced with OpenTelemetry", "false", _FLAG, risk=_TRACES),
     "limits.seconds": Setting("maximum time of a command, in seconds", "600", kind="seconds", risk=_LIMIT),
     "limits.memory": Setting("maximum memory of a command", "2G", kind="size", risk=_LIMIT),
     "limits.processes": Setting("maximum number of processes of a command", "256", kind="count", risk=_LIMIT),

@@ -116,6 +116,15 @@ def report(profiles: Sequence[ProfilePaths], by: By, since: datetime | None = No
     return UsageReport(by, order, total, problems)
 
 
+def of_session(paths: ProfilePaths, identity: str) -> Counts:
+    """The requests of the session with this id. Raises `NewerFormat` and `Refused`."""
+    counts = Counts()
+    for entry in usage_log.read(paths).entries:
+        if entry.session == identity:
+            counts = counts.plus(entry)
+    return counts
+
+
 def _session_names(paths: ProfilePaths) -> dict[str, str]:
     """The names of the sessions by their ids."""
     from deepctl.store import session_catalogue  # the other reports do not need it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.output.render import Cell, ago, has_colour, home, is_terminal, notice, printable, table, terminal_width
@@ -79,6 +79,12 @@ _MARKS = {"completed": "x", "in_progress": ">", "cancelled": "-", "blocked": "!"
 """The mark in the box of a step that is not pending."""
 
 
+def print_todo(steps: Sequence[TodoItem]) -> None:
+    """Print the steps of a to-do list, one per line."""
+    for step in steps:
+        print(f"[{_MARKS.get(step.status, ' ')}] {printable(step.content)}")
+
+
 class SessionView(NamedTuple):
     """A whole conversation: as JSON every message in pydantic-ai's format, as text a transcript."""
 
@@ -102,10 +108,9 @@ class SessionView(NamedTuple):
 
     def print(self) -> None:
         fold_count = print_conversation(self.conversation, full=self.full)
-        for number, step in enumerate(self.todo or ()):
-            if not number:
-                print("--- to-do list")
-            print(f"[{_MARKS.get(step.status, ' ')}] {printable(step.content)}")
+        if self.todo:
+            print("--- to-do list")
+            print_todo(self.todo)
         if self.todo is None:
             notice("Its to-do list cannot be read.")
         if is_terminal(sys.stdout):

@@ -486,7 +486,7 @@ def test_in_a_narrow_window_the_status_is_broken_between_words(opened: Callable[
 
 
 def test_in_a_narrow_window_the_last_sentence_of_the_help_is_broken_between_words(opened: Callable[..., Chat]) -> None:
-    shown = opened(columns=40)("/help").rstrip().splitlines()
+    shown = opened(columns=40)("/help all").rstrip().splitlines()
     assert shown[-2:] == ["A turn is one prompt and all work to", "answer it."]
 
 
@@ -582,7 +582,10 @@ def test_offers_are_checkpoints_labels_sessions_models_and_files(deepctl: InProc
     deepctl("chat", "--user", "alice", "second").ok()
     deepctl("chat", "--user", "alice", "third", "--new", "other").ok()
     candidates = _candidates(_chat(), session="main")
-    assert _texts("/rewind ~", candidates) == [("~1", "before second"), ("~2", "before write notes.txt: one")]
+    assert _texts("/rewind ~", candidates) == [
+        ("~1", "just now, before second"),
+        ("~2", "just now, before write notes.txt: one"),
+    ]
     assert [text for text, _ in _texts("/rewind g", candidates)] == ["good"]
     ids = [one["id"][:8] for one in deepctl("checkpoints", "list", "--session", "main", "--user", "alice", "--json")
            .json["checkpoints"]]  # fmt: skip

@@ -14,13 +14,16 @@ from typing import Any, NamedTuple
 from deepctl.cli.repl import command_names
 from deepctl.cli.repl.command_catalogue import GROUPS, SlashCommand
 from deepctl.cli.repl.state import ReplState
-from deepctl.output.render import show, terminal_width, tint, wrap
+from deepctl.output.render import is_terminal, show, terminal_size, terminal_width, tint, wrap
 
 _WIDTH = 80
 _MIN_HELP_WIDTH = 30
 """Columns for the description of a command beside its name; with fewer columns, it is printed below the name."""
 _GAP = 2
 _EXAMPLE = re.compile(r"deepctl .*")
+_LINES_BELOW = 4
+"""The lines below the commands: a blank one, a sentence, the prompt and the toolbar."""
+_MORE_HELP = "/help COMMAND explains a command, /help all has a line for each."
 _TURN = "A turn is one prompt and all work to answer it."
 _SHELL = ("!command", "Run a command where the agent's commands run.")
 _MENTION = ("@path", "Show a file of the workspace to the model.")
@@ -38,6 +41,8 @@ class _Overview(NamedTuple):
 
     commands: Sequence[SlashCommand]
     further_commands: Sequence[tuple[str, str]]
+    is_whole: bool
+    """Whether each command has a line of its own even if the window has fewer lines."""
 
     def document(self) -> dict[str, Any]:
         return {"commands": [command.name for command in self.commands]}
@@ -49,27 +54,42 @@ class _Overview(NamedTuple):
         ]
         groups.append(("More", list(self.further_commands)))
         name_width = max(len(name) for _, rows in groups for name, _ in rows)
+        lines = []
         for group, rows in groups:
-            print(tint(group, "strong"))
-            for name, meaning in rows:
-                _print_row(name, meaning, name_width)
-        print(f"\n{wrap(_TURN, sys.stdout)}")
+            lines.append(tint(group, "strong"))
+            lines += [line for name, meaning in rows for line in _row_lines(name, meaning, name_width)]
+        sentence = _TURN
+        if not self.is_whole and is_terminal(sys.stdout) and len(lines) + _LINES_BELOW > terminal_size()[1]:
+            indent = max(len(group) for group, _ in groups) + _GAP
+            lines = [line for group, rows in groups for line in _short_lines(group, [name for name, _ in rows], indent)]
+            sentence = _MORE_HELP
+        print("\n".join(lines))
+        print(f"\n{wrap(sentence, sys.stdout)}")
 
 
-def _print_row(name: str, meaning: str, name_width: int) -> None:
+def _short_lines(group: str, names: Sequence[str], indent: int) -> list[str]:
+    """The names of a group without their arguments, for a window with few lines."""
+    columns = terminal_width() or _WIDTH
+    indent = indent if columns >= _WIDTH else _GAP
+    lines = textwrap.wrap(" ".join(name.partition(" ")[0] for name in names), columns - indent, break_on_hyphens=False)
+    if indent == _GAP:
+        return [tint(group, "strong"), *(" " * indent + line for line in lines)]
+    first = f"{tint(group, 'strong')}{' ' * (indent - len(group))}{lines[0]}"
+    return [first, *(" " * indent + line for line in lines[1:])]
+
+
+def _row_lines(name: str, meaning: str, name_width: int) -> list[str]:
     columns = terminal_width() or _WIDTH
     room = columns - name_width - 2 * _GAP
     is_beside = room >= _MIN_HELP_WIDTH
     lines = textwrap.wrap(meaning, room if is_beside else max(_MIN_HELP_WIDTH, columns - 3 * _GAP)) or [""]
     first = " " * _GAP + tint(name, "name")
     if is_beside:
-        print(f"{first}{' ' * (name_width - len(name) + _GAP)}{lines[0]}".rstrip())
+        first = f"{first}{' ' * (name_width - len(name) + _GAP)}{lines[0]}".rstrip()
         indent, lines = name_width + 2 * _GAP, lines[1:]
     else:
-        print(first)
         indent = 3 * _GAP
-    for line in lines:
-        print(" " * indent + line)
+    return [first, *(" " * indent + line for line in lines)]
 
 
 class _CommandHelp(NamedTuple):
@@ -127,10 +147,12 @@ class _ShellCommandUsage(NamedTuple):
             print(f"\n{wrap(filled_in, sys.stdout)}")
 
 
-def show_overview(commands: Sequence[SlashCommand], *, has_shell: bool) -> None:
-    """Print all commands in their groups, and the other entries."""
+def show_overview(commands: Sequence[SlashCommand], *, has_shell: bool, is_whole: bool = False) -> None:
+    """Print all commands in their groups, and the other entries: in short if the window has too few lines, unless
+    `is_whole`.
+    """
     sections = [_MENTION, _SHELL, *_KEYS] if has_shell else [_MENTION, *_KEYS]
-    show(_Overview(commands, sections), as_json=False)
+    show(_Overview(commands, sections, is_whole), as_json=False)
 
 
 def show_command(state: ReplState, command: SlashCommand) -> None:

@@ -36,6 +36,7 @@ READ_BYTES = 65536
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _LINE_ENDS = re.compile("\r\n|[\r\u2028\u2029]")
 _NEW_LINE = "\n"
+"""Ctrl-J. Escape and Enter mean something else in vi mode."""
 _SIGNAL_KEYS = "\x03\x1a\x1c"
 """Ctrl-C, Ctrl-Z and Ctrl-backslash."""
 CTRL_D = "\x04"
@@ -232,16 +233,17 @@ def bindings(
     handed_over: Callable[[], AbstractContextManager[None]],
     tell: Callable[[str], None],
 ) -> KeyBindings:
-    """The keys of `line` at the prompt, beyond prompt_toolkit's Emacs keys.
+    """The keys of `line` at the prompt, beyond those of prompt_toolkit's Emacs and vi modes.
 
     Within `handed_over` another program has the terminal; `tell` shows a line above the prompt.
     """
-    from prompt_toolkit.filters import has_focus
+    from prompt_toolkit.filters import emacs_mode, has_focus
 
     keys = _shared_bindings(line, queue)
     is_focused = has_focus(line)
 
-    @keys.add("escape", "enter", filter=is_focused)
+    # In vi mode, Escape followed by Enter leaves the insert mode and sends the entry.
+    @keys.add("escape", "enter", filter=is_focused & emacs_mode)
     def _new_line(event: KeyPressEvent) -> None:
         line.newline(copy_margin=False)
 
@@ -293,7 +295,7 @@ def turn_bindings(line: Buffer, queue: PromptQueue, interrupt: Callable[[], None
     def _stop(event: KeyPressEvent) -> None:
         interrupt()
 
-    @keys.add("escape", "enter", filter=is_focused)
+    @keys.add("escape", "enter", filter=is_focused & emacs_mode)
     def _now(event: KeyPressEvent) -> None:
         text = whole(line.text)
         if text.strip():
@@ -319,7 +321,7 @@ def turn_bindings(line: Buffer, queue: PromptQueue, interrupt: Callable[[], None
 def _shared_bindings(line: Buffer, queue: PromptQueue) -> KeyBindings:
     """The keys that edit `line`."""
     from prompt_toolkit.document import Document
-    from prompt_toolkit.filters import Condition, has_completions, has_focus
+    from prompt_toolkit.filters import Condition, emacs_mode, has_completions, has_focus
     from prompt_toolkit.key_binding import KeyBindings
     from prompt_toolkit.keys import Keys
 
@@ -368,7 +370,7 @@ def _shared_bindings(line: Buffer, queue: PromptQueue) -> KeyBindings:
         else:
             event.app.create_background_task(_complete_common_part(line))
 
-    @keys.add("escape", filter=is_focused & has_completions)
+    @keys.add("escape", filter=is_focused & has_completions & emacs_mode)
     def _no_completion(event: KeyPressEvent) -> None:
         line.cancel_completion()
 

@@ -59,7 +59,12 @@ class Editor:
     """Reads entries at the terminal. `left_over` is the text of the line when `read` ended without an entry."""
 
     def __init__(
-        self, history: History, candidates: CandidateSource, toolbar: Callable[[], Toolbar], prompt: Callable[[], str]
+        self,
+        history: History,
+        candidates: CandidateSource,
+        toolbar: Callable[[], Toolbar],
+        prompt: Callable[[], str],
+        is_vi: Callable[[], bool] = lambda: False,
     ) -> None:
         self.left_over = ""
         self.queue = PromptQueue()
@@ -68,10 +73,15 @@ class Editor:
         self._notices: deque[str] = deque()
         self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._reader = self._make_reader(history, candidates, toolbar, prompt)
+        self._reader = self._make_reader(history, candidates, toolbar, prompt, is_vi)
 
     def _make_reader(
-        self, history: History, candidates: CandidateSource, toolbar: Callable[[], Toolbar], prompt: Callable[[], str]
+        self,
+        history: History,
+        candidates: CandidateSource,
+        toolbar: Callable[[], Toolbar],
+        prompt: Callable[[], str],
+        is_vi: Callable[[], bool],
     ) -> LineReader:
         if is_dumb():
 
@@ -81,7 +91,7 @@ class Editor:
 
             return DumbReader(remember, lambda: printable(prompt()), self._double_ctrl_c, self._notices)
         return ScreenReader(
-            history, completer(candidates), toolbar, prompt, self._double_ctrl_c, self._notices, self.queue
+            history, completer(candidates), toolbar, prompt, self._double_ctrl_c, self._notices, self.queue, is_vi
         )
 
     def turn_line(self) -> TurnLine | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from deepctl import quantities
 from deepctl.cli import options, tty_modes
 from deepctl.cli.chat_session import ProfileChat, TurnCallbacks
-from deepctl.cli.repl import named_files, slash_commands, status
+from deepctl.cli.repl import named_files, settings_commands, slash_commands, status
 from deepctl.cli.repl.command_catalogue import TYPED_COMMAND
 from deepctl.cli.repl.completer import ConversationCandidates
 from deepctl.cli.repl.line_editor import Editor, prompt_history
@@ -100,7 +100,9 @@ class Repl:
         """The latest session, once the toolbar has needed it since the prompt was drawn."""
         candidates = ConversationCandidates(state)
         history = prompt_history(state.chat.prompt_history)
-        self._editor = Editor(history, candidates, self._toolbar, lambda: f"{state.chat.name}> ")
+        self._editor = Editor(
+            history, candidates, self._toolbar, lambda: f"{state.chat.name}> ", lambda: settings_commands.is_vi(state)
+        )
 
     def run(self) -> None:
         """Read and run entries until the user leaves."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.buffer import Buffer
     from prompt_toolkit.completion import Completer
     from prompt_toolkit.data_structures import Size
+    from prompt_toolkit.enums import EditingMode
     from prompt_toolkit.formatted_text import StyleAndTextTuples
     from prompt_toolkit.history import History
     from prompt_toolkit.layout import Dimension, Layout
@@ -61,8 +62,10 @@ class ScreenReader:
         double_ctrl_c: DoubleCtrlC,
         notices: deque[str],
         queue: PromptQueue,
+        is_vi: Callable[[], bool],
     ) -> None:
         self._notices = notices
+        self._is_vi = is_vi
         self._double_ctrl_c = double_ctrl_c
         self._queue = queue
         self._descriptor = sys.stdin.fileno()
@@ -103,10 +106,16 @@ class ScreenReader:
             terminal_size_polling_interval=None,
             input=self._keyboard,
             output=output,
+            editing_mode=self._editing_mode(),
         )
         application.ttimeoutlen = _ESCAPE_SECONDS
         application.timeoutlen = _SEQUENCE_SECONDS
         return application
+
+    def _editing_mode(self) -> EditingMode:
+        from prompt_toolkit.enums import EditingMode
+
+        return EditingMode.VI if self._is_vi() else EditingMode.EMACS
 
     @property
     def text(self) -> str:
@@ -129,6 +138,7 @@ class ScreenReader:
         """
         from prompt_toolkit.document import Document
 
+        self._application.editing_mode = self._editing_mode()
         typed = self._buffer.text if self._has_draft else ""
         if text or not self._has_draft:
             text = keys.clean_paste(text)
@@ -403,7 +413,21 @@ class Drawing:
             return [("class:hint", HINT[:width])]
         if self._toolbar is None or self._completion_count():
             return []  # the menu covers it, but not its end
+        mode = _vi_mode()
         try:
-            return [("class:toolbar", with_stand_ins(fit_toolbar(self._toolbar(), width)))]
+            bar = fit_toolbar(self._toolbar(), width - len(mode))
         except (DeepctlError, OSError):
-            return []
+            bar = ""
+        return [("class:hint", mode[:width]), ("class:toolbar", with_stand_ins(bar))]
+
+
+def _vi_mode() -> str:
+    """The mode of vi in which the line is, with the gap before the rest of the toolbar; empty in Emacs mode."""
+    from prompt_toolkit.application import get_app
+    from prompt_toolkit.enums import EditingMode
+    from prompt_toolkit.filters import vi_insert_mode, vi_replace_mode, vi_selection_mode
+
+    if get_app().editing_mode != EditingMode.VI:
+        return ""
+    modes = {"VISUAL": vi_selection_mode, "INSERT": vi_insert_mode, "REPLACE": vi_replace_mode}
+    return f"{next((name for name, is_on in modes.items() if is_on()), 'NORMAL')}   "

@@ -1,4 +1,4 @@
-"""`/model`, `/models`, `/thinking`, `/approve`, `/sandbox` and `/network`: the settings of this conversation."""
+"""`/model`, `/models`, `/thinking`, `/approve`, `/sandbox`, `/network`, `/vim`: the settings of this conversation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from deepctl.cli.repl.state import ReplState
 from deepctl.domain.setting_table import NETWORK as NETWORK
 from deepctl.domain.setting_table import THINKING as THINKING
 from deepctl.domain.settings import Value
-from deepctl.errors import UsageError
-from deepctl.output.render import printable
+from deepctl.errors import DeepctlError, UsageError
+from deepctl.output.render import is_dumb, printable
 
 APPROVE = ("ask", "auto", "never")
 SANDBOX = ("auto", "bubblewrap", "docker", "none")
@@ -127,6 +127,33 @@ def sandbox_sentence(state: ReplState) -> str:
     if commands.notice is None or commands.notice.startswith(commands.statement):
         return commands.notice or commands.statement
     return f"{commands.statement} {commands.notice}"
+
+
+def is_vi(state: ReplState) -> bool:
+    """Whether the line editor has the keys of vi: as `/vim` has left it, else as the setting says."""
+    if state.has_vi_keys is None:
+        try:
+            state.has_vi_keys = in_force(state, "editing_mode").value == "vi"
+        except DeepctlError as error:
+            state.has_vi_keys = False
+            state.chat.display.notice(error.message)
+    return state.has_vi_keys
+
+
+def vim(state: ReplState, arguments: str) -> None:
+    """Switch between the keys of vi and those of Emacs."""
+    if is_dumb():
+        raise UsageError("A dumb terminal has no line editor.", "The kernel edits the line there.")
+    state.has_vi_keys = not is_vi(state)
+    name = "vi" if state.has_vi_keys else "emacs"
+    keys = (
+        "Escape leaves the insert mode, Ctrl-J begins a new line"
+        if state.has_vi_keys
+        else "Alt-Enter begins a new line"
+    )
+    state.chat.display.notice(
+        f"The input line has the keys of {name}: {keys}.{_how_to_keep(state, 'editing_mode', name)}"
+    )
 
 
 def _how_to_keep(state: ReplState, key: str, value: str) -> str:

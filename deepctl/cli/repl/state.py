@@ -60,6 +60,8 @@ class ReplState:
         """The last command of the user with its output, whether or not the agent sees it."""
         self.unsandboxed_told = False
         """Whether the user was told that these commands run unsandboxed."""
+        self.has_vi_keys: bool | None = None
+        """Whether the line editor has the keys of vi; `None` until the setting was read."""
         self.has_quit = False
         """Whether `/quit` was typed."""
 

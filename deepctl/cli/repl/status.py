@@ -1,4 +1,4 @@
-"""What is shown of a conversation's state: the toolbar under the prompt, and `/status`."""
+"""What is shown of a conversation's state: the toolbar under the prompt, `/status`, `/cost` and `/todo`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from typing import Any, NamedTuple
 from deepctl.cli.chat_session import ProfileChat, UsageTotals
 from deepctl.cli.repl import settings_commands
 from deepctl.cli.repl.state import ReplState
-from deepctl.domain import profiles, provider_keys, providers, settings
+from deepctl.domain import profiles, provider_keys, providers, settings, usage_report
 from deepctl.domain.addresses import without_passwords
 from deepctl.domain.budgets import BudgetState, dollars
 from deepctl.errors import DeepctlError
 from deepctl.layout import UNNAMED
 from deepctl.output.render import cells, clip, home, printable, show, terminal_width, tint
+from deepctl.output.sessions import print_todo
+from deepctl.output.usage import dollars as dollars_or_dash
 from deepctl.quantities import counted, size
-from deepctl.store import session_catalogue
+from deepctl.store import session_catalogue, todo
+from deepctl.store.todo import TodoItem
 
 NO_SANDBOX, NEW_SESSION = "no sandbox", "new session"
 _GAP = "   "
@@ -201,6 +204,40 @@ def show_status(state: ReplState, arguments: str) -> None:
         rows.append(("Attached", ", ".join(map(home, state.files))))
     rows += _usage_rows(state)
     show(_Status(rows), as_json=False)
+
+
+def show_cost(state: ReplState, arguments: str) -> None:
+    """Show tokens and cost of this chat, of the session and of today, and the budgets."""
+    rows = _usage_rows(state)
+    session = state.current_session_if_any() if isinstance(state.chat, ProfileChat) else None
+    if session is not None:
+        counts = usage_report.of_session(state.profile(), session.id)
+        cost = f", {dollars_or_dash(counts.cost)}" if counts.requests else ""
+        text = f"{session.name}: {counted(counts.requests, 'request')}, {counts.tokens:,} tokens{cost}"
+        rows.insert(next((place for place, row in enumerate(rows) if row[0] == "Today"), len(rows)), ("Session", text))
+    show(_Status(rows), as_json=False)
+
+
+def show_todo(state: ReplState, arguments: str) -> None:
+    """Show the to-do list of the session."""
+    session = state.current_session_if_any()
+    steps = todo.read(state.profile(), session) if session is not None else []
+    if steps:
+        show(_TodoList(steps), as_json=False)
+        return
+    state.chat.display.notice("The to-do list cannot be read." if steps is None else "The session has no to-do list.")
+
+
+class _TodoList(NamedTuple):
+    """The to-do list of a session, in short for `/todo`."""
+
+    steps: list[TodoItem]
+
+    def document(self) -> dict[str, Any]:
+        return {"todo": [step._asdict() for step in self.steps]}
+
+    def print(self) -> None:
+        print_todo(self.steps)
 
 
 def _profile_rows(state: ReplState) -> list[tuple[str, str]]:
