@@ -69,6 +69,7 @@ class TurnRunner:
         if self.engine.is_open:
             self._runner.run(self.engine.close())
         self._runner.close()
+        self.engine.flush_traces()
 
     def _restart(self) -> None:
         """Continue with another event loop, because a task in the old one does not end."""
@@ -190,6 +191,7 @@ class Chat:
         """
         reader, message_list, before, history = read_conversation(work, session, self._runner.engine.model)
         record = reader.session
+        self._runner.engine.session_name = record.name
         result, short_history = self._runner.compact(history, focus, emit, record.id)
         author, head = work.between(), work.head(record)
         if head is None or (head.log, head.offset) != (before.log, before.offset):

@@ -12,8 +12,8 @@ A request whose process was killed has its first record only.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
@@ -50,14 +50,23 @@ def purpose(name: str) -> Iterator[None]:
         _purpose.reset(token)
 
 
+Traced = Callable[..., AbstractContextManager[None]]
+
+
+def _untraced(name: str, **marks: str | int | None) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 class Meter:
     """Records the requests of one engine. Without `spending`, nothing is recorded.
 
     `name` is the model's name in the records. `emit` receives notices, and `blocking` runs the work of the disk.
+    `traced` makes a span of a trace.
     """
 
-    def __init__(self, spending: Spending | None, model: Model, name: str) -> None:
+    def __init__(self, spending: Spending | None, model: Model, name: str, traced: Traced = _untraced) -> None:
         self.spending = spending
+        self._traced = traced
         self.session: str | None = None
         self.turn: int | None = None
         self.emit: Emit = lambda event: None
@@ -71,6 +80,11 @@ class Meter:
     def around(self, model: Model) -> Model:
         """The model with a record of its requests."""
         return MeteredModel(model, self) if self.spending is not None else model
+
+    def span(self) -> AbstractContextManager[None]:
+        """A span around a request for a summary. Other requests have spans of pydantic-ai."""
+        name = _purpose.get()
+        return self._traced("summary", model=self._name) if name == "compaction" else nullcontext()
 
     def set_budgets(self, budgets: Sequence[Budget]) -> None:
         """Use these budgets from now on."""
@@ -202,7 +216,8 @@ class MeteredModel(WrapperModel):
     ) -> ModelResponse:
         entry = await self._meter.begin(messages, model_request_parameters)
         try:
-            answer = await self.wrapped.request(messages, model_settings, model_request_parameters)
+            with self._meter.span():
+                answer = await self.wrapped.request(messages, model_settings, model_request_parameters)
         except BaseException as error:
             self._meter.failed(entry, None, error)
             raise
@@ -220,10 +235,11 @@ class MeteredModel(WrapperModel):
         entry = await self._meter.begin(messages, model_request_parameters)
         response: StreamedResponse | None = None
         try:
-            async with self.wrapped.request_stream(
-                messages, model_settings, model_request_parameters, run_context
-            ) as response:
-                yield response
+            with self._meter.span():
+                async with self.wrapped.request_stream(
+                    messages, model_settings, model_request_parameters, run_context
+                ) as response:
+                    yield response
         except BaseException as error:
             # An answer that has ended is paid for as a whole, whatever its consumer raises.
             is_whole = response is not None and response._finished

@@ -163,6 +163,7 @@ class OpenProfile:
     async def _close(self) -> None:
         for loop, engines in list(self._engines.items()):
             for entry in engines.values():
+                await asyncio.to_thread(entry.engine.flush_traces)
                 if loop is asyncio.get_running_loop():
                     await entry.engine.close()
                 else:

@@ -172,6 +172,7 @@ class SetupReader(NamedTuple):
             disabled_skills=in_force.patterns("disabled_skills"),
             first_answer_timeout=in_force.number("first_answer_timeout") or 0,
             idle_timeout=in_force.number("idle_timeout") or 0,
+            is_traced=in_force.get("otel") == "true",
         )
 
     def _commands(

@@ -147,6 +147,7 @@ class ProfileTurn:
         """Prepare a run: the log, the backend and the checkpoints of the turn."""
         reader, _, before, history = self._conversation
         session, options = reader.session, self._engine.options
+        self._engine.session_name = session.name
         self._writer = LogWriter.after(reader, before.turn + 1)
         self._checkpoints.attempt(session, before, self._writer)
         project = self._work.workspace_of(session).project

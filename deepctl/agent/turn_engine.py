@@ -7,7 +7,8 @@ command line, `deepctl.agent.open_profile` those of applications.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic_ai import Agent
@@ -61,6 +62,7 @@ from deepctl.sandbox.policy import PROTECTED
 
 if TYPE_CHECKING:
     from deepctl.agent.questions import Answerer
+    from deepctl.agent.tracing import Tracing
 
 
 class Options(NamedTuple):
@@ -114,6 +116,8 @@ class Options(NamedTuple):
     spending: Spending | None = None
     """Where requests are recorded, and the budgets; `None` if requests are not recorded."""
     extensions: Extensions = Extensions()
+    is_traced: bool = False
+    """Whether turns are traced with OpenTelemetry (`agent.tracing`)."""
 
 
 class TurnEngine:
@@ -149,7 +153,10 @@ class TurnEngine:
             else None
         )
         self._limits = limits_of(options.limits, self.model, options.model)
-        self.meter = Meter(options.spending, self.model, options.model)
+        self._tracing = _tracing() if options.is_traced else None
+        self.meter = Meter(options.spending, self.model, options.model, self.traced)
+        self.session_name: str | None = None
+        """The name of the session of the turn, for traces."""
         self._used = RunUsage()
         self._spent = RunUsage()
         self._is_own_agent = agent is None
@@ -184,6 +191,8 @@ class TurnEngine:
         )
         if self._servers is not None:
             capabilities.append(self._servers.capability())
+        if self._tracing is not None:
+            capabilities.append(self._tracing.capability())
         return create_deep_agent(
             self.model,
             instructions=[_place(options), *([options.instructions] if options.instructions else [])],
@@ -292,6 +301,45 @@ class TurnEngine:
             explain_cut=self._explain_cut,
             capabilities=[*self._capabilities, *self._skills(deps), *self._observers(observed)],
         )
+        with self.traced("turn", turn=record.turn, profile=self._profile, session=self.session_name):
+            return await run_turn(
+                self.agent,
+                deps,
+                user_content,
+                model=self.model,
+                metered_model=meter.around(self.model),
+                history=history,
+                record=record,
+                emit=observed,
+                tool_done=tool_done,
+                blocking=blocking,
+                retries=self._retries(emit),
+                usage_limits=self._limits,
+                run_usage=run_usage,
+                policy=self._policy,
+                explain=self._explain,
+                explain_cut=self._explain_cut,
+                capabilities=[*self._capabilities, *self._observers(observed)],
+            )
+
+    @property
+    def _profile(self) -> str | None:
+        """The profile, also of an engine that only writes summaries."""
+        return self.options.profile or self.options.keys.profile
+
+    @contextmanager
+    def traced(self, name: str, **marks: str | int | None) -> Iterator[None]:
+        """A span around work of this agent, if it is traced: see `Tracing.span`."""
+        if self._tracing is None:
+            yield
+            return
+        with self._tracing.span(name, **marks):
+            yield
+
+    def flush_traces(self) -> None:
+        """Send the spans that have ended, which takes a second at most."""
+        if self._tracing is not None:
+            self._tracing.flush()
 
     def _skills(self, deps: DeepAgentDeps) -> list[AbstractCapability[Any]]:
         """The skills of the profile. An application's agent has its own."""
@@ -348,7 +396,7 @@ class TurnEngine:
         self.meter.session, self.meter.turn, self.meter.emit = session, None, emit
         metered_model = self.meter.around(self.model)
         model = MediaFilterModel(RetryingModel(metered_model, self._retries(emit)), reason=self._reason)
-        with purpose("compaction"):
+        with purpose("compaction"), self.traced("compact", profile=self._profile, session=self.session_name):
             result, short_history = await compaction.by_hand(model, history, self._policy, focus)
         return result._replace(cost=cost(result.usage, self.model)), short_history
 
@@ -411,6 +459,12 @@ class TurnEngine:
 
     def _reason(self, error: BaseException) -> str:
         return provider_errors.reason(error, self._endpoint)
+
+
+def _tracing() -> Tracing:
+    from deepctl.agent.tracing import Tracing  # the packages of OpenTelemetry take a while
+
+    return Tracing()
 
 
 def _has_checkpoints(agent: Agent[DeepAgentDeps, Any]) -> bool:

@@ -48,6 +48,13 @@ def _(s: Situation) -> list[str]:
     return [*HELLO, "--model", "groq:llama"]
 
 
+@case("chat", "the packages of the setting `otel` are not installed")
+def _(s: Situation) -> list[str]:
+    s.configure("otel = true\n")
+    s.patch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    return HELLO
+
+
 @case("chat", "the packages of the setting `web` are not installed")
 def _(s: Situation) -> list[str]:
     (s.home / "config.toml").write_text('web = "auto"\n')

@@ -83,10 +83,13 @@ class ScreenReader:
         )
         self._application.key_processor.before_key_press += lambda _: double_ctrl_c.key()
 
+        self._turn_application: Application[str | None] | None = None
+
         def during_turn(output: Output) -> Application[str | None]:
             application = self._make_application(Drawing(self._buffer, prompt, output.get_size), output)
             application.key_bindings = keys.turn_bindings(self._buffer, queue, interrupt_turn)
             application.timeoutlen = _ESCAPE_WAIT_SECONDS
+            self._turn_application = application
             return application
 
         def keep(typed: bytes) -> None:
@@ -127,6 +130,8 @@ class ScreenReader:
         if not self._has_draft:
             self._buffer.reset()
             self._has_draft = True
+        if self._turn_application is not None:
+            self._turn_application.editing_mode = self._editing_mode()
         return self._turn_line
 
     async def read(self, text: str) -> str | None:
