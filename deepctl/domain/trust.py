@@ -21,7 +21,7 @@ from deepctl.errors import BadSetting, Damaged, DeepctlError, NewerFormat, Refus
 from deepctl.files import atomic
 from deepctl.layout import UNTRUSTED, ProfilePaths
 
-HARMLESS = ("version", "created_at", "model", "instructions", "context_window", "compact_at", "editing_mode")
+HARMLESS = ("version", "created_at", "model", "instructions", "context_window", "compact_at", "editing_mode", "notify")
 """Settings that run nothing, send nothing to another address and weaken no protection."""
 
 MAX_BYTES = 1 << 20

@@ -136,7 +136,9 @@ def test_a_turn_is_a_trace_without_its_content(
         assert {key: value for key, value in span.attributes.items() if key.startswith("deepctl.")} == marks
         assert span.service == "deepctl"
     assert set(collector.headers) == {HEADER}
-    everything = b"".join(collector.bodies).decode(errors="replace") + json.dumps([span.attributes for span in spans])
+    everything = b"".join(collector.bodies).decode(errors="replace") + json.dumps(
+        [span.attributes for span in spans], default=str
+    )
     for secret in SECRETS:
         assert secret not in everything, secret
 

@@ -95,7 +95,8 @@ def _everything() -> dict[str, dict[str, Any]]:
 
 def test_the_harmless_settings_are_these_and_any_other_says_what_may_come_of_it() -> None:
     bookkeeping = ("version", "created_at")
-    assert (*bookkeeping, "model", "instructions", "context_window", "compact_at", "editing_mode") == trust.HARMLESS
+    harmless = (*bookkeeping, "model", "instructions", "context_window", "compact_at", "editing_mode", "notify")
+    assert harmless == trust.HARMLESS
     for key, setting in settings.SETTINGS.items():
         if key not in trust.HARMLESS and setting.in_profile:
             assert setting.risk, key
