@@ -282,25 +282,6 @@ class TurnEngine:
         meter = self.meter
         meter.session, meter.turn, meter.emit, meter.blocking = deps.session, record.turn, emit, blocking
         meter.check_prices()
-        return await run_turn(
-            self.agent,
-            deps,
-            user_content,
-            model=self.model,
-            metered_model=meter.around(self.model),
-            history=history,
-            record=record,
-            emit=observed,
-            tool_done=tool_done,
-            blocking=blocking,
-            retries=self._retries(emit),
-            usage_limits=self._limits,
-            run_usage=run_usage,
-            policy=self._policy,
-            explain=self._explain,
-            explain_cut=self._explain_cut,
-            capabilities=[*self._capabilities, *self._skills(deps), *self._observers(observed)],
-        )
         with self.traced("turn", turn=record.turn, profile=self._profile, session=self.session_name):
             return await run_turn(
                 self.agent,
@@ -319,7 +300,7 @@ class TurnEngine:
                 policy=self._policy,
                 explain=self._explain,
                 explain_cut=self._explain_cut,
-                capabilities=[*self._capabilities, *self._observers(observed)],
+                capabilities=[*self._capabilities, *self._skills(deps), *self._observers(observed)],
             )
 
     @property
