@@ -178,12 +178,13 @@ def make_root(root: Root) -> None:
 
 class ProfileSeed(NamedTuple):
     """What a new profile starts with: the tables of its profile.toml, the bytes of its untrusted.toml, and files by
-    their paths in the workspace.
+    their paths in the workspace. `extensions` are skills and commands by their paths, which are not in force.
     """
 
     tables: Mapping[str, Any] = {}
     untrusted: bytes | None = None
     files: Mapping[str, bytes] = {}
+    extensions: Mapping[str, bytes] = {}
 
 
 EMPTY = ProfileSeed()
@@ -198,8 +199,12 @@ def create(root: Root, name: str, seed: ProfileSeed = EMPTY) -> ProfilePaths:
     rmtree.make_anew(staging)
     for part in ("workspace", "sessions", "checkpoints"):
         atomic.make_directory(os.path.join(staging, part))
-    for path, content in seed.files.items():
-        full_path = os.path.join(staging, "workspace", path)
+    extensions = {f"{layout.UNTRUSTED_FILES}/{path}": content for path, content in seed.extensions.items()}
+    for path, content in {
+        **{f"workspace/{path}": content for path, content in seed.files.items()},
+        **extensions,
+    }.items():
+        full_path = os.path.join(staging, path)
         atomic.make_root(os.path.dirname(full_path))
         atomic.write_file(full_path, content)
     if seed.untrusted is not None:

@@ -245,8 +245,8 @@ class ProfileCreationView(NamedTuple):
             notice(f"It has these settings: {', '.join(map(visible, settings))}.")
         if files := sorted(self.role.workspace_files()):
             notice(f"It has these files: {', '.join(map(visible, files))}.")
-        if self.role.skills:
-            notice("This version does not use the skills of the role.")
+        if self.role.extensions():
+            notice(f"Its skills and slash commands are not in force; `deepctl profiles trust {self.name}` names them.")
         notice_omissions(self.role.settings_left_out, self.role.left_out)
         if self.waiting:
             notice(

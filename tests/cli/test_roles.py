@@ -192,8 +192,9 @@ def test_an_import_follows_no_link_and_takes_only_what_a_role_has(
     }
     assert not any(SECRET.encode() in path.read_bytes() for path in home.rglob("*") if path.is_file())
     made = deepctl("profiles", "create", "bob", "--like", "theirs").ok()
-    assert "does not use the skills of the role" in made.stderr
-    assert not (home / "profiles/bob/workspace/skills").exists()
+    assert "Its skills and slash commands are not in force" in made.stderr
+    assert not (home / "profiles/bob/skills").exists()
+    assert (home / "profiles/bob/untrusted/skills/a/SKILL.md").read_text() == "s"
 
 
 def test_an_exported_role_comes_back_on_another_machine(

@@ -91,3 +91,20 @@ def test_a_copy_has_them_with_the_settings_and_a_wipe_deletes_them(deepctl: InPr
     assert _names(deepctl, "dora") == ["tidy"]
     deepctl("wipe", "--user", "dora", "--yes").ok()
     assert not (home / "profiles/dora").exists()
+
+
+def test_a_role_brings_them_and_a_new_profile_has_them_after_a_confirmation(
+    deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_API_KEY", "sk-shop-0123456789abcdef")
+    deepctl("profiles", "create", "alice").ok()
+    _fill(home / "profiles/alice")
+    (home / "profiles/alice/skills/tidy/notes.md").write_text("key: sk-shop-0123456789abcdef\n")
+    made = deepctl("roles", "create", "tidier", "--from", "alice", "--json").ok().json
+    assert {"path": "skills/tidy/link", "reason": "not a file"} in made["left_out"]
+    assert "sk-shop" not in (home / "roles/tidier/skills/tidy/notes.md").read_text()
+    assert "not in force" in deepctl("profiles", "create", "bob", "--like", "tidier").ok().stderr
+    assert _names(deepctl, "bob") == []
+    deepctl("profiles", "trust", "bob", "--yes").ok()
+    assert _names(deepctl, "bob") == ["tidy"]
+    assert (home / "profiles/bob/commands/note.md").exists()

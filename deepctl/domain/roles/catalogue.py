@@ -108,7 +108,7 @@ def made_from(root: Root, profile: str, environment: Mapping[str, str]) -> list[
 
 def seed(role: Role) -> ProfileSeed:
     """What a new profile gets from a role."""
-    return ProfileSeed(role.tables, role.untrusted, role.workspace_files())
+    return ProfileSeed(role.tables, role.untrusted, role.workspace_files(), role.extensions())
 
 
 def waiting(role: Role) -> list[trust.TrustItem]:

@@ -22,7 +22,7 @@ from deepctl.domain.settings import SettingsFile
 from deepctl.domain.transfer.archive import OmittedPath
 from deepctl.errors import NotFound, Refused, UsageError
 from deepctl.files import atomic, rmtree
-from deepctl.files.paths_beneath import DirectoryTree
+from deepctl.files.paths_beneath import DirectoryTree, walk
 from deepctl.layout import CONTEXT_FILES, UNTRUSTED, ProfilePaths, Root
 from deepctl.locks import Lock
 from deepctl.redaction import Redaction
@@ -65,7 +65,7 @@ def create(
 
 
 def _files_of(paths: ProfilePaths, environment: Mapping[str, str]) -> tuple[dict[str, bytes], list[OmittedPath], int]:
-    """The context files and notebooks of a profile, those that cannot be part of a role, and the number of redacted
+    """The context files, notebooks, skills and commands of a profile, those that cannot be part of a role, and the number of redacted
     secrets.
     """
     contents: dict[str, bytes] = {}
@@ -90,6 +90,19 @@ def _files_of(paths: ProfilePaths, environment: Mapping[str, str]) -> tuple[dict
             if agent != layout.AGENT and not agent.startswith("."):
                 reason = f"a role has the notebooks of the agent {layout.AGENT} only"
                 left_out.append(OmittedPath(f"workspace/{layout.MEMORY_DIRECTORY}/{agent}", reason))
+    profile_tree = DirectoryTree(paths.directory, follow=False)
+    for directory in (layout.SKILLS, layout.COMMANDS):
+        for entry in walk(os.path.join(paths.directory, directory)):
+            path = f"{directory}/{entry.path}"
+            if entry.is_directory:
+                continue
+            if not entry.is_file or (reason := reading.problem(path)) is not None:
+                left_out.append(OmittedPath(path, "not a file" if not entry.is_file else reason or ""))
+                continue
+            try:
+                contents[path] = profile_tree.read(path)
+            except OSError as error:
+                left_out.append(OmittedPath(path, (error.strerror or "cannot be read").lower()))
     files, redactions = {}, 0
     for path, content in contents.items():
         redaction = Redaction(environment)

@@ -4,7 +4,7 @@
     untrusted.toml  imported settings that are not in force
     AGENTS.md       a context file, and so is DEEP.md
     memory/*.md     notebooks of the agent main
-    skills/         skills; this version stores them, and does not use them
+    skills/         skills, and commands/*.md slash commands; a new profile has them after `profiles trust`
 
 A role never has keys, tokens, agreements between profiles, or directories of this machine
 (`deepctl.domain.portable_settings`). A role may come from another person. So links are not followed, other files are
@@ -24,12 +24,11 @@ from deepctl.domain.portable_settings import OmittedSetting, PortableSettings
 from deepctl.domain.transfer.archive import OmittedPath
 from deepctl.errors import BadName, BadSetting, Refused
 from deepctl.files.paths_beneath import DirectoryTree, walk
-from deepctl.layout import CONTEXT_FILES, ROLE_FORMAT, UNTRUSTED
+from deepctl.layout import COMMANDS, CONTEXT_FILES, ROLE_FORMAT, SKILLS, UNTRUSTED
 from deepctl.quantities import size
 
 ROLE_FILE = "role.toml"
 MEMORY = "memory"
-SKILLS = "skills"
 MAX_FILE = 1 << 20
 """Bytes of the largest file of a role."""
 MAX_BYTES = 16 << 20
@@ -57,10 +56,11 @@ class Role(NamedTuple):
     made_from: str = ""
     """The profile of this machine from which it was made; empty if it was not made from one."""
 
-    @property
-    def skills(self) -> bool:
-        """Whether it has skills."""
-        return any(path.startswith(f"{SKILLS}/") for path in self.files)
+    def extensions(self) -> dict[str, bytes]:
+        """Its skills and commands by their paths. Another person may have written them, so they need trust."""
+        return {
+            path: content for path, content in self.files.items() if path.startswith((f"{SKILLS}/", f"{COMMANDS}/"))
+        }
 
     def workspace_files(self) -> dict[str, bytes]:
         """The files of a new profile, by their paths in its workspace."""
@@ -68,7 +68,7 @@ class Role(NamedTuple):
         return {
             path if path in CONTEXT_FILES else f"{notebooks}/{path.removeprefix(f'{MEMORY}/')}": content
             for path, content in self.files.items()
-            if not path.startswith(f"{SKILLS}/")
+            if not path.startswith((f"{SKILLS}/", f"{COMMANDS}/"))
         }
 
 
@@ -193,7 +193,7 @@ def problem(path: str) -> str | None:
     parts = path.split("/")
     if path in (ROLE_FILE, UNTRUSTED, *CONTEXT_FILES):
         return None
-    if parts[0] == SKILLS and len(parts) > 2:
+    if (parts[0] == SKILLS and len(parts) > 2) or (parts[0] == COMMANDS and len(parts) == 2 and path.endswith(".md")):
         return None
     if parts[0] == MEMORY and len(parts) == 2 and path.endswith(".md"):
         try:
