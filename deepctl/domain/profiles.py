@@ -199,11 +199,9 @@ def create(root: Root, name: str, seed: ProfileSeed = EMPTY) -> ProfilePaths:
     rmtree.make_anew(staging)
     for part in ("workspace", "sessions", "checkpoints"):
         atomic.make_directory(os.path.join(staging, part))
-    extensions = {f"{layout.UNTRUSTED_FILES}/{path}": content for path, content in seed.extensions.items()}
-    for path, content in {
-        **{f"workspace/{path}": content for path, content in seed.files.items()},
-        **extensions,
-    }.items():
+    files = {f"workspace/{path}": content for path, content in seed.files.items()}
+    files |= {f"{layout.UNTRUSTED_FILES}/{path}": content for path, content in seed.extensions.items()}
+    for path, content in files.items():
         full_path = os.path.join(staging, path)
         atomic.make_root(os.path.dirname(full_path))
         atomic.write_file(full_path, content)

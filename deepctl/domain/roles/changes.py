@@ -65,8 +65,8 @@ def create(
 
 
 def _files_of(paths: ProfilePaths, environment: Mapping[str, str]) -> tuple[dict[str, bytes], list[OmittedPath], int]:
-    """The context files, notebooks, skills and commands of a profile, those that cannot be part of a role, and the number of redacted
-    secrets.
+    """The context files, notebooks, skills and commands of a profile, those that cannot be part of a role, and the
+    number of redacted secrets.
     """
     contents: dict[str, bytes] = {}
     left_out: list[OmittedPath] = []
@@ -96,8 +96,9 @@ def _files_of(paths: ProfilePaths, environment: Mapping[str, str]) -> tuple[dict
             path = f"{directory}/{entry.path}"
             if entry.is_directory:
                 continue
-            if not entry.is_file or (reason := reading.problem(path)) is not None:
-                left_out.append(OmittedPath(path, "not a file" if not entry.is_file else reason or ""))
+            problem = reading.problem(path) if entry.is_file else "not a file"
+            if problem is not None:
+                left_out.append(OmittedPath(path, problem))
                 continue
             try:
                 contents[path] = profile_tree.read(path)

@@ -58,9 +58,8 @@ class Role(NamedTuple):
 
     def extensions(self) -> dict[str, bytes]:
         """Its skills and commands by their paths. Another person may have written them, so they need trust."""
-        return {
-            path: content for path, content in self.files.items() if path.startswith((f"{SKILLS}/", f"{COMMANDS}/"))
-        }
+        places = (f"{SKILLS}/", f"{COMMANDS}/")
+        return {path: content for path, content in self.files.items() if path.startswith(places)}
 
     def workspace_files(self) -> dict[str, bytes]:
         """The files of a new profile, by their paths in its workspace."""
