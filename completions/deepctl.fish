@@ -662,6 +662,7 @@ function __deepctl_setting -S
             echo $before'ask_user'\t'whether the agent can ask the user questions at the terminal'
             echo $before'subagents'\t'whether the agent can give tasks to sub-agents'
             echo $before'web'\t'whether the agent can fetch and search web pages: not, after an approval, or freely'
+            echo $before'web_domains'\t'domains whose pages need no approval with web = ask, separated by commas'
             echo $before'disabled_tools'\t'tools that the agent does not have, separated by commas'
             echo $before'disabled_skills'\t'skills that the agent does not have, separated by commas'
             echo $before'memory.read'\t'profiles whose notebooks the agent reads, separated by commas; each must name this profile in memory.readers'

@@ -21,6 +21,8 @@ from deepctl.agent.backend import LocalBackend
 
 Approve = Literal["ask", "auto", "never"]
 
+DOMAIN_CHOICE = "domain "
+"""The beginning of the name of the choice that allows a domain of the web for good."""
 ALWAYS = "always"
 """The name of the choice that also answers later requests with the same first grant."""
 

@@ -6,7 +6,7 @@ extension is on, so an agent without extensions starts, and asks its model, as i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic_ai.capabilities import AbstractCapability
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Web = Literal["off", "ask", "auto"]
 
 
-class Extensions(NamedTuple):
+class AgentExtensions(NamedTuple):
     """The extensions in the settings. `root` has the roles, and `paths` the sessions; without a profile, both are
     `None`, and there are neither.
     """
@@ -31,6 +31,7 @@ class Extensions(NamedTuple):
     search_sessions: bool = False
     ask_user: bool = False
     web: Web = "off"
+    web_domains: Sequence[str] = ()
 
     def capabilities(
         self, *, approve: Approve, ask: Ask | None, answerer: Answerer | None, environment: Mapping[str, str]
@@ -48,7 +49,7 @@ class Extensions(NamedTuple):
         if self.web == "auto" or (self.web == "ask" and (approve == "auto" or (approve == "ask" and ask is not None))):
             from deepctl.agent.web import WebAccess
 
-            capabilities.append(WebAccess(self.web, ask=ask, approve=approve, environment=environment))
+            capabilities.append(WebAccess(self.web, ask, approve, environment, self.web_domains))
         if self.subagents:
             from deepctl.agent.subagents import BUILT_IN, SubAgents, of_roles
 

@@ -19,7 +19,7 @@ from deepctl.sandbox import read_only
 from deepctl.sandbox.container import container_name
 
 if TYPE_CHECKING:
-    from deepctl.agent.extensions import Extensions
+    from deepctl.agent.extensions import AgentExtensions
     from deepctl.agent.sandboxes import Sandbox, SandboxChoice
     from deepctl.agent.turn_engine import Options
     from deepctl.domain.keys import KeyRing
@@ -116,14 +116,20 @@ class SetupReader(NamedTuple):
         notices = [commands.notice, mcp_servers.notice(servers) if servers else None]
         return options, commands._replace(notice=" ".join(filter(None, notices)) or None)
 
-    def _extensions(self, root: Root, paths: ProfilePaths) -> Extensions:
-        from deepctl.agent.extensions import Extensions
+    def _extensions(self, root: Root, paths: ProfilePaths) -> AgentExtensions:
+        from deepctl.agent.extensions import AgentExtensions
 
         in_force = self.settings
         # `--no-network` is about this chat, the setting `network` about commands.
         web = "off" if in_force.options.get("network") == "off" else in_force.get("web")
         switches = {name: in_force.get(name) == "on" for name in ("subagents", "search_sessions", "ask_user")}
-        return Extensions(root, paths, **switches, web=cast("Literal['off', 'ask', 'auto']", web))
+        return AgentExtensions(
+            root,
+            paths,
+            **switches,
+            web=cast("Literal['off', 'ask', 'auto']", web),
+            web_domains=in_force.patterns("web_domains"),
+        )
 
     def without_profile(self, spending: Spending) -> tuple[Options, CommandSetup]:
         """The options of turns in memory."""

@@ -54,7 +54,7 @@ _SCHEMA = {
 """The schema of the harness in fewer tokens. The harness checks the calls with its own."""
 
 
-class Choice(NamedTuple):
+class QuestionChoice(NamedTuple):
     """One of the answers to choose from."""
 
     label: str
@@ -68,7 +68,7 @@ class UserQuestion(NamedTuple):
     """
 
     text: str
-    choices: tuple[Choice, ...]
+    choices: tuple[QuestionChoice, ...]
     is_multiple: bool = False
     number: int = 1
     total: int = 1
@@ -102,7 +102,7 @@ class AskUser(AbstractCapability[Any]):
         answers: list[AskUserAnswer] = []
         total = len(request.questions)
         for number, question in enumerate(request.questions, 1):
-            choices = tuple(Choice(option.label, option.description or "") for option in question.options)
+            choices = tuple(QuestionChoice(option.label, option.description or "") for option in question.options)
             answer = await self.answerer(UserQuestion(question.question, choices, question.multi_select, number, total))
             if answer is None or not answer:
                 return AskUserResponse(cancelled=True)

@@ -24,7 +24,7 @@ from deepctl.agent.approver import Approve, Ask
 from deepctl.agent.backend import LocalBackend
 from deepctl.agent.checkpoints import Checkpointing
 from deepctl.agent.compaction import CompactionResult, ShortenedHistory
-from deepctl.agent.extensions import Extensions
+from deepctl.agent.extensions import AgentExtensions
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
 from deepctl.agent.interruption import KEPT, Blocking, Emit, directly
 from deepctl.agent.limits import (
@@ -115,7 +115,7 @@ class Options(NamedTuple):
     """The notebooks of other profiles that the agent may read."""
     spending: Spending | None = None
     """Where requests are recorded, and the budgets; `None` if requests are not recorded."""
-    extensions: Extensions = Extensions()
+    extensions: AgentExtensions = AgentExtensions()
     is_traced: bool = False
     """Whether turns are traced with OpenTelemetry (`agent.tracing`)."""
 

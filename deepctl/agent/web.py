@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -32,7 +32,7 @@ from pydantic_ai.native_tools import WebSearchTool
 from pydantic_ai.tools import ToolDefinition
 
 from deepctl import distribution
-from deepctl.agent.approver import ApprovalRequest, Approve, Approver, Ask, always
+from deepctl.agent.approver import DOMAIN_CHOICE, ApprovalRequest, Approve, Approver, Ask, Choice, always
 from deepctl.agent.limits import has_own_server, is_scripted, profile_of
 from deepctl.errors import UsageError
 from deepctl.redaction import redact
@@ -61,19 +61,22 @@ _OTHER_DOMAIN = re.compile(r"Domain '([^']+)' is not in the allowed domains list
 class WebAccess(AbstractCapability[Any]):
     """The capability with the web tools. With `mode` `ask`, each domain and each search needs an approval.
 
-    `approve` and `ask` answer approval requests, as in `create_deep_agent`. `environment` has the keys that no address
-    and no search may contain. Raises `UsageError` if the packages are not installed.
+    `approve` and `ask` answer approval requests, as in `create_deep_agent`. Pages of `domains` need none; with `None`,
+    a person cannot allow a domain for good. `environment` has the keys that no address and no search may contain.
+    Raises `UsageError` if the packages are not installed.
     """
 
     mode: Literal["ask", "auto"] = "ask"
     ask: Ask | None = None
     approve: Approve = "ask"
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    domains: Collection[str] | None = None
     id: str | None = field(default="web", kw_only=True)
     _approver: Approver = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._approver = Approver(self.approve, self.ask)
+        self._known = frozenset(map(_ssrf._domain_key, self.domains or ()))
         if find_spec("markdownify") is None:
             raise UsageError(
                 "The setting web needs packages that are not installed.",
@@ -178,11 +181,19 @@ class WebAccess(AbstractCapability[Any]):
 
     async def _check_page(self, ctx: RunContext[Any], domain: str, target: str) -> None:
         """Return if the user allows a page of a domain. Raises `ToolFailed`, for the model, otherwise."""
-        if self.mode == "ask":
-            request = ApprovalRequest(
-                FETCH, target, wish=f"read a web page of {domain}", choices=(always("pages of this domain"),)
-            )
-            await self._approver.check(ctx, request, (f"{FETCH} {domain}",), refusal="this page; it was not fetched")
+        grants = (f"{FETCH} {domain}",)
+        if self.mode == "auto" or domain in self._known:
+            return
+        if grants[0] in self._approver.grants(ctx, of_all_sessions=True):
+            return
+        choices = [always("pages of this domain")]
+        if self.domains is not None and _is_plain(domain):
+            rule = f"Rule: pages of {domain} need no approval from now on. What the agent has read can be sent there."
+            choices.append(Choice("d", "this [d]omain for good", f"{DOMAIN_CHOICE}{domain}", rule))
+        request = ApprovalRequest(FETCH, target, wish=f"read a web page of {domain}", choices=tuple(choices))
+        choice = await self._approver.check(ctx, request, grants, refusal="this page; it was not fetched")
+        if choice == f"{DOMAIN_CHOICE}{domain}":
+            self._approver.grants(ctx, of_all_sessions=True).add(grants[0])
 
     async def _check_search(self, ctx: RunContext[Any], query: str) -> None:
         """The same for the words of a search."""
@@ -204,6 +215,11 @@ def _domain_of(url: str) -> str:
     if len(url) > MOST_ADDRESS:
         raise ToolFailed(f"An address has at most {MOST_ADDRESS:,} characters.")
     return _ssrf._domain_key(host)
+
+
+def _is_plain(domain: str) -> bool:
+    """Whether a domain can be one of the setting `web_domains`."""
+    return re.fullmatch(r"[a-z0-9.:-]+", domain) is not None
 
 
 def _reason(error: ModelRetry) -> str:

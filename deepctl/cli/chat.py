@@ -15,7 +15,7 @@ from deepctl import layout
 from deepctl.cancellation import interruptible
 from deepctl.cli import options
 from deepctl.cli.chat_session import ChatSession, EphemeralChatSession, ProfileChat
-from deepctl.cli.chat_setup import ChatDirectory, ChatSetup, allowed_kinds, known_profile
+from deepctl.cli.chat_setup import ChatDirectory, ChatSetup, allowed_for_good, known_profile
 from deepctl.cli.confirm import answer_at_terminal, ask_at_terminal
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import attachments, profiles, session_choice, settings
@@ -179,7 +179,7 @@ def chat(
     with closing(_display(as_json, text)) as display:
         ask = None
         if is_interactive:
-            ask = ask_at_terminal(display, None if ephemeral else allowed_kinds(options.root(), choice.name))
+            ask = ask_at_terminal(display, None if ephemeral else allowed_for_good(options.root(), choice.name))
         in_memory_for = user if ephemeral else None
         setup = ChatSetup(
             choice.name,

@@ -149,20 +149,27 @@ def known_profile(root: Root, name: str) -> ProfilePaths | None:
     return profiles.find(root, name) if profiles.exists(root, name) else None
 
 
-def allowed_kinds(root: Root, name: str) -> RuleStore:
-    """Stores kinds of commands that a person allows in the profile's setting `allowed_commands`.
+def allowed_for_good(root: Root, name: str) -> RuleStore:
+    """Stores what a person allows in settings of the profile: kinds of commands in `allowed_commands`, and domains in
+    `web_domains`.
 
     It is used during a turn, which holds the lock of the profile.
     """
 
-    def give(choice: str) -> None:
-        paths = known_profile(root, name) or root.profile(name)
-        value = settings.load(os.environ, paths).patterns("allowed_commands")
-        kinds = dict.fromkeys([*value, choice.removeprefix("kind ")])
-        settings.change(paths.settings, "allowed_commands", ",".join(kinds))
+    def setting_of(choice: str) -> str:
+        return "web_domains" if choice.startswith("domain ") else "allowed_commands"
 
-    command = f"deepctl config unset allowed_commands --user {shlex.quote(name)}"
-    return RuleStore(f"The setting allowed_commands in profile.toml gets it. `{command}` removes all of them.", give)
+    def give(choice: str) -> None:
+        paths, key = known_profile(root, name) or root.profile(name), setting_of(choice)
+        value = settings.load(os.environ, paths).patterns(key)
+        settings.change(paths.settings, key, ",".join(dict.fromkeys([*value, choice.partition(" ")[2]])))
+
+    def hint(choice: str) -> str:
+        key = setting_of(choice)
+        command = f"deepctl config unset {key} --user {shlex.quote(name)}"
+        return f"The setting {key} in profile.toml gets it. `{command}` removes all of them."
+
+    return RuleStore(hint, give)
 
 
 def _load() -> None:

@@ -124,9 +124,11 @@ class _Pausable(Protocol):
 
 
 class RuleStore(NamedTuple):
-    """Where a rule is stored that a person gives as an answer. `give` gets the name of the choice."""
+    """Where a rule is stored that a person gives as an answer. Both functions get the name of the choice; `hint` says
+    where the rule goes.
+    """
 
-    hint: str
+    hint: Callable[[str], str]
     give: Callable[[str], None]
 
 
@@ -136,7 +138,7 @@ def ask_at_terminal(display: Display, rules: RuleStore | None = None) -> Ask:
     async def ask(question: ApprovalRequest) -> ApprovalAnswer:
         choices = tuple(choice for choice in question.choices if rules is not None or not choice.rule)
         with _paused(display):
-            answer = await _ask(question._replace(choices=choices), rules.hint if rules is not None else "")
+            answer = await _ask(question._replace(choices=choices), rules.hint if rules is not None else str)
             if rules is not None and any(choice.rule and choice.name == answer.choice for choice in choices):
                 try:
                     rules.give(answer.choice)
@@ -172,7 +174,7 @@ def _paused(display: Display) -> Iterator[None]:
             yield
 
 
-async def _ask(question: ApprovalRequest, rule_hint: str) -> ApprovalAnswer:
+async def _ask(question: ApprovalRequest, rule_hint: Callable[[str], str]) -> ApprovalAnswer:
     """Show the request and wait for a key. Enter, Escape and the end of the terminal mean no."""
     from deepctl.agent.approver import ApprovalAnswer
 
@@ -197,7 +199,7 @@ async def _ask(question: ApprovalRequest, rule_hint: str) -> ApprovalAnswer:
         choice = choices.get(key.lower())
         if choice is not None:
             say(visible(choice.name.partition(" ")[0]))
-            if not choice.rule or await _is_agreed(f"{choice.rule}\n{rule_hint}"):
+            if not choice.rule or await _is_agreed(f"{choice.rule}\n{rule_hint(choice.name)}"):
                 return ApprovalAnswer(allow=True, choice=choice.name)
             continue
         match key:

@@ -252,6 +252,11 @@ SETTINGS: dict[str, Setting] = {
         WEB,
         risk="with the web, the agent can send your files to others",
     ),
+    "web_domains": Setting(
+        "domains whose pages need no approval with web = ask, separated by commas",
+        kind="patterns",
+        risk="the agent can send your files to these domains",
+    ),
     "disabled_tools": Setting("tools that the agent does not have, separated by commas", kind="names", risk=_TOOLS),
     "disabled_skills": Setting("skills that the agent does not have, separated by commas", kind="skills", risk=_TOOLS),
     "memory.read": Setting(

@@ -22,11 +22,13 @@ from pydantic_ai.native_tools import WebSearchTool
 
 from deepctl import distribution
 from deepctl.agent import web
-from deepctl.agent.approver import ApprovalAnswer, ApprovalRequest, Approve
-from deepctl.agent.extensions import Extensions
+from deepctl.agent.approver import ApprovalAnswer, ApprovalRequest, Approve, Choice
+from deepctl.agent.extensions import AgentExtensions
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
 from deepctl.agent.web import WebAccess
+from deepctl.cli import chat_setup
 from deepctl.errors import UsageError
+from deepctl.layout import Root
 from tests.support.command import InProcess
 from tests.support.loopback import Text, provider
 
@@ -243,6 +245,36 @@ def test_each_domain_is_asked_about_once_or_for_the_session(monkeypatch: pytest.
     assert len(place.requests) == 3
 
 
+def test_a_domain_is_allowed_for_good_in_the_profile(
+    deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deepctl("profiles", "create", "alice").ok()
+    deepctl("config", "set", "web_domains", "known.example", "-u", "alice").ok()
+    person = Person(ApprovalAnswer(allow=True, choice="domain tea.example"))
+    with site(monkeypatch, {"/": sends(b"leaf", "text/plain")}) as place:
+        access = WebAccess("ask", person.ask, "ask", {}, ["known.example"])
+        calls = [("web_fetch", {"url": place.at(domain)}) for domain in ("KNOWN.example", "tea.example", "tea.example")]
+        assert [result[-4:] for result in used(access, *calls)] == ["leaf"] * 3
+    (request,) = person.asked
+    assert [choice.name for choice in request.choices] == ["always", "domain tea.example"]
+    assert "can be sent there" in request.choices[1].rule
+    rules = chat_setup.allowed_for_good(Root(str(home)), "alice")
+    rules.give("domain tea.example")
+    rules.give("kind git log")
+    assert deepctl("config", "get", "web_domains", "-u", "alice").stdout.strip() == "known.example,tea.example"
+    assert deepctl("config", "get", "allowed_commands", "-u", "alice").stdout.strip() == "git log"
+    assert "config unset web_domains --user alice" in rules.hint("domain tea.example")
+    # Without a place for it, the choice is not there.
+    assert [choice.name for choice in _asked_in_an_application(monkeypatch)] == ["always"]
+
+
+def _asked_in_an_application(monkeypatch: pytest.MonkeyPatch) -> tuple[Choice, ...]:
+    person = Person()
+    with site(monkeypatch, {"/": sends(b"leaf", "text/plain")}) as place:
+        fetched(place.at("tea.example"), mode="ask", person=person)
+    return person.asked[0].choices
+
+
 def test_a_redirect_to_another_domain_is_asked_about_too(monkeypatch: pytest.MonkeyPatch) -> None:
     pages: dict[str, Page] = {"/": leads("/there"), "/b": sends(b"goal", "text/plain")}
     with site(monkeypatch, pages) as place:
@@ -428,7 +460,7 @@ def test_the_tools_are_offered_if_they_can_be_used(
     mode: Any, approve: Approve, has_person: bool, offered: bool
 ) -> None:
     ask = Person().ask if has_person else None
-    capabilities = Extensions(web=mode).capabilities(approve=approve, ask=ask, answerer=None, environment={})
+    capabilities = AgentExtensions(web=mode).capabilities(approve=approve, ask=ask, answerer=None, environment={})
     assert bool(capabilities) is offered
 
 

@@ -57,7 +57,7 @@ def _(s: Situation) -> list[str]:
 
 @case("chat", "the packages of the setting `web` are not installed")
 def _(s: Situation) -> list[str]:
-    (s.home / "config.toml").write_text('web = "auto"\n')
+    s.configure('web = "auto"\n')
     s.patch.setitem(sys.modules, "markdownify", None)
     return HELLO
 
