@@ -117,6 +117,14 @@ class TurnRunner:
         with warnings_told(lambda message: emit({"type": "notice", "message": message})):
             return self._guarded(self.engine.mcp_prompt(prompt, values), emit)
 
+    def title(self, session: str, text: str) -> str:
+        """A title of the session with this id, whose conversation begins with `text`. Raises like `run`.
+
+        It can run in another thread than the turns of another runner.
+        """
+        self.engine.meter.session, self.engine.meter.turn = session, 1
+        return self._guarded(self.engine.title(text))
+
     def _guarded(self, work: Coroutine[Any, Any, _T], emit: Emit | None = None) -> _T:
         """Run a task with the model, and with the MCP servers if there is an `emit` for their notices."""
         try:

@@ -388,6 +388,11 @@ class TurnEngine:
         with purpose("check"):
             return await models.check_model(model, self._policy, self.options.tools)
 
+    async def title(self, text: str) -> str:
+        """A title of a conversation that begins with `text`, by one request without retries. Raises like `run`."""
+        with purpose("title"):
+            return await models.title_of(self.meter.around(self.model), text)
+
     def _retries(self, emit: Emit) -> Retries:
         options = self.options
         return Retries(options.retries, emit, self._reason, options.first_answer_timeout, options.idle_timeout)

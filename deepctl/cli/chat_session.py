@@ -8,7 +8,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.agent.profile_setup import CommandSetup
@@ -22,6 +22,7 @@ from deepctl.output.render import ago, has_colour, home, is_terminal, notificati
 from deepctl.output.sessions_transcript import exchange_lines
 from deepctl.output.stream.display import Display, JsonDisplay, LiveDisplay
 from deepctl.quantities import counted
+from deepctl.redaction import redact
 from deepctl.store import session_catalogue, session_ends, session_titles
 from deepctl.store.projects import lock_directory
 from deepctl.store.records import SessionRecord
@@ -68,6 +69,8 @@ class TurnCallbacks(NamedTuple):
 
 
 STAGES = TurnCallbacks()
+_TITLE_PROMPT, _TITLE_ANSWER = 1000, 300
+"""Characters of the first prompt and its answer that the model of titles gets."""
 _WAIT_SECONDS = 0.25
 NO_FILES: Mapping[str, OutsideFile] = {}
 
@@ -442,6 +445,10 @@ class ProfileChat(ChatSession):
             warning = options.over_budget(profile, limit)
         for message in result.notices:
             self.display.notice(message)
+        title_model = in_force.get("title_model")
+        if self._notifies and title_model not in (None, "offline"):
+            arguments = (title_model, profile, record, result.outcome.output)
+            threading.Thread(target=self._write_title, args=arguments, name="title", daemon=True).start()
         self._finished(result.outcome, result.session, result.checkpoint, warning)
 
     def _lock_profile(self, locks: ExitStack, on_wait: Callable[[str], None] | None) -> None:
@@ -475,6 +482,21 @@ class ProfileChat(ChatSession):
                 return
             except Locked as error:
                 on_wait(f"{name} is in use by another deepctl{f' (pid {error.pid})' if error.pid else ''}")
+
+    def _write_title(self, model: str, profile: ProfilePaths, record: SessionRecord, answer: str) -> None:
+        """Let a model write the title of a session, if this was its first turn. Runs in a thread, and never raises."""
+        try:
+            prompt = session_ends.first_prompt(record)
+            last = session_ends.read(record).last
+            if last is None or last.turn != 1:
+                return
+            start = f"{session_titles.typed(prompt)[:_TITLE_PROMPT]}\n\nAnswer: {answer[:_TITLE_ANSWER]}"
+            with closing(self.setup.titler(self.root, profile, model)) as runner:
+                title = runner.title(record.id, redact(start, os.environ))
+            session_titles.remember(record, prompt, redact(title, os.environ))
+        except Exception as error:  # of any client: the session has its first prompt as title
+            if os.environ.get("DEEPCTL_DEBUG"):
+                self.display.notice(f"No title: {redact(str(error), os.environ)}")
 
     def facts(self, session: str | None) -> ChatStatus:
         return super().facts(session)._replace(project=self.directory.path or None)

@@ -119,6 +119,10 @@ class ChatSetup(NamedTuple):
         runner = self._running(agent_options)
         return ChatParts(runner, Chat(runner), commands)
 
+    def titler(self, root: Root, profile: ProfilePaths, model: str) -> TurnRunner:
+        """What writes titles of the profile's sessions with this model."""
+        return self.changed(root, model=model)._without_commands(root, profile, None, None)
+
     def check(self, root: Root) -> ModelCheck:
         """Send a test request to the model."""
         profile = known_profile(root, self.name) or root.profile(self.name)

@@ -277,6 +277,10 @@ SETTINGS: dict[str, Setting] = {
     "idle_timeout": Setting(
         "maximum time between two parts of an answer, in seconds", "120", kind="seconds", risk=_WAITING
     ),
+    "title_model": Setting(
+        "model that writes the titles of sessions that a chat begins, as provider:name",
+        risk="the first prompt of each session, and the start of its answer, are sent to this model",
+    ),
     "notify": Setting(
         "how a chat tells of the end of a long turn and of approval requests: bell and notification, bell, or not",
         "auto",

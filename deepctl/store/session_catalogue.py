@@ -322,7 +322,7 @@ def summarize(session: SessionRecord, outline: Outline, heads: Mapping[str, str]
         outline.turns,
         outline.messages,
         heads.get(session.id, session.forked_from),
-        session_titles.of_prompt(outline.title),
+        session_titles.of_session(session, outline.title),
         outline.damage,
         project=session.project.id if session.project is not None else None,
     )

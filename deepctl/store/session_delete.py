@@ -26,6 +26,7 @@ from deepctl.store import (
     records,
     session_catalogue,
     session_log,
+    session_titles,
     todo,
 )
 from deepctl.store.checkpoint_store import ProfileStore
@@ -199,6 +200,7 @@ def _finish(work: ProfileStore, identity: str, directory: str) -> bool:
     checkpoint_store.rewrite_index(paths, work.ledger)
     _cut_shared(work, directory)
     todo.remove(paths, identity)
+    session_titles.forget(paths, identity)
     rmtree.remove_tree(directory)
     atomic.sync_directory(paths.sessions)
     return is_freed

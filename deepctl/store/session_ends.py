@@ -55,7 +55,13 @@ def read(session: SessionRecord) -> SessionEnds:
     if first is None or messages is None:
         messages = session_catalogue.read(session).messages
         first = outline_title(messages)
-    return SessionEnds(session_titles.of_prompt(first), _last(messages))
+    return SessionEnds(session_titles.of_session(session, first), _last(messages))
+
+
+def first_prompt(session: SessionRecord) -> str:
+    """The first prompt of a session, empty without one. Raises as `read`."""
+    prompt = _start_of_logs(session) if session.damage is None else None
+    return prompt if prompt is not None else outline_title(session_catalogue.read(session).messages)
 
 
 def _last(messages: list[Message]) -> LastExchange | None:

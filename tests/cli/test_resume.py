@@ -6,12 +6,15 @@ import json
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from deepctl.store import session_catalogue, session_ends, session_titles
+from tests.store.scene import Scene
 from tests.support.command import InProcess
 from tests.support.loopback import Answer, Status, Text, ToolCalls, provider
 from tests.support.terminal import Terminal
@@ -335,3 +338,76 @@ def test_a_turn_from_a_shell_is_silent(deepctl: InProcess, monkeypatch: pytest.M
     assert command.wait() == 0
     assert b"\a" not in command.bytes
     command.close()
+
+
+def _titles(deepctl: InProcess) -> dict[str, str]:
+    sessions = json.loads(deepctl("sessions", "list", "--user", "alice", "--json").ok().stdout)["sessions"]
+    return {session["name"]: session["title"] for session in sessions}
+
+
+def test_a_model_writes_the_title_only_if_it_is_set_and_nobody_waits_for_it(
+    deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deepctl("profiles", "create", "alice").ok()
+    deepctl("config", "set", "title_model", "openai-chat:small", "--user", "alice").ok()
+    go_on = threading.Event()
+
+    def gate() -> None:
+        assert go_on.wait(30)
+
+    key = "sk-canary-0123456789abcdef"
+    with provider(Text(['"Days', ' in\x1b[2J Lisbon."\nmore'], gate), Status(400)) as server:
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.address}/v1")
+        chat = Terminal("chat", "--user", "alice", "--sandbox", "none")
+        chat.prompt()
+        chat.type(f"plan the days, my key is {key}\r")
+        chat.expect("offline model, not an LLM")
+        chat.prompt()
+        chat.type("second\r")
+        chat.expect("can see 1 earlier turn")
+        chat.prompt()
+        assert _titles(deepctl) == {"main": f"plan the days, my key is {key}"}
+        go_on.set()
+        end = time.monotonic() + 20
+        while _titles(deepctl) != {"main": "Days in [2J Lisbon."}:
+            assert time.monotonic() < end, _titles(deepctl)
+            time.sleep(0.05)
+        chat.type("/new\r")
+        chat.prompt()
+        chat.type("the request for this title fails\r")
+        chat.expect("can see 0 earlier turns", 2)
+        chat.prompt()
+        while len(server.requests) < 2:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        chat.settle(0.5)
+        assert "title" not in chat.screen.partition("the request for this title fails")[2]
+        assert chat.leave() == 0
+    assert key not in json.dumps(server.requests)
+    assert server.requests[0]["model"] == "small"
+    assert _titles(deepctl)["session-2"] == "the request for this title fails"
+    usage = (home / "profiles/alice/usage.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in usage[1:]]
+    titles = {line["id"]: line for line in lines if line["purpose"] == "title"}
+    assert len(titles) == 2
+    assert sorted((line["model"], line["input"] > 0) for line in titles.values()) == [
+        ("openai-chat:small", False),
+        ("openai-chat:small", True),
+    ]
+    deepctl("sessions", "delete", "main", "--user", "alice", "--yes").ok()
+    assert "Lisbon" not in (home / "profiles/alice/cache/titles").read_text()
+
+
+def test_a_title_of_a_model_ends_with_the_prompt_that_it_is_about(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.agent("notes", "one")
+    session_titles.remember(scene.session(), "write notes one", "About notes")
+    assert session_catalogue.summary(scene.paths, "main").title == "About notes"
+    assert session_ends.read(scene.session()).title == "About notes"
+    scene.rewind("~1")
+    scene.agent("notes", "two")
+    assert session_catalogue.summary(scene.paths, "main").title == "write notes two"
+    path = Path(scene.paths.cache) / "titles"
+    path.write_bytes(path.read_bytes()[:-5])
+    assert session_catalogue.summary(scene.paths, "main").title == "write notes two"

@@ -208,7 +208,7 @@ def settings() -> dict[str, tuple[str, Values]]:
             _PROFILE
             if key == "default_user" or setting.kind == "profiles"
             else _MODEL
-            if key == "model"
+            if key in ("model", "title_model")
             else Values(Kind.WORD, setting.choices)
             if setting.choices
             else NOTHING,
