@@ -96,7 +96,10 @@ def test_a_chat_begins_with_the_last_exchange_and_with_what_a_stopped_turn_left(
         window.press("Enter")
         window.expect("│ started")
         os.kill(int(window.tell("display-message", "-p", "#{pane_pid}")), signal.SIGKILL)
-        window.expect("Pane is dead")
+        end = time.monotonic() + 10
+        while window.tell("display-message", "-p", "#{pane_dead}").strip() != "1":
+            assert time.monotonic() < end
+            time.sleep(0.05)
 
         screen = unwrapped(again(USUAL))
         assert "The last turn is not complete: its process was killed. 2 files differ from before it;" in screen
