@@ -22,7 +22,7 @@ _MAX_NAME = 20
 _SHORTEST = 12
 
 
-class _Choice(NamedTuple):
+class _SessionChoice(NamedTuple):
     """A session; `ends` is `None` if it cannot be read, `directory` is empty for the private workspace."""
 
     name: str
@@ -61,9 +61,9 @@ def pick(profile: ProfilePaths, project: str | None = None, *, is_private: bool 
         try:
             record = session_catalogue.find(profile, name)
             directory = directories.get(record.project.id, record.project.path) if record.project is not None else ""
-            choice = _Choice(name, home(directory), session_ends.read(record))
+            choice = _SessionChoice(name, home(directory), session_ends.read(record))
         except (DeepctlError, OSError):
-            choice = _Choice(name, "", None)
+            choice = _SessionChoice(name, "", None)
         if not (is_private and choice.directory):
             choices.append(choice)
     if not choices:
@@ -76,12 +76,12 @@ def pick(profile: ProfilePaths, project: str | None = None, *, is_private: bool 
     return chosen.name
 
 
-def _search_text(choice: _Choice) -> str:
+def _search_text(choice: _SessionChoice) -> str:
     last = choice.ends.last if choice.ends is not None else None
     return f"{choice.name} {choice.title} {choice.directory} {last.prompt if last is not None else ''}"
 
 
-def _words(name_width: int, choice: _Choice, room: int) -> str:
+def _words(name_width: int, choice: _SessionChoice, room: int) -> str:
     name = _padded(fit(choice.name, name_width), name_width)
     if room < _WIDE:
         return f"{name}  {choice.title}"
@@ -94,7 +94,7 @@ def _padded(text: str, width: int) -> str:
     return text + " " * (width - cells(text))
 
 
-def _preview(choice: _Choice) -> list[str]:
+def _preview(choice: _SessionChoice) -> list[str]:
     if choice.ends is None:
         return ["This session is damaged. `deepctl checkpoints verify` shows the damage."]
     place = f"in {printable(choice.directory)}" if choice.directory else "in the private workspace"
