@@ -422,9 +422,8 @@ def test_one_turn_at_a_terminal_shows_its_changes_list_and_summary(
     turn: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
-    assert turn(_Terminal()).splitlines()[-8:] == [
-        "→ edit_file(path='a')",
-        "  a\\x1b[2J: +1 -1",
+    assert turn(_Terminal()).splitlines()[-7:] == [
+        "✓ edit_file  a  → +1 -1",
         "   1 - a",
         "   1 + b",
         "To-do list: 1 of 2 done",
@@ -442,13 +441,28 @@ def test_one_turn_does_not_repeat_a_change_that_was_just_approved(monkeypatch: p
     display.event(call("1", "edit_file", path="a"))
     with display.paused():
         pass
-    for event in (change("1", "a", "a\n", "b\n"), came("1", "edit_file", "ok"), change("2", "a", "b\n", "c\n"), RESULT):
+    display.event(change("1", "a", "a\n", "b\n"))
+    display.event(came("1", "edit_file", "ok"))
+    display.event(call("2", "edit_file", path="a"))
+    for event in (change("2", "a", "b\n", "c\n"), came("2", "edit_file", "ok"), RESULT):
         display.event(event)
     assert stream.getvalue().splitlines() == [
-        "→ edit_file(path='a')",
-        *("  a: +1 -1", "  a: +1 -1", "   1 - b", "   1 + c"),
+        "✓ edit_file  a  → +1 -1",
+        *("✓ edit_file  a  → +1 -1", "   1 - b", "   1 + c"),
         "1 file changed, +2 -2.",
     ]
+
+
+def test_one_turn_tells_that_a_command_runs_and_how_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = _Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("NO_COLOR", "1")
+    display = TextDisplay()
+    display.event(call("1", "execute", command="make \x1b[2J"))
+    display.event({"type": "command", "id": "1"})
+    assert stream.getvalue() == "· execute  make \\x1b[2J\n"
+    display.event(came("1", "execute", "one\ntwo"))
+    assert stream.getvalue().splitlines()[1:] == ["✓ execute  make \\x1b[2J  → 2 lines"]
 
 
 def test_one_turn_without_a_terminal_shows_nothing_of_it(turn: Callable[..., str]) -> None:

@@ -1,29 +1,29 @@
 """What a turn has done: `TurnSummary` says it in one line, and `PlainWork` prints the work on stderr as it happens.
 
-`PlainWork` has no live region: it is for one turn from a shell, and for terminals that only print. A tool call has a
-line when it is made, and a change when it happens. The to-do list and the summary follow at the end of the turn.
+`PlainWork` has no live region: it is for one turn from a shell, and for terminals that only print. A tool call has its
+line, with its changes below, when it has ended; a command also has one when it starts. The to-do list and the summary
+follow at the end of the turn.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.output import render
 from deepctl.output.stream import checklist
 from deepctl.output.stream.checklist import Checklist
-from deepctl.output.stream.file_diff import SHOWN_AS_CHANGE, FileDiff
+from deepctl.output.stream.file_diff import FileDiff
 from deepctl.output.stream.lines import TerminalCaps
-from deepctl.output.stream.tool_lines import dollars
+from deepctl.output.stream.tool_lines import ShownCall, dollars
 from deepctl.quantities import counted
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-_MAX_ARGUMENT = 100
 _ID = 8
 """Characters of the id of a checkpoint that are shown."""
 
@@ -83,15 +83,28 @@ def with_undo(event: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**event, "undo": render.with_command_names(f"`{command}`")}
 
 
+class _MarkedCall(NamedTuple):
+    """A call that has no result yet, and the text before its line: the name of the sub-agent that makes it."""
+
+    call: ShownCall
+    mark: str
+
+
+def _with_mark(mark: str, row: Text) -> Text:
+    from rich.text import Text
+
+    return Text.assemble(mark, row) if mark else row
+
+
 class PlainWork:
-    """Prints the work of each turn."""
+    """Prints the work of each turn, in the notation of the live display."""
 
     kinds = ("tool_call", "tool_result", "subagent", "change", "command", "retry", "work", "result")
     """The events that it prints or counts."""
 
     def __init__(self) -> None:
         self._caps = TerminalCaps(render.has_colour(sys.stderr), sys.stderr.encoding or "ascii")
-        self._plans: dict[str, Checklist] = {}
+        self._calls: dict[str, _MarkedCall] = {}
         self._checklist: Checklist | None = None
         self._summary = TurnSummary()
         self._is_previewed = False
@@ -111,12 +124,12 @@ class PlainWork:
                     self._result(inner)
             case "command":
                 self._summary.command_started()
+                self._started(event)
             case "change":
                 change = FileDiff.of(event)
                 self._summary.changed(change)
-                render.notice(f"  {change.path}: {change.outcome()}")
-                if not self._is_previewed:
-                    self._print(change.preview(self._caps, _width(), ""))
+                if (marked := self._calls.get(event.get("id", ""))) is not None:
+                    marked.call.changes.append(change)
             case "retry":
                 wait = f"{event['seconds']:.1f} s"
                 count = f"({event['attempt']} of {event['attempts']})"
@@ -131,22 +144,29 @@ class PlainWork:
         self._is_previewed = True
 
     def _call(self, event: Mapping[str, Any], mark: str = "") -> None:
-        name, arguments = event["name"], event["args"]
-        if name == checklist.TOOL and (plan := Checklist.of(arguments)) is not None:
-            self._plans[event["id"]] = plan
-            arguments = {}
-        texts = (
-            f"{key}={_short(value)}" for key, value in arguments.items() if key not in SHOWN_AS_CHANGE.get(name, ())
-        )
-        render.notice(f"{mark}→ {name}({', '.join(texts)})")
+        self._calls[event["id"]] = _MarkedCall(ShownCall(event["name"], event["args"], time.monotonic()), mark)
+
+    def _started(self, event: Mapping[str, Any]) -> None:
+        """A command runs, which can take long: its line comes twice."""
+        marked = self._calls.get(event.get("id", ""))
+        if marked is not None:
+            marked.call.began = time.monotonic()
+            row = marked.call.line(self._caps, _width(), self._caps.sign("·", "-"), is_waiting=True)
+            self._print([_with_mark(marked.mark, row)])
 
     def _result(self, event: Mapping[str, Any]) -> None:
-        plan = self._plans.pop(event["id"], None)
-        self._is_previewed = False
-        if not event["ok"]:
-            render.notice(f"✗ {event['name']}: {_short(event['content'])}")
-        elif plan is not None:
+        marked = self._calls.pop(event["id"], None)
+        call, mark = marked or (ShownCall(event["name"], {}, time.monotonic()), "")
+        call.ended(event["ok"], event["content"], time.monotonic())
+        is_previewed, self._is_previewed = self._is_previewed, False
+        plan = Checklist.of(call.arguments) if call.name == checklist.TOOL and call.ok else None
+        if plan is not None:
             self._checklist = plan
+            return
+        rows = [_with_mark(mark, call.line(self._caps, _width() - len(mark), ""))]
+        if call.ok and not is_previewed:
+            rows += [row for change in call.changes for row in change.preview(self._caps, _width(), "")]
+        self._print(rows)
 
     def end(self, cost: float | None = None) -> None:
         """Print the end of the turn, if that has not been done."""
@@ -154,6 +174,7 @@ class PlainWork:
             self._print(self._checklist.rows(self._caps, _width()))
         if line := self._summary.line(cost, ", "):
             render.notice(f"{line}.")
+        self._calls.clear()
         self._checklist, self._summary = None, TurnSummary()
 
     def _print(self, rows: list[Text]) -> None:
@@ -166,9 +187,3 @@ def _width() -> int:
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except (OSError, ValueError):
         return 80
-
-
-def _short(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = " ".join(text.split())
-    return repr(text) if len(text) <= _MAX_ARGUMENT else repr(text[:_MAX_ARGUMENT]) + "…"
