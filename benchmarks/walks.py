@@ -42,7 +42,8 @@ class Walk(NamedTuple):
     The first layout with these walks promised 29, 50 and 29 files, half of those of 0.1.0. The settings and requests of
     models have added one, ten and one since; the directories of sessions and the projects of a profile have added two
     to a rewind, and the worker threads of files one to a chat. The usage and budgets have added three to a
-    chat. Keys, shared memory and the profile of a directory have added one, six and one.
+    chat. Keys, shared memory and the profile of a directory have added one, six and one. Skills and sub-agents have
+    added three to a chat.
 
     `searched` are files of settings that the command opens once more, for a reason other than their settings.
     """
@@ -54,7 +55,7 @@ class Walk(NamedTuple):
 
 WALKS = {
     "rewind": Walk(("checkpoints", "rewind", "~2", "--user", "alice"), 33),
-    "chat": Walk(("chat", "write d.txt: four", "--user", "alice"), 70),
+    "chat": Walk(("chat", "write d.txt: four", "--user", "alice"), 73),
     # The report of a purge looks for the text in the settings of the profile, too.
     "purge": Walk(("memory", "forget", "kumquat", "--purge", "--yes", "--user", "alice"), 31, ("profile.toml",)),
 }

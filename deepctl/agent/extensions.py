@@ -1,4 +1,4 @@
-"""The extensions of a profile's agent: capabilities that its settings switch on, put together in one place.
+"""The extensions of a profile's agent: its skills, and capabilities that its settings switch on.
 
 Each extension is a capability that `create_deep_agent(capabilities=…)` takes too. Its module is imported when the
 extension is on, so an agent without extensions starts, and asks its model, as if they did not exist.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic_ai.capabilities import AbstractCapability
 
 from deepctl.agent.approver import Approve, Ask
+from deepctl.domain.skills import MountedSkill
 from deepctl.layout import ProfilePaths, Root
 
 if TYPE_CHECKING:
@@ -56,3 +57,28 @@ class AgentExtensions(NamedTuple):
             roles = of_roles(self.root, environment) if self.root is not None else []
             capabilities.append(SubAgents(known=[*BUILT_IN, *roles]))
         return capabilities
+
+
+class SkillCapability(AbstractCapability[Any]):
+    """A skill, which the model loads when it needs it. Its text is fixed for the run: the agent cannot change it
+    meanwhile.
+
+    The model sees names and descriptions in its instructions, and gets the text by the tool `load_capability`.
+    """
+
+    def __init__(self, mounted: MountedSkill) -> None:
+        skill = mounted.skill
+        self.id = skill.name
+        self.description = skill.description
+        self.defer_loading = True
+        place = f"Its directory is `{mounted.directory}/`. Relative paths in it start there."
+        self._text = f"# Skill: {skill.name}\n\n{place}\n\n{skill.text}".rstrip()
+
+    def get_instructions(self) -> str:
+        """The text of the skill."""
+        return self._text
+
+
+def skill_capabilities(skills: Sequence[MountedSkill]) -> list[AbstractCapability[Any]]:
+    """The capabilities of a run with these skills."""
+    return [SkillCapability(skill) for skill in skills]

@@ -24,7 +24,7 @@ from deepctl.agent.approver import Approve, Ask
 from deepctl.agent.backend import LocalBackend
 from deepctl.agent.checkpoints import Checkpointing
 from deepctl.agent.compaction import CompactionResult, ShortenedHistory
-from deepctl.agent.extensions import AgentExtensions
+from deepctl.agent.extensions import AgentExtensions, skill_capabilities
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
 from deepctl.agent.interruption import KEPT, Blocking, Emit, directly
 from deepctl.agent.limits import (
@@ -326,9 +326,7 @@ class TurnEngine:
         """The skills of the profile. An application's agent has its own."""
         if not self._is_own_agent or not isinstance(deps.backend, LocalBackend) or not deps.backend.skills:
             return []
-        from deepctl.agent import skills
-
-        return skills.capabilities(deps.backend.skills)
+        return skill_capabilities(deps.backend.skills)
 
     def _observers(self, emit: Emit) -> list[AbstractCapability[Any]]:
         return [WorkEvents(emit, dict(self._environment))] if self.options.shows_work else []

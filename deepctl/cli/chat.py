@@ -228,12 +228,12 @@ def _chosen_session(name: str, directory: str | None, *, is_private: bool) -> st
     """The session for --resume. Raises `UsageError` without a terminal, `ProfileNotFound`, `NotFound`, and
     `Interrupted`.
     """
-    from deepctl.cli.repl import session_picker
+    from deepctl.cli.repl import pickers
 
-    session_picker.check_terminal("--resume")
+    pickers.check_terminal("--resume")
     profile = profiles.find(options.root(), name)
     project = session_choice.project_of(profile, directory)
-    return session_picker.pick(profile, project.id if project is not None else None, is_private=is_private)
+    return pickers.pick_session(profile, project.id if project is not None else None, is_private=is_private)
 
 
 def _session(setup: ChatSetup, wait: float, display: Display, directory: ChatDirectory | None) -> ChatSession:

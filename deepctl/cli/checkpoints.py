@@ -225,9 +225,9 @@ def rewind(
     """
     target = options.target(user, session, project)
     if ref is None and not as_json and not dry_run and is_terminal(sys.stdin) and is_terminal(sys.stderr):
-        from deepctl.cli.rewind_picker import pick
+        from deepctl.cli.repl.pickers import pick_checkpoint
 
-        ref = pick(target.profile, target.settings, target.session, only or "", force, exact, not no_merge)
+        ref = pick_checkpoint(target.profile, target.settings, target.session, only or "", force, exact, not no_merge)
     reference = ref if ref is not None else "~1"
 
     def request(repository: Repository | ReadOnlyRepository) -> tuple[SessionRecord, RewindRequest]:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from deepctl.cli.completion_scripts.tree import (
     CommandNode,
-    Kind,
     Option,
+    ValueKind,
     Values,
     commands,
     model_names,
@@ -28,7 +28,7 @@ def parts() -> dict[str, str]:
         "TABLE": "\n".join(_row(command) for command in commands()),
         "SETTINGS": "\n".join(
             f"\t{key}) kind={_kind(values)} ;;"
-            for key, values in {"''": Values(Kind.WORD, tuple(settings())), **_limited()}.items()
+            for key, values in {"''": Values(ValueKind.WORD, tuple(settings())), **_limited()}.items()
         ),
     }
 
@@ -41,7 +41,7 @@ def _models() -> Iterator[str]:
 
 
 def _limited() -> dict[str, Values]:
-    return {key: values for key, (_, values) in settings().items() if values.kind is not Kind.NOTHING}
+    return {key: values for key, (_, values) in settings().items() if values.kind is not ValueKind.NOTHING}
 
 
 def _row(command: CommandNode) -> str:
@@ -68,8 +68,8 @@ def _words(option: Option) -> list[str]:
 
 
 def _kind(values: Values) -> str:
-    if values.kind is Kind.WORD:
+    if values.kind is ValueKind.WORD:
         return f",{','.join(values.words)}"
-    if values.kind is Kind.WORDS:
+    if values.kind is ValueKind.WORDS:
         return f"+,{','.join(values.words)}"
-    return "-" if values.kind is Kind.NOTHING else values.kind.value
+    return "-" if values.kind is ValueKind.NOTHING else values.kind.value

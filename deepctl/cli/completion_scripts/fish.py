@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from deepctl.cli.completion_scripts.tree import (
     CommandNode,
-    Kind,
     Option,
+    ValueKind,
     Values,
     commands,
     model_names,
@@ -39,7 +39,7 @@ def _settings() -> Iterator[str]:
     for key, (text, _) in settings().items():
         yield f"            echo $before{_quoted(key)}\\t{_quoted(text)}"
     for key, (_, values) in settings().items():
-        if values.kind is not Kind.NOTHING:
+        if values.kind is not ValueKind.NOTHING:
             yield f"        case {_quoted(key)}"
             yield f"            set kind {_quoted(_kind(values))}"
 
@@ -65,11 +65,11 @@ def _described(word: str, text: str) -> str:
 
 
 def _kind(values: Values) -> str:
-    if values.kind is Kind.WORD:
+    if values.kind is ValueKind.WORD:
         return f",{','.join(values.words)}"
-    if values.kind is Kind.WORDS:
+    if values.kind is ValueKind.WORDS:
         return f"+,{','.join(values.words)}"
-    return "-" if values.kind is Kind.NOTHING else values.kind.value
+    return "-" if values.kind is ValueKind.NOTHING else values.kind.value
 
 
 def _quoted(text: str) -> str:

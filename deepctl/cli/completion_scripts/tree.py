@@ -23,7 +23,7 @@ from deepctl.domain.transfer import profile_copy
 from deepctl.domain.wipe.wipe_plan import PARTS
 
 
-class Kind(Enum):
+class ValueKind(Enum):
     """Kinds of values that are completed from the disk or a table. `NOTHING` is free text, a number or a new name."""
 
     NOTHING = "nothing"
@@ -47,7 +47,7 @@ class Values(NamedTuple):
     separated by commas.
     """
 
-    kind: Kind
+    kind: ValueKind
     words: tuple[str, ...] = ()
 
 
@@ -83,27 +83,27 @@ class CommandNode(NamedTuple):
     children: tuple[tuple[str, str], ...]
 
 
-NOTHING = Values(Kind.NOTHING)
-_CHECKPOINT = Values(Kind.CHECKPOINT)
-_PROFILE = Values(Kind.PROFILE)
-_SESSION = Values(Kind.SESSION)
-_FILE = Values(Kind.FILE)
-_ROLE = Values(Kind.ROLE)
-_MODEL = Values(Kind.MODEL)
+NOTHING = Values(ValueKind.NOTHING)
+_CHECKPOINT = Values(ValueKind.CHECKPOINT)
+_PROFILE = Values(ValueKind.PROFILE)
+_SESSION = Values(ValueKind.SESSION)
+_FILE = Values(ValueKind.FILE)
+_ROLE = Values(ValueKind.ROLE)
+_MODEL = Values(ValueKind.MODEL)
 
 TAKES: dict[tuple[str, str], Values] = {
     # The first existing key of (command, parameter), (group, parameter) and ("", parameter) counts.
     ("", "user"): _PROFILE,
     ("", "profile"): _PROFILE,
     ("", "session"): _SESSION,
-    ("", "agent"): Values(Kind.AGENT),
+    ("", "agent"): Values(ValueKind.AGENT),
     ("", "at"): _CHECKPOINT,
     ("", "ref"): _CHECKPOINT,
     ("", "refs"): _CHECKPOINT,
     ("", "before"): _CHECKPOINT,
     ("", "after"): _CHECKPOINT,
-    ("", "directory"): Values(Kind.DIRECTORY),
-    ("", "project"): Values(Kind.DIRECTORY),
+    ("", "directory"): Values(ValueKind.DIRECTORY),
+    ("", "project"): Values(ValueKind.DIRECTORY),
     ("", "output"): _FILE,
     ("", "path"): _FILE,
     ("", "query"): NOTHING,
@@ -128,13 +128,13 @@ TAKES: dict[tuple[str, str], Values] = {
     ("sessions import", "file"): _FILE,
     ("sessions import", "name"): NOTHING,
     ("sessions import", "session"): NOTHING,
-    ("memory", "file"): Values(Kind.MEMORY),
+    ("memory", "file"): Values(ValueKind.MEMORY),
     ("profiles", "name"): _PROFILE,
     ("profiles", "old"): _PROFILE,
     ("profiles", "new"): NOTHING,
     ("profiles copy", "source"): _PROFILE,
     ("profiles copy", "name"): NOTHING,
-    ("profiles copy", "only"): Values(Kind.WORDS, profile_copy.PARTS),
+    ("profiles copy", "only"): Values(ValueKind.WORDS, profile_copy.PARTS),
     ("profiles create", "name"): NOTHING,
     ("profiles create", "like"): _ROLE,
     ("profiles export", "file"): _FILE,
@@ -146,20 +146,20 @@ TAKES: dict[tuple[str, str], Values] = {
     ("roles create", "source"): _PROFILE,
     ("roles create", "description"): NOTHING,
     ("roles import", "name"): NOTHING,
-    ("projects", "old"): Values(Kind.DIRECTORY),
-    ("projects", "new"): Values(Kind.DIRECTORY),
-    ("keys", "name"): Values(Kind.WORD, tuple(all_names())),
+    ("projects", "old"): Values(ValueKind.DIRECTORY),
+    ("projects", "new"): Values(ValueKind.DIRECTORY),
+    ("keys", "name"): Values(ValueKind.WORD, tuple(all_names())),
     ("mcp", "name"): NOTHING,
     ("mcp add", "command"): NOTHING,
     ("mcp add", "url"): NOTHING,
     ("mcp add", "env_var"): NOTHING,
     ("mcp add", "header"): NOTHING,
     ("mcp add", "token_var"): NOTHING,
-    ("config", "key"): Values(Kind.SETTING),
-    ("config set", "value"): Values(Kind.SETTING_VALUE),
-    ("wipe", "only"): Values(Kind.WORDS, tuple(PARTS)),
-    ("deepctl", "install_completion"): Values(Kind.WORD, SHELLS),
-    ("deepctl", "show_completion"): Values(Kind.WORD, SHELLS),
+    ("config", "key"): Values(ValueKind.SETTING),
+    ("config set", "value"): Values(ValueKind.SETTING_VALUE),
+    ("wipe", "only"): Values(ValueKind.WORDS, tuple(PARTS)),
+    ("deepctl", "install_completion"): Values(ValueKind.WORD, SHELLS),
+    ("deepctl", "show_completion"): Values(ValueKind.WORD, SHELLS),
 }
 
 
@@ -209,7 +209,7 @@ def settings() -> dict[str, tuple[str, Values]]:
             if key == "default_user" or setting.kind == "profiles"
             else _MODEL
             if key in ("model", "title_model")
-            else Values(Kind.WORD, setting.choices)
+            else Values(ValueKind.WORD, setting.choices)
             if setting.choices
             else NOTHING,
         )
@@ -292,7 +292,7 @@ def _argument(path: tuple[str, ...], argument: Any) -> Argument:
 def _values(path: tuple[str, ...], parameter: Any) -> Values:
     choices = getattr(parameter.type, "choices", None)
     if choices is not None:
-        return Values(Kind.WORD, tuple(str(getattr(choice, "value", choice)) for choice in choices))
+        return Values(ValueKind.WORD, tuple(str(getattr(choice, "value", choice)) for choice in choices))
     return (_taken(path, parameter.name) if _is_text(parameter) else None) or NOTHING
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from deepctl.cli.completion_scripts.tree import (
     Argument,
     CommandNode,
-    Kind,
     Option,
+    ValueKind,
     Values,
     commands,
     model_names,
@@ -18,24 +18,24 @@ from deepctl.cli.completion_scripts.tree import (
 
 _ACTIONS = {
     # Not a blank, which shows what is wanted here: beside that, zsh does not insert the one option that fits.
-    Kind.NOTHING: "()",
-    Kind.PROFILE: "_deepctl_profiles",
-    Kind.SESSION: "_deepctl_sessions",
-    Kind.CHECKPOINT: "_deepctl_checkpoints",
-    Kind.MEMORY: "_deepctl_memory",
-    Kind.AGENT: "_deepctl_agents",
-    Kind.ROLE: "_deepctl_roles",
-    Kind.MODEL: "_deepctl_models",
-    Kind.SETTING: "_deepctl_settings",
-    Kind.SETTING_VALUE: "_deepctl_value",
-    Kind.FILE: "_files",
-    Kind.DIRECTORY: "_path_files -/",
+    ValueKind.NOTHING: "()",
+    ValueKind.PROFILE: "_deepctl_profiles",
+    ValueKind.SESSION: "_deepctl_sessions",
+    ValueKind.CHECKPOINT: "_deepctl_checkpoints",
+    ValueKind.MEMORY: "_deepctl_memory",
+    ValueKind.AGENT: "_deepctl_agents",
+    ValueKind.ROLE: "_deepctl_roles",
+    ValueKind.MODEL: "_deepctl_models",
+    ValueKind.SETTING: "_deepctl_settings",
+    ValueKind.SETTING_VALUE: "_deepctl_value",
+    ValueKind.FILE: "_files",
+    ValueKind.DIRECTORY: "_path_files -/",
 }
 
 
 def parts() -> dict[str, str]:
     """What the template's `@NAME@` lines become."""
-    choices = {key: values for key, (_, values) in settings().items() if values.kind is not Kind.NOTHING}
+    choices = {key: values for key, (_, values) in settings().items() if values.kind is not ValueKind.NOTHING}
     return {
         "ROLES": " ".join(roles()),
         "MODELS": "\n".join(_models()),
@@ -46,7 +46,7 @@ def parts() -> dict[str, str]:
 
 
 def _value(values: Values) -> str:
-    return f"compadd {' '.join(values.words)}" if values.kind is Kind.WORD else _ACTIONS[values.kind]
+    return f"compadd {' '.join(values.words)}" if values.kind is ValueKind.WORD else _ACTIONS[values.kind]
 
 
 def _models() -> Iterator[str]:
@@ -85,9 +85,9 @@ def _argument(argument: Argument) -> str:
 
 
 def _action(values: Values) -> str:
-    if values.kind is Kind.WORD:
+    if values.kind is ValueKind.WORD:
         return f"({' '.join(values.words)})"
-    if values.kind is Kind.WORDS:
+    if values.kind is ValueKind.WORDS:
         return f"_values -s , part {' '.join(values.words)}"
     return _ACTIONS[values.kind]
 

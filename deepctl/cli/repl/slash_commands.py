@@ -21,8 +21,8 @@ from deepctl.cli.repl import (
     help,
     history_commands,
     named_files,
+    pickers,
     run_cli_command,
-    session_picker,
     settings_commands,
     status,
 )
@@ -101,9 +101,9 @@ def _switch(state: ReplState, arguments: str) -> None:
 
 def _resume(state: ReplState, arguments: str) -> None:
     """Choose the session to continue, of any directory."""
-    session_picker.check_terminal("/resume")
+    pickers.check_terminal("/resume")
     try:
-        name = session_picker.pick(state.profile())
+        name = pickers.pick_session(state.profile())
     except Interrupted as interrupted:
         # Escape in the list. It is no Ctrl-C, after which the next one would leave.
         state.chat.display.notice(interrupted.message)
