@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -362,9 +363,13 @@ def test_the_list_is_short_if_you_like(alice: Alice) -> None:
 def test_the_index_for_shells_has_a_line_for_each(alice: Alice) -> None:
     index = alice.profile / "cache" / "index"
 
+    def line(record: dict[str, Any]) -> str:
+        minute = f"{datetime.fromisoformat(record['created_at']).astimezone():%Y-%m-%d %H:%M}"
+        about = f"{minute}  {record['prompt']}".rstrip()
+        return f"{record['id']}\t{record['label'] or ''}\t{record['session']}\t@{about}"
+
     def expected() -> list[str]:
-        everything = reversed(alice.records("--all"))
-        return [f"{one['id']}\t{one['label'] or ''}\t{one['session']}" for one in everything]
+        return [line(record) for record in reversed(alice.records("--all"))]
 
     assert index.read_text().splitlines() == expected()
     alice("save", "good").ok()
@@ -614,7 +619,7 @@ def test_an_import_leaves_out_what_is_no_file_and_ids_that_are_taken(alice: Alic
 
 def test_verify_reads_the_conversations_of_applications_too(alice: Alice) -> None:
     import asyncio
-    from datetime import datetime, timezone
+    from datetime import timezone
 
     from pydantic_ai.messages import ModelRequest, UserPromptPart
 

@@ -572,7 +572,7 @@ def test_a_conversation_stays_in_its_directory_and_follows_a_switch(
     alice("chat", "hello").ok()
     chat = Terminal("chat", "-C", str(shop), "--sandbox", "none", *ALICE, columns=200)
     try:
-        chat.expect(f"Session session-2, 0 turns in {shop}, model offline.")
+        chat.expect(f"Session session-2, 0 turns, in {shop}, model offline.")
         chat.prompt()
         chat.expect(f"alice · {shop} · ")
         chat.type("!pwd\r")
