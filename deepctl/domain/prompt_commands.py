@@ -10,8 +10,7 @@ r"""Prompt commands: slash commands that a user or a repository defines, each a 
 a shell splits them; a missing word is empty, and `\$` is a dollar sign. Arguments of a text without any of these follow
 the text. Nothing in a file runs, and no file that the text names is attached.
 
-The front matter is read line by line, because the usual `argument-hint: [FILE] [FOCUS]` is not valid YAML. Fields with
-other names have no effect.
+Fields of the front matter with other names have no effect.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from deepctl.domain import project_trust
+from deepctl.domain import front_matter, project_trust
 from deepctl.files.paths_beneath import DirectoryTree
 from deepctl.layout import ProfilePaths, Root
 from deepctl.quantities import size
@@ -41,7 +40,6 @@ MAX_DESCRIPTION = 200
 MAX_HINT = 40
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_FIELD = re.compile(r"(description|argument-hint):[ \t]*(.*)")
 _PLACEHOLDER = re.compile(r"\\\$|\$ARGUMENTS\b|\$([1-9])(?![0-9])")
 
 CommandSource = Literal["profile", "root", "project"]
@@ -134,28 +132,13 @@ def _command(tree: DirectoryTree, source: CommandSource, file: str, path: str) -
         text = tree.read(file).decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8") from None
-    fields, body = _parts(text)
+    fields, body = front_matter.split(text)
+    fields = fields or {}
     if not body:
         raise ValueError("it has no text")
     first_line = next(line for line in body.splitlines() if line.strip()).lstrip("# ")
     description = _cut(fields.get("description") or first_line, MAX_DESCRIPTION)
     return PromptCommand(name, source, path, description, _cut(fields.get("argument-hint", ""), MAX_HINT), body)
-
-
-def _parts(text: str) -> tuple[dict[str, str], str]:
-    """The fields of the front matter, and the text behind it. Raises `ValueError` if the front matter has no end."""
-    lines = text.split("\n")
-    if lines[0].rstrip() != "---":
-        return {}, text.strip()
-    end = next((number for number, line in enumerate(lines[1:], 1) if line.rstrip() == "---"), None)
-    if end is None:
-        raise ValueError("its front matter has no end, a line ---")
-    fields = {match[1]: _unquoted(match[2].strip()) for line in lines[1:end] if (match := _FIELD.fullmatch(line))}
-    return fields, "\n".join(lines[end + 1 :]).strip()
-
-
-def _unquoted(value: str) -> str:
-    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" else value
 
 
 def _cut(text: str, most: int) -> str:

@@ -6,9 +6,6 @@ Agent Skills specification (https://agentskills.io).
 
 Skills are those of the profile, of the root, and of a project whose content the user trusts. Of several with one name,
 the first one counts. No link is followed to a skill or in it.
-
-The front matter is read here, and not by a YAML parser. Many published skills are not valid YAML (`description: Use
-when: …`), and the harness' reader, which needs PyYAML, leaves those out and has no limit of sizes.
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
-from deepctl.domain import project_trust
+from deepctl.domain import front_matter, project_trust
 from deepctl.files.paths_beneath import DirectoryTree
 from deepctl.layout import ProfilePaths, Root
 from deepctl.quantities import size
@@ -37,8 +34,6 @@ MAX_DESCRIPTION = 1024
 SETTING = "disabled_skills"
 
 NAME = re.compile(r"(?=.{1,64}\Z)[a-z0-9]+(?:-[a-z0-9]+)*")
-_FIELD = re.compile(r"([A-Za-z][\w-]*)[ \t]*:(?:[ \t]+(.*))?")
-_BLOCK = re.compile(r"([|>])[+-]?[0-9]?[+-]?(?:[ \t]+#.*)?")
 
 SkillSource = Literal["profile", "root", "project"]
 
@@ -157,7 +152,9 @@ def _read(tree: DirectoryTree, directory: str, skill: Skill) -> Skill:
         text = tree.read(path).decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError:
         raise ValueError(f"its {SKILL_FILE} is not UTF-8") from None
-    fields, body = front_matter(text)
+    fields, body = front_matter.split(text)
+    if fields is None:
+        raise ValueError(f"its {SKILL_FILE} does not begin with front matter, a line ---")
     name = fields.get("name", directory)
     if name != directory:
         raise ValueError(f"its {SKILL_FILE} has another name, {one_line(name)[:64]!r}")
@@ -169,41 +166,3 @@ def _read(tree: DirectoryTree, directory: str, skill: Skill) -> Skill:
     if len(description) > MAX_DESCRIPTION:
         description = f"{description[: MAX_DESCRIPTION - 1]}…"
     return skill._replace(description=description, text=whole(body))
-
-
-def front_matter(text: str) -> tuple[dict[str, str], str]:
-    """The texts at the top level of the front matter, and what follows it. Raises `ValueError` if it has no end.
-
-    Understood are plain and quoted texts, over several lines too, and the blocks `|` and `>`. Lists and tables are
-    passed over.
-    """
-    lines = text.split("\n")
-    if lines[0].rstrip() != "---":
-        raise ValueError(f"its {SKILL_FILE} does not begin with front matter, a line ---")
-    end = next((number for number, line in enumerate(lines[1:], 1) if line.rstrip() == "---"), None)
-    if end is None:
-        raise ValueError(f"the front matter of its {SKILL_FILE} has no end, a line ---")
-    fields: dict[str, str] = {}
-    number = 1
-    while number < end:
-        match = _FIELD.fullmatch(lines[number].rstrip())
-        number += 1
-        if match is None:
-            continue
-        following: list[str] = []
-        while number < end and (not lines[number].strip() or lines[number][0] in " \t"):
-            following.append(lines[number].strip())
-            number += 1
-        fields.setdefault(match[1], _value((match[2] or "").strip(), following))
-    return fields, "\n".join(lines[end + 1 :]).strip()
-
-
-def _value(first: str, following: list[str]) -> str:
-    if block := _BLOCK.fullmatch(first):
-        return ("\n" if block[1] == "|" else " ").join(following).strip()
-    text = " ".join(line for line in (first, *following) if line)
-    if len(text) > 1 and text[0] == text[-1] == '"':
-        return re.sub(r'\\(["\\])', r"\1", text[1:-1])
-    if len(text) > 1 and text[0] == text[-1] == "'":
-        return text[1:-1].replace("''", "'")
-    return text

@@ -67,7 +67,7 @@ def test_a_skill_that_cannot_be_used_has_a_reason_and_the_others_are_used(tmp_pa
         "good": None,
         "Upper": "its name must have 1 to 64 lower-case letters, digits and single dashes",
         "no-front": "its SKILL.md does not begin with front matter, a line ---",
-        "no-end": "the front matter of its SKILL.md has no end, a line ---",
+        "no-end": "its front matter has no end, a line ---",
         "no-description": "its SKILL.md has no description",
         "renamed": "its SKILL.md has another name, 'other'",
         "latin": "its SKILL.md is not UTF-8",
