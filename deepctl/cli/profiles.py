@@ -394,12 +394,14 @@ def _put_into_force(
     `untrusted` is `None`.
     """
     from deepctl.domain import trust as domain
+    from deepctl.domain import untrusted_files
     from deepctl.output.profiles import TrustView, lines
 
     untrusted = untrusted or domain.waiting(paths, settings.read("profile", paths.settings))
     usable = [item for item in untrusted.items if item.problem is None]
     unusable = [item for item in untrusted.items if item.problem is not None]
     if not usable:
+        untrusted_files.remove_empty(paths)
         TrustView(paths.name, [], False, remaining_items=unusable).check()
         return TrustView(paths.name, [], False)
     is_shown = not yes and not as_json

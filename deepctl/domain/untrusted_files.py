@@ -81,7 +81,9 @@ def digest(paths: ProfilePaths) -> str:
         mode = entry.status.st_mode if entry.status is not None else 0
         whole.update(b"%d\0%s%o\0" % (len(os.fsencode(entry.path)), os.fsencode(entry.path), mode))
         if entry.is_file:
-            whole.update(hashlib.sha256(tree.read(entry.path)).digest())
+            # A skill may bring a file of any size.
+            with tree.opened(entry.path) as (descriptor, _), open(descriptor, "rb", closefd=False) as file:
+                whole.update(hashlib.file_digest(file, "sha256").digest())
     return "" if is_empty else whole.hexdigest()
 
 
@@ -93,6 +95,11 @@ def put_into_force(paths: ProfilePaths, files: list[UntrustedFile]) -> None:
         if not os.path.lexists(os.path.join(target, file.entry)):
             os.rename(os.path.join(paths.untrusted_files, file.kind, file.entry), os.path.join(target, file.entry))
             atomic.sync_directory(target)
+    remove_empty(paths)
+
+
+def remove_empty(paths: ProfilePaths) -> None:
+    """Remove the directories of what waits, if nothing does: a kill can leave them."""
     for directory in (*(os.path.join(paths.untrusted_files, kind) for kind in _RISKS), paths.untrusted_files):
         with suppress(OSError):  # it has others, or does not exist
             os.rmdir(directory)

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
+import pydantic_ai
 import pytest
 
+from deepctl.domain import untrusted_files
+from deepctl.layout import Root
+from tests.domain.test_transfer import tree
+from tests.store import faults
 from tests.support.command import InProcess
+
+SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
 
 
 def _fill(profile: Path) -> None:
@@ -108,3 +116,80 @@ def test_a_role_brings_them_and_a_new_profile_has_them_after_a_confirmation(
     deepctl("profiles", "trust", "bob", "--yes").ok()
     assert _names(deepctl, "bob") == ["tidy"]
     assert (home / "profiles/bob/commands/note.md").exists()
+
+
+def test_skills_of_a_package_come_back_byte_for_byte(deepctl: InProcess, home: Path, tmp_path: Path) -> None:
+    deepctl("profiles", "create", "alice").ok()
+    library = home / "profiles/alice/skills"
+    shutil.copytree(Path(os.path.dirname(pydantic_ai.__file__ or "")) / ".agents/skills", library)
+    (library / "large").mkdir()
+    (library / "large/SKILL.md").write_text("---\ndescription: Has a model.\n---\n")
+    with open(library / "large/model.bin", "wb") as file:
+        # More than what deepctl reads as a whole.
+        file.truncate(65 << 20)
+    names = _names(deepctl, "alice")
+    assert len(names) > 3
+    archive = str(tmp_path / "alice.tar.gz")
+    deepctl("profiles", "export", "--user", "alice", archive).ok()
+    deepctl("profiles", "import", archive, "--as", "bob").ok()
+    assert _names(deepctl, "bob") == []
+    deepctl("profiles", "trust", "bob", "--yes").ok()
+    assert _names(deepctl, "bob") == names
+
+    def contents(directory: Path) -> dict[bytes, bytes]:
+        return {path: content for path, (_, content) in tree(directory).items()}
+
+    assert contents(home / "profiles/bob/skills") == contents(library)
+
+
+@pytest.mark.parametrize("command", ["import", "trust"])
+def test_a_kill_at_any_call_loses_no_skill_and_brings_none_into_force(
+    deepctl: InProcess, home: Path, archive: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = ["profiles", "import", str(archive), "--as", "bob"]
+    trust = ["profiles", "trust", "bob", "--yes"]
+
+    def begin(root: Path) -> None:
+        monkeypatch.setenv("DEEPCTL_HOME", str(root))
+        if command == "trust":
+            deepctl(*take).ok()
+
+    def run() -> None:
+        deepctl(*(take if command == "import" else trust))
+
+    def files(profile: Path) -> dict[str, bytes]:
+        """The files of skills and commands by their paths, in force or not."""
+        result = {}
+        for place in (profile, profile / "untrusted"):
+            for kind in ("skills", "commands"):
+                for path, (_, content) in (tree(place / kind) if (place / kind).exists() else {}).items():
+                    if content:
+                        assert f"{kind}/{path.decode()}" not in result
+                        result[f"{kind}/{path.decode()}"] = content
+        return result
+
+    begin(home)
+    counter = faults.Counter()
+    with counter.installed():
+        run()
+    whole = files(home / "profiles/bob")
+    assert {"skills/tidy/SKILL.md", "skills/tidy/run.sh", "commands/note.md"} <= set(whole)
+    every = [(at, name, "SIGKILL") for at, name in enumerate(counter.names, 1)]
+    for at, name, _ in faults.sample(every, command, len(every) if SOAK else 24):
+        root = home.parent / f"{command}-{at}"
+        begin(root)
+        assert faults.in_child(run, at, faults.kill) == "killed", (at, name)
+        profile = root / "profiles/bob"
+        if profile.exists():
+            assert files(profile) == whole, (at, name)
+        else:
+            assert command == "import"
+            deepctl(*take).ok()
+        waiting = untrusted_files.waiting(Root(str(root)).profile("bob"))
+        if command == "import":
+            assert _names(deepctl, "bob") == []
+            assert len(waiting) == 2
+        deepctl(*trust).ok()
+        assert _names(deepctl, "bob") == ["tidy"], (at, name)
+        assert files(profile) == whole, (at, name)
+        assert not (profile / "untrusted").exists(), (at, name)
