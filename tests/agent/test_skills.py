@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -191,3 +193,160 @@ def test_the_tokens_of_skills_are_those_in_the_documentation(deepctl: InProcess,
     first, further = (int(number) for number in re.findall(r"(?:\| |; )(\d+)", row))
     assert abs(one - without - first) <= 5, (one - without, row)
     assert abs(each - further) <= 3, (each, row)
+
+
+def _files(directory: Path) -> dict[str, tuple[int, bytes]]:
+    """Modes and contents of everything in a directory; empty if it does not exist."""
+    return {
+        str(path): (path.stat().st_mode, path.read_bytes() if path.is_file() else b"") for path in directory.rglob("*")
+    }
+
+
+def test_a_script_of_a_skill_is_read_and_run_in_the_sandbox(deepctl: InProcess, home: Path, anthropic: Any) -> None:
+    scripts = _skill(home / "profiles/alice/skills", "count-words") / "scripts"
+    scripts.mkdir()
+    (scripts / "count.py").write_text(
+        "#!/usr/bin/env python3\nimport pathlib, sys\nimport words\n"
+        "text = pathlib.Path(sys.argv[1]).read_text()\npathlib.Path('count.txt').write_text(words.count(text))\n"
+    )
+    (scripts / "count.py").chmod(0o755)
+    (scripts / "words.py").write_text("def count(text):\n    return f'{len(text.split())} words'\n")
+    before = _files(home / "profiles/alice/skills")
+    place = f"{SKILLS_MOUNT}/profile/count-words/scripts"
+    anthropic(
+        ToolCalls(
+            [
+                ("write_file", {"path": "note.txt", "content": "one two three"}),
+                ("execute", {"command": f"{place}/count.py note.txt"}),
+                (
+                    "execute",
+                    {"command": f"echo 'import os' > {place}/count.py; chmod 777 {place}/count.py; rm -r {place}"},
+                ),
+                ("execute", {"command": f"mv {place} {SKILLS_MOUNT}/profile/x; ln -s / {SKILLS_MOUNT}/profile/y"}),
+                ("execute", {"command": f"mount -o remount,rw {SKILLS_MOUNT}/profile; umount {SKILLS_MOUNT}/profile"}),
+                ("edit_file", {"path": f"{place}/words.py", "old_string": "words'", "new_string": "letters'"}),
+                ("write_file", {"path": f"{place}/words.py", "content": "def count(text): return 'none'"}),
+            ]
+        ),
+        Text(["done"]),
+    )
+    deepctl("profiles", "create", "alice")
+    run = deepctl("chat", "--user", "alice", "--json", "count the words").ok()
+    results = [event for event in run.events if event["type"] == "tool_result"]
+    assert (home / "profiles/alice/workspace/count.txt").read_text() == "3 words", results[1]
+    assert [result["ok"] for result in results[5:]] == [False, False]
+    assert _files(home / "profiles/alice/skills") == before
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+@pytest.mark.parametrize("in_project", [False, True])
+def test_the_agent_makes_and_changes_no_skill_and_no_slash_command(
+    deepctl: InProcess, home: Path, tmp_path: Path, anthropic: Any, is_there: bool, in_project: bool
+) -> None:
+    deepctl("profiles", "create", "alice").ok()
+    (home / "config.toml").touch()
+    profile = home / "profiles/alice"
+    libraries = [owner / kind for owner in (profile, home) for kind in ("skills", "commands")]
+    (tmp_path / "shop").mkdir()
+    place = ["-C", str(tmp_path / "shop")] if in_project else []
+    if is_there:
+        for library in libraries[::2]:
+            _skill(library, "tidy")
+        for library in libraries[1::2]:
+            library.mkdir()
+            (library / "note.md").write_text("write a note")
+    before = {library: _files(library) for library in libraries}
+    calls: list[tuple[str, dict[str, Any]]] = []
+    for number, library in enumerate(libraries):
+        file = "note.md" if library.name == "commands" else "tidy/SKILL.md"
+        mounted = f"{SKILLS_MOUNT}/{'profile' if number < 2 else 'root'}"
+        spoil = f"mkdir -p $d/new; echo evil > $d/{file}; touch $d/x"
+        above = "../" * (2 if number > 1 else 1) + library.name
+        for directory in (str(library), above, mounted, f"link{number}"):
+            calls += [
+                ("write_file", {"path": f"{directory}/{file}", "content": "evil"}),
+                ("write_file", {"path": f"{directory}/new/SKILL.md", "content": "evil"}),
+                ("edit_file", {"path": f"{directory}/{file}", "old_string": "note", "new_string": "evil"}),
+            ]
+        calls += [
+            ("execute", {"command": f"ln -s '{library}' link{number}"}),
+            *calls[-3:],
+            ("execute", {"command": f"for d in '{library}' {above} {mounted} link{number}; do {spoil}; done"}),
+        ]
+    anthropic(ToolCalls(calls), Text(["done"]))
+    run = deepctl("chat", "--user", "alice", *place, "--json", "go").ok()
+    results = [event for event in run.events if event["type"] == "tool_result"]
+    assert len(results) == len(calls)
+    assert {library: _files(library) for library in libraries} == before
+    assert [library.exists() for library in libraries] == [is_there] * 4
+    # What the commands made instead is in their own directories.
+    listed = deepctl("skills", "list", "--user", "alice", *place, "--json").ok().json["skills"]
+    assert [(skill["name"], skill["source"], skill["enabled"]) for skill in listed] == (
+        [("tidy", "profile", True), ("tidy", "root", False)] if is_there else []
+    )
+
+
+def test_directories_that_are_no_skills_harm_nothing(deepctl: InProcess, home: Path, anthropic: Any) -> None:
+    library = home / "profiles/alice/skills"
+    good = _skill(library, "good", "Is good.")
+    (good / "passwd").symlink_to("/etc/passwd")
+    (good / "up").symlink_to("../../profile.toml")
+    for name in ("zero", "pipe", "directory", "sparse", "linked"):
+        (library / name).mkdir()
+    os.mknod(library / "zero/SKILL.md", stat.S_IFCHR | 0o600, os.makedev(1, 5))
+    os.mkfifo(library / "pipe/SKILL.md")
+    (library / "directory/SKILL.md").mkdir()
+    with open(library / "sparse/SKILL.md", "wb") as file:
+        file.truncate(1 << 40)
+    (library / "linked/SKILL.md").symlink_to("/dev/zero")
+    os.mkfifo(library / "queue")
+    (library / "away").symlink_to("/etc")
+    _skill(library, "bad-yaml").joinpath("SKILL.md").write_bytes(
+        b"---\nname: bad-yaml\n- x\ndescription: {[&*!%@`: - ? |\n&x\n\t: [}\n---\n"
+    )
+    for raw in (b"red\x1b[31m\nname", "\u202eevil".encode(), b"latin\xe9", b" ", b"\xff\xfe"):
+        os.makedirs(os.path.join(os.fsencode(library), raw))
+        Path(os.fsdecode(os.path.join(os.fsencode(library), raw)), "SKILL.md").write_text("---\ndescription: d\n---\n")
+    server = anthropic(
+        ToolCalls(
+            [
+                ("read_file", {"path": f"{SKILLS_MOUNT}/profile/good/passwd"}),
+                ("read_file", {"path": f"{SKILLS_MOUNT}/profile/good/up"}),
+                ("read_file", {"path": f"{SKILLS_MOUNT}/profile/zero/SKILL.md"}),
+                ("grep", {"pattern": "root", "path": f"{SKILLS_MOUNT}/profile"}),
+                (
+                    "execute",
+                    {"command": f"cat {SKILLS_MOUNT}/profile/good/up; head -c 9 {SKILLS_MOUNT}/profile/zero/SKILL.md"},
+                ),
+            ]
+        ),
+        Text(["done"]),
+    )
+    deepctl("profiles", "create", "alice")
+    (home / "profiles/alice/profile.toml").write_text('version = 1\ninstructions = "canary"\n')
+    began = time.monotonic()
+    shown = deepctl("skills", "list", "--user", "alice").ok()
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", shown.stdout + shown.stderr)
+    listed = {
+        skill["name"]: skill for skill in deepctl("skills", "list", "--user", "alice", "--json").ok().json["skills"]
+    }
+    assert {name for name, skill in listed.items() if skill["enabled"]} == {"good", "bad-yaml"}
+    assert all(skill["enabled"] != ("problem" in skill) for skill in listed.values())
+    assert {
+        name: skill["problem"]
+        for name, skill in listed.items()
+        if name in ("zero", "pipe", "directory", "sparse", "linked", "away")
+    } == {
+        "away": "a symbolic link is in the way",
+        "directory": "is a directory",
+        "linked": "a symbolic link is in the way",
+        "pipe": "not a regular file",
+        "sparse": "its SKILL.md has more than 128.0 KiB",
+        "zero": "not a regular file",
+    }
+    run = deepctl("chat", "--user", "alice", "--json", "go").ok()
+    assert time.monotonic() - began < 30
+    system = json.dumps(server.requests[0]["system"])
+    assert "- good: Is good." in system
+    results = [event["content"] for event in run.events if event["type"] == "tool_result"]
+    assert not any("root:" in result or "canary" in result for result in results), results

@@ -14,6 +14,8 @@ from deepctl.layout import Root
 from tests.store import faults
 from tests.support.command import InProcess, Result
 
+SOAK = os.environ.get("DEEPCTL_SOAK") == "1"  # read here: the fixtures remove the variable
+
 SECRET = "sk-canary-0123456789abcdef"
 SHIPPED = ("coder", "researcher", "reviewer", "writer")
 
@@ -266,7 +268,7 @@ def test_a_creation_that_is_killed_or_fails_at_any_call_leaves_a_whole_role_or_n
         changes.take_in(root, str(theirs), None, {}, 0.0)
 
     every = faults.points(lambda: take(Root(str(tmp_path / "counted"))))
-    size = len(every) if os.environ.get("DEEPCTL_SOAK") == "1" else 8
+    size = len(every) if SOAK else 8
     for at, name, fault in faults.sample(every, "roles", size):
         root = Root(str(tmp_path / f"{at}-{fault}"))
         faults.in_child(lambda root=root: take(root), at, faults.FAULTS[fault])  # type: ignore[misc]
@@ -285,7 +287,7 @@ def test_a_deletion_that_is_killed_leaves_a_whole_role_or_none(tmp_path: Path) -
     first = Root(str(tmp_path / "counted"))
     changes.take_in(first, str(theirs), None, {}, 0.0)
     calls = faults.count(lambda: changes.delete(first, "theirs", 0.0))
-    for at in range(1, calls + 1, 1 if os.environ.get("DEEPCTL_SOAK") == "1" else 15):
+    for at in range(1, calls + 1, 1 if SOAK else 15):
         root = Root(str(tmp_path / str(at)))
         changes.take_in(root, str(theirs), None, {}, 0.0)
         assert faults.in_child(lambda root=root: changes.delete(root, "theirs", 0.0), at, faults.kill) == "killed"  # type: ignore[misc]

@@ -26,6 +26,8 @@ from tests.store.faults import Lines, in_child_with
 from tests.support.command import Command, InProcess
 from tests.support.terminal import Terminal
 
+SOAK = os.environ.get("DEEPCTL_SOAK") == "1"  # read here: the fixtures remove the variable
+
 
 def _seen(directory: Path) -> dict[str, str]:
     return {
@@ -284,7 +286,7 @@ def test_ctrl_c_around_the_line_that_takes_a_profile_away_says_what_becomes_of_i
     while after - before > 1:
         middle = (before + after) // 2
         before, after = (before, middle) if is_away(middle) else (middle, after)
-    near, far = (10, 30) if os.environ.get("DEEPCTL_SOAK") == "1" else (4, 12)
+    near, far = (10, 30) if SOAK else (4, 12)
     for at in range(max(1, before - near), after + far):
         said = interrupt(at)
         assert said.startswith("130 "), at

@@ -19,6 +19,8 @@ from tests.store import faults
 from tests.store.scene import Scene
 from tests.support.command import Command, InProcess
 
+SOAK = os.environ.get("DEEPCTL_SOAK") == "1"  # read here: the fixtures remove the variable
+
 SECRET = "sk-canary-0123456789abcdef"
 SETTINGS = f"""# mine: {SECRET}
 version = 1
@@ -230,7 +232,7 @@ def test_a_copy_that_is_killed_or_fails_at_any_call_is_whole_or_not_there(tmp_pa
     counted = _small(tmp_path / "counted")
     every = faults.points(lambda: copied(counted))
     whole = _paths(str(tmp_path / "counted/profiles/bob"))
-    size = len(every) if os.environ.get("DEEPCTL_SOAK") == "1" else 10
+    size = len(every) if SOAK else 10
     for at, name, fault in faults.sample(every, "copy", size):
         scene = _small(tmp_path / f"{at}-{fault}")
         before = tree(scene.paths.directory)

@@ -15,7 +15,7 @@ from tests.domain.test_transfer import tree
 from tests.store import faults
 from tests.support.command import InProcess
 
-SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
+SOAK = os.environ.get("DEEPCTL_SOAK") == "1"  # read here: the fixtures remove the variable
 
 
 def _fill(profile: Path) -> None:
