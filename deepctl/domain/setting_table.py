@@ -286,9 +286,16 @@ SETTINGS: dict[str, Setting] = {
         "auto",
         NOTIFY,
     ),
-    "notify_after": Setting("seconds of a turn after which its end is told", "10", kind="seconds"),
+    "notify_after": Setting(
+        "seconds of a turn after which its end is told",
+        "10",
+        kind="seconds",
+        risk="it decides when the terminal rings or shows a notification",
+    ),
     "retries": Setting("number of retries when the provider is busy or failing", "3", kind="count", risk=_SPENDING),
-    "editing_mode": Setting("keys of the input line of a chat", "emacs", EDITING_MODES),
+    "editing_mode": Setting(
+        "keys of the input line of a chat", "emacs", EDITING_MODES, risk="it changes what your keys do in a chat"
+    ),
     "otel": Setting("whether turns are traced with OpenTelemetry", "false", _FLAG, risk=_TRACES),
     "limits.seconds": Setting("maximum time of a command, in seconds", "600", kind="seconds", risk=_LIMIT),
     "limits.memory": Setting("maximum memory of a command", "2G", kind="size", risk=_LIMIT),

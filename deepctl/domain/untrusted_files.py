@@ -61,9 +61,10 @@ def waiting(paths: ProfilePaths) -> list[UntrustedFile]:
         for entry in entries:
             name = entry.removesuffix(".md") if kind == COMMANDS else entry
             problem = None
-            if os.path.lexists(os.path.join(paths.directory, kind, entry)):
+            place = os.path.join(kind, entry)
+            if os.path.lexists(os.path.join(paths.directory, place)):
                 problem = Refused(
-                    f"The profile has {kind}/{entry} already.",
+                    f"The profile has {place} already.",
                     f"Rename one of them; the imported one is in {paths.untrusted_files}.",
                     code="exists",
                 )

@@ -67,6 +67,7 @@ def _some_value(key: str, setting: Setting) -> Any:
         "cost": 0.5,
         "patterns": ["*.secret"],
         "names": ["execute"],
+        "kinds": ["git log"],
         "integer": 7,
         "decimal": 0.25,
         "texts": ["<a>", "</a>"],

@@ -116,6 +116,7 @@ EXCUSED: dict[tuple[str, str], str] = {
     ("cli/repl/named_files.py", "/file has no option … here."): _SAID,
     ("cli/repl/named_files.py", "… is not attached."): _SAID,
     ("cli/repl/settings_commands.py", "… has no value …."): _SAID,
+    ("cli/repl/settings_commands.py", "A dumb terminal has no line editor."): _SAID,
     ("cli/repl/settings_commands.py", "… takes one word; these are too many: …."): _SAID,
     ("cli/repl/slash_commands.py", "/help takes one command; these are too many: …."): _SAID,
     ("cli/repl/command_catalogue.py", "There is no command …."): _SAID,
