@@ -709,3 +709,40 @@ def test_a_token_that_no_header_can_have_is_named(monkeypatch: pytest.MonkeyPatc
     with _talk({"docs": table}) as talk:
         (notice,) = talk.notices()
     assert "is left out: $DOCS_TOKEN cannot be used: it contains the character “" in notice
+
+
+def test_a_servers_process_survives_three_ctrl_c_of_a_conversation(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = profiles.create(layout.root(os.environ), "alice")
+    table = _local("--tools", "sleep,cancelled", "--report", str(tmp_path / "report"), "--child")
+    with Path(profile.settings).open("a") as file:
+        file.write(f"[mcp_servers.one]\ncommand = {json.dumps(table['command'])}\nargs = {json.dumps(table['args'])}\n")
+    long = ToolCalls([("one__sleep", {"seconds": 0.5})])
+    count = ToolCalls([("one__cancelled", {})])
+    with provider(Text(["begun"]), long, long, long, count, Text(["done"])) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.address}/v1")
+        options = ("chat", "--user", "alice", "--model", "openai-chat:loopback", "--approve", "auto")
+        with closing(Terminal(*options)) as terminal:
+            terminal.expect("alice>")
+            terminal.type("hello\r")
+            terminal.expect("begun")
+            before = json.loads((tmp_path / "report").read_text())
+            for number in range(1, 4):
+                # What is typed before the end of a stopped turn stays in the line.
+                terminal.expect("alice>", number + 1)
+                terminal.type(f"prompt {number}\r")
+                terminal.expect("one__sleep", number)
+                terminal.type("\x03")
+                terminal.expect("Stopped; completed steps are kept.", number)
+            assert _is_running(before["pid"])
+            assert _is_running(before["child"])
+            terminal.expect("alice>", 5)
+            terminal.type("how many?\r")
+            terminal.expect("done")
+            terminal.type("/quit\r")
+            assert terminal.wait() == 0
+        results = [message["content"] for message in server.requests[-1]["messages"] if message["role"] == "tool"]
+    assert results[-1] == f"3 in {before['pid']}"
+    assert json.loads((tmp_path / "report").read_text())["pid"] == before["pid"]
+    _wait(lambda: not _is_running(before["pid"]) and not _is_running(before["child"]))
