@@ -10,6 +10,7 @@ WORKERS ?= 4
 DEV := $(VENV)/.ready-dev
 MODELS := $(VENV)/.ready-models
 PROJECTS := $(VENV)/.ready-sdists
+MCP_SERVERS := $(VENV)/.ready-mcp-servers
 SOAK := tests/agent/test_library_options.py tests/test_storage.py tests/cli/test_done_but.py tests/agent/test_interruption.py tests/agent/test_kill.py tests/agent/test_keys.py tests/agent/test_usage_soak.py tests/test_markdown.py tests/agent/test_git_directories.py \
   tests/test_fuzz_environment.py tests/attacks/test_races.py tests/attacks/test_planted.py \
   tests/cli/test_wipe.py::test_ctrl_c_around_the_line_that_takes_a_profile_away_says_what_becomes_of_it \
@@ -25,7 +26,7 @@ QUICK := tests/test_schemas.py tests/test_start.py tests/test_locks.py tests/tes
   $(addprefix tests/store/test_,ledger.py object_store.py restore.py rewind_plan.py session_log.py trees.py)
 COVERED := deepctl/store/*,deepctl/domain/*,deepctl/files/*
 
-.PHONY: help demo test test-quick models projects soak soak-library soak-models soak-projects coverage lint bench completions pictures clean
+.PHONY: help demo test test-quick models projects soak soak-library soak-mcp soak-models soak-projects coverage lint bench completions pictures clean
 
 help:
 	@echo "make demo    the main features with the offline model, in a throw-away root, under a minute"
@@ -37,6 +38,7 @@ help:
 	@echo "make coverage   branch coverage of store, domain and files by all tests (takes three times as long)"
 	@echo "make soak    the crash, damage and story tests in full: every call, ten times the examples"
 	@echo "make soak-library   50 users of one web application with 20 turns each; throughput and memory against pydantic-deep"
+	@echo "make soak-mcp   six published MCP servers; needs npm, which installs three of them (40 MB)"
 	@echo "make soak-projects   a rewind in a project with a fault at every call to the file system; its rules against git"
 	@echo "make lint    ruff, mypy and the import rules"
 	@echo "make bench   speed, as ratios measured in one run, and tokens of the first request"
@@ -77,6 +79,12 @@ $(PROJECTS): pyproject.toml constraints.txt | $(DEV)
 	$(BIN)/pip download --quiet --no-deps --no-binary :all: --dest $(VENV)/sdists pydantic-deep==0.3.50
 	@touch $@
 
+# The versions that docs/mcp.md names.
+$(MCP_SERVERS): pyproject.toml | $(DEV)
+	npm install --silent --no-audit --no-fund --no-save --prefix $(VENV)/mcp-servers \
+	  $(addprefix @modelcontextprotocol/server-,everything@2026.8.31 filesystem@2026.8.31 memory@2026.8.31)
+	@touch $@
+
 demo: $(READY)
 	@PATH="$(abspath $(BIN)):$$PATH" sh examples/demo.sh
 
@@ -109,6 +117,9 @@ soak-library: $(DEV)
 
 soak-projects: $(PROJECTS)
 	DEEPCTL_SOAK=1 $(BIN)/pytest --timeout 3600 $(SOAK_PROJECTS)
+
+soak-mcp: $(MCP_SERVERS)
+	DEEPCTL_SOAK=1 $(BIN)/pytest -s tests/agent/test_real_mcp_servers.py
 
 soak-models: $(MODELS)
 	DEEPCTL_SOAK=1 $(BIN)/pytest tests/models
