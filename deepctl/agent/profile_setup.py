@@ -15,6 +15,7 @@ from deepctl.domain.memory.shared import SharedMemory, names_to_read
 from deepctl.domain.permissions import CommandPolicy, Permissions, without_sandbox
 from deepctl.domain.settings import Settings
 from deepctl.layout import ProfilePaths, Root
+from deepctl.quantities import counted
 from deepctl.sandbox import read_only
 from deepctl.sandbox.container import container_name
 
@@ -74,7 +75,7 @@ class SetupReader(NamedTuple):
         in_force = self.settings
         permissions, limits = in_force.permissions(), in_force.limits()
         image = in_force.get("docker.image") or ""
-        servers = in_force.mcp_servers()
+        servers, hooks = in_force.mcp_servers(), in_force.hooks()
         approve, network = self.approve, self.network
         allowed_commands: list[str] | None = in_force.patterns("allowed_commands")
         paths_to_read = in_force.paths("read_only_paths")
@@ -97,12 +98,14 @@ class SetupReader(NamedTuple):
             # The user has not chosen to work unsandboxed, so unsandboxed commands are not allowed.
             approve = "ask" if approve == "auto" else approve
             permissions, allowed_commands = without_sandbox(permissions), None
+            hooks = [hook for hook in hooks if not hook.is_sandboxed]
         options = self._options(paths.name)._replace(
             instructions=in_force.get("instructions"),
             sandbox=choice.sandbox,
             approve=approve,
             permissions=permissions,
             allowed_commands=allowed_commands,
+            hooks=hooks,
             mcp_servers=servers,
             mcp_logins=paths.keys,
             mcp_prompt_cache=paths.mcp_prompts,
@@ -113,7 +116,10 @@ class SetupReader(NamedTuple):
             spending=Spending(root, paths, budgets.of_settings(in_force, paths.name)),
             extensions=self._extensions(root, paths),
         )
-        notices = [commands.notice, mcp_servers.notice(servers) if servers else None]
+        hook_notice = None
+        if lost := len(in_force.hooks()) - len(hooks):
+            hook_notice = f"{counted(lost, 'hook')} of [hooks] cannot run, because there is no sandbox."
+        notices = [commands.notice, mcp_servers.notice(servers) if servers else None, hook_notice]
         return options, commands._replace(notice=" ".join(filter(None, notices)) or None)
 
     def _extensions(self, root: Root, paths: ProfilePaths) -> AgentExtensions:

@@ -61,8 +61,10 @@ from deepctl.errors import DeepctlError, StorageError
 from deepctl.sandbox.policy import PROTECTED
 
 if TYPE_CHECKING:
+    from deepctl.agent.hooks import CommandHooks
     from deepctl.agent.questions import Answerer
     from deepctl.agent.tracing import Tracing
+    from deepctl.domain.hooks import Hook
 
 
 class Options(NamedTuple):
@@ -85,6 +87,7 @@ class Options(NamedTuple):
     permissions: Permissions = {}
     allowed_commands: Sequence[str] | None = ()
     """Kinds of commands that need no approval; `None` if no kind can be allowed."""
+    hooks: Sequence[Hook] = ()
     timeout: float | None = None
     compact_at: int | None = COMPACT_AT
     context_window: int | None = None
@@ -159,6 +162,7 @@ class TurnEngine:
         """The name of the session of the turn, for traces."""
         self._used = RunUsage()
         self._spent = RunUsage()
+        self._hooks: CommandHooks | None = None
         self._is_own_agent = agent is None
         self.agent: Agent[DeepAgentDeps, Any] = agent if agent is not None else self._own_agent(ask, answerer)
         # An agent without checkpoints of its own reports its tool calls, too.
@@ -193,6 +197,11 @@ class TurnEngine:
             capabilities.append(self._servers.capability())
         if self._tracing is not None:
             capabilities.append(self._tracing.capability())
+        if options.hooks:
+            from deepctl.agent.hooks import CommandHooks  # most profiles have none
+
+            self._hooks = CommandHooks(options.hooks, self._environment)
+            capabilities.append(self._hooks)
         return create_deep_agent(
             self.model,
             instructions=[_place(options), *([options.instructions] if options.instructions else [])],
@@ -279,6 +288,8 @@ class TurnEngine:
 
         if self.settings_notice is not None:
             self.notify(self.settings_notice, emit)
+        if self._hooks is not None:
+            self._hooks.emit = emit
         meter = self.meter
         meter.session, meter.turn, meter.emit, meter.blocking = deps.session, record.turn, emit, blocking
         meter.check_prices()

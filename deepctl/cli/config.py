@@ -61,7 +61,7 @@ def _lock(profile: ProfilePaths | None, command: str, wait: float) -> Lease:
 
 @app.command("show", epilog="Example: deepctl config show --user alice")
 def show_(user: options.User = None, as_json: options.Json = False) -> None:
-    """Show the settings in force and their sources, and the MCP servers.
+    """Show the settings in force and their sources, the MCP servers and the hooks.
 
     Settings of [model_profile] are shown only if they are set.
     """
@@ -76,7 +76,8 @@ def show_(user: options.User = None, as_json: options.Json = False) -> None:
     file = in_force.files[0]
     unknown, servers = settings.unknown_keys(file.checked()), in_force.mcp_servers()
     items, problem = _waiting(profile, file) if profile is not None else ([], None)
-    view = views.SettingsView(profile.name if profile else None, file.path, values, unknown, servers, items, problem)
+    name = profile.name if profile else None
+    view = views.SettingsView(name, file.path, values, unknown, servers, items, problem, in_force.hooks())
     show(view, as_json)
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from deepctl import layout
-from deepctl.domain import keys, mcp_servers, setting_table, stored_keys
+from deepctl.domain import hooks, keys, mcp_servers, setting_table, stored_keys
 from deepctl.layout import ProfilePaths
 from deepctl.redaction import Redaction
 
@@ -82,6 +82,8 @@ def _reason(key: str, value: Any, environment: Mapping[str, str], for_other_mach
     table = key.partition(".")[0]
     if table == keys.TABLE:
         return "keys belong to one profile"
+    if table == hooks.TABLE:
+        return "hooks run commands, so each profile gets its own by hand"
     if key in _BETWEEN_PROFILES:
         return "each profile decides itself whose memory it reads, and who reads its own"
     if for_other_machine and key in _OF_MACHINE:

@@ -22,6 +22,7 @@ from deepctl.sandbox.policy import Limits
 from deepctl.store.log_file import documents
 
 if TYPE_CHECKING:
+    from deepctl.domain.hooks import Hook
     from deepctl.domain.keys import KeyReference, KeyRing
     from deepctl.domain.mcp_servers import McpServer
     from deepctl.store.coverage import CoverageSettings
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 FORMAT = layout.SETTINGS_FORMAT.current
 """Version of settings files that this deepctl writes and the newest it reads."""
 
-_BOOKKEEPING = ("version", "created_at", "permissions", "mcp_servers", "keys")
+_BOOKKEEPING = ("version", "created_at", "permissions", "mcp_servers", "keys", "hooks")
 MODEL_TABLES = ("model_settings", "model_profile")
 """Tables in which an unknown key is an error, because a request without it could have another answer."""
 
@@ -330,6 +331,18 @@ class Settings(NamedTuple):
                 servers |= mcp_servers.parse(values["mcp_servers"], file.path, file.source)
         return [servers[name] for name in sorted(servers)]
 
+    def hooks(self) -> list[Hook]:
+        """The hooks of config.toml, then those of profile.toml. Raises `BadSetting`."""
+        hooks: list[Hook] = []
+        for file in reversed(self.files):
+            values = file.checked()
+            check_spelling(values, "hooks", file.path)
+            if "hooks" in values:
+                from deepctl.domain.hooks import parse as parse_hooks  # most profiles have none
+
+                hooks += parse_hooks(values["hooks"], file.path, file.source)
+        return hooks
+
     def keys(self, environment: Mapping[str, str]) -> KeyRing:
         """The references to keys: of profile.toml, stored for the profile, then of config.toml. Raises `BadSetting`."""
         from deepctl.domain import keys  # most commands do not use it
@@ -440,6 +453,10 @@ def problems(values: Mapping[str, object], path: str, *, in_profile: bool) -> It
                 parse(value, path)
             elif key == mcp_servers.TABLE:
                 mcp_servers.parse(value, path)
+            elif key == "hooks":
+                from deepctl.domain.hooks import parse as parse_hooks
+
+                parse_hooks(value, path)
             elif key == "keys":
                 from deepctl.domain import keys  # most files have none
 
@@ -459,7 +476,7 @@ def check(values: Mapping[str, object], path: str, *, in_profile: bool = True) -
     """Raises the first error that commands would raise with these settings of a profile, or of all profiles."""
     from deepctl.domain import mcp_servers
 
-    for table in ("permissions", mcp_servers.TABLE, "keys", *MODEL_TABLES):
+    for table in ("permissions", mcp_servers.TABLE, "keys", "hooks", *MODEL_TABLES):
         check_spelling(values, table, path)
     for problem in problems(values, path, in_profile=in_profile):
         raise problem

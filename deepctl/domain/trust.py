@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from deepctl import quantities
-from deepctl.domain import addresses, keys, mcp_servers, settings, untrusted_files
+from deepctl.domain import addresses, hooks, keys, mcp_servers, settings, untrusted_files
 from deepctl.domain.settings import SettingsFile
 from deepctl.errors import BadSetting, Damaged, DeepctlError, NewerFormat, Refused
 from deepctl.files import atomic
@@ -33,6 +33,7 @@ _TABLES = frozenset(key.partition(".")[0] for key in settings.SETTINGS if "." in
     "permissions",
     mcp_servers.TABLE,
     keys.TABLE,
+    hooks.TABLE,
 }
 """Tables whose entries are settings of their own."""
 _UNKNOWN = "this deepctl does not know it; a later version may act on it"
@@ -202,6 +203,8 @@ def risk(place: tuple[str, ...], value: Any) -> str:
     key = ".".join(place)
     if place[0] == mcp_servers.TABLE and len(place) == 2:
         return _server_risk(value)
+    if place[0] == hooks.TABLE:
+        return hooks.risk(value)
     if place[0] == keys.TABLE and len(place) == 2:
         return keys.risk(place[1], value)
     if place[0] == "permissions":

@@ -41,6 +41,7 @@ from deepctl.quantities import counted, size
 if TYPE_CHECKING:
     from deepctl.agent.models import ModelCheck
     from deepctl.domain.doctor import Check
+    from deepctl.domain.hooks import Hook
     from deepctl.domain.sandbox_settings import SandboxDescription
     from deepctl.domain.trust import TrustItem
 
@@ -50,7 +51,7 @@ _WAITS = Cell(f"{UNTRUSTED}, not in force", "warning")
 
 
 class SettingsView(NamedTuple):
-    """Every setting in force, unknown keys of the file, and MCP servers.
+    """Every setting in force, unknown keys of the file, MCP servers, and hooks in the order in which they run.
 
     `untrusted_items` are imported settings that are not in force; `problem` is the reason why they cannot be read.
     """
@@ -62,6 +63,7 @@ class SettingsView(NamedTuple):
     servers: list[McpServer] = []
     untrusted_items: list[TrustItem] = []
     problem: str | None = None
+    hooks: list[Hook] = []
 
     def document(self) -> dict[str, Any]:
         return {
@@ -70,6 +72,7 @@ class SettingsView(NamedTuple):
             "settings": [_value_document(value) for value in self.values],
             "unknown": self.unknown_keys,
             "mcp_servers": [server_document(server) for server in self.servers],
+            "hooks": [_hook_document(hook) for hook in self.hooks],
             "untrusted": profiles.documents(self.untrusted_items),
         }
 
@@ -90,6 +93,10 @@ class SettingsView(NamedTuple):
             )
             for server in self.servers
         ]
+        rows += [
+            (f"hooks.{hook.event}", _one_line(hook) + ("" if hook.is_sandboxed else " (unsandboxed)"), hook.source)
+            for hook in self.hooks
+        ]
         rows += [(key, "-", Cell("unknown setting, ignored", "warning")) for key in self.unknown_keys]
         rows += [(item["key"], _text(item["value"]), _WAITS) for item in profiles.documents(self.untrusted_items)]
         table(("SETTING", "VALUE", "FROM"), rows)
@@ -97,6 +104,22 @@ class SettingsView(NamedTuple):
             notice(f"The settings in {UNTRUSTED} are not in force until `deepctl profiles trust {self.profile}`.")
         if self.problem is not None:
             notice(self.problem)
+
+
+def _one_line(hook: Hook) -> str:
+    line, more, _ = without_passwords(hook.command.strip()).partition("\n")
+    return f"{line} …" if more else line
+
+
+def _hook_document(hook: Hook) -> dict[str, Any]:
+    return {
+        "event": hook.event,
+        "command": without_passwords(hook.command),
+        "tools": list(hook.tools),
+        "timeout": hook.timeout,
+        "sandbox": hook.is_sandboxed,
+        "source": hook.source,
+    }
 
 
 def _text(value: Any) -> str:

@@ -13,7 +13,8 @@ from tests.support.mcp_http_server import mcp_server
 _BOX, _WITH_PASSWORD = "http://x", "https://a:b@x"
 
 
-def _config(s: Situation, text: str) -> list[str]:
+def with_config(s: Situation, text: str) -> list[str]:
+    """`config show` with this config.toml."""
     path = Path(os.environ["DEEPCTL_CONFIG"])
     path.parent.mkdir(parents=True)
     path.write_text(text)
@@ -22,82 +23,82 @@ def _config(s: Situation, text: str) -> list[str]:
 
 @case("config show", "`mcp_servers` is misspelled")
 def _(s: Situation) -> list[str]:
-    return _config(s, f'[mcpServers.a]\nurl = "{_BOX}"')
+    return with_config(s, f'[mcpServers.a]\nurl = "{_BOX}"')
 
 
 @case("config show", "`mcp_servers` is not a table")
 def _(s: Situation) -> list[str]:
-    return _config(s, "mcp_servers = 5")
+    return with_config(s, "mcp_servers = 5")
 
 
 @case("config show", "the name of an MCP server is invalid")
 def _(s: Situation) -> list[str]:
-    return _config(s, f'[mcp_servers."a b"]\nurl = "{_BOX}"')
+    return with_config(s, f'[mcp_servers."a b"]\nurl = "{_BOX}"')
 
 
 @case("config show", "an MCP server is not a table")
 def _(s: Situation) -> list[str]:
-    return _config(s, "[mcp_servers]\na = 5")
+    return with_config(s, "[mcp_servers]\na = 5")
 
 
 @case("config show", "an MCP server has an unknown key")
 def _(s: Situation) -> list[str]:
-    return _config(s, "[mcp_servers.a]\nxyz = 5")
+    return with_config(s, "[mcp_servers.a]\nxyz = 5")
 
 
 @case("config show", "a key of an MCP server is misspelled")
 def _(s: Situation) -> list[str]:
-    return _config(s, '[mcp_servers.a]\ncomand = "x"')
+    return with_config(s, '[mcp_servers.a]\ncomand = "x"')
 
 
 @case("config show", "an MCP server has both a program and an address")
 def _(s: Situation) -> list[str]:
-    return _config(s, f'[mcp_servers.a]\ncommand = "x"\nurl = "{_BOX}"')
+    return with_config(s, f'[mcp_servers.a]\ncommand = "x"\nurl = "{_BOX}"')
 
 
 @case("config show", "an MCP server has neither a program nor an address")
 def _(s: Situation) -> list[str]:
-    return _config(s, "[mcp_servers.a]")
+    return with_config(s, "[mcp_servers.a]")
 
 
 @case("config show", "a key is not allowed for this kind of MCP server")
 def _(s: Situation) -> list[str]:
-    return _config(s, '[mcp_servers.a]\ncommand = "x"\nhttp_headers = {}')
+    return with_config(s, '[mcp_servers.a]\ncommand = "x"\nhttp_headers = {}')
 
 
 @case("config show", "a value of an MCP server is not text")
 def _(s: Situation) -> list[str]:
-    return _config(s, "[mcp_servers.a]\ncommand = 5")
+    return with_config(s, "[mcp_servers.a]\ncommand = 5")
 
 
 @case("config show", "a value in `env` of an MCP server refers to a variable")
 def _(s: Situation) -> list[str]:
-    return _config(s, '[mcp_servers.a]\ncommand = "x"\nenv = { TOKEN = "$TOKEN" }')
+    return with_config(s, '[mcp_servers.a]\ncommand = "x"\nenv = { TOKEN = "$TOKEN" }')
 
 
 @case("config show", "the name of a variable is invalid")
 def _(s: Situation) -> list[str]:
-    return _config(s, '[mcp_servers.a]\ncommand = "x"\nenv_vars = ["sk-0"]')
+    return with_config(s, '[mcp_servers.a]\ncommand = "x"\nenv_vars = ["sk-0"]')
 
 
 @case("config show", "the address of an MCP server is invalid")
 def _(s: Situation) -> list[str]:
-    return _config(s, '[mcp_servers.a]\nurl = "x"')
+    return with_config(s, '[mcp_servers.a]\nurl = "x"')
 
 
 @case("config show", "the address of an MCP server contains a password")
 def _(s: Situation) -> list[str]:
-    return _config(s, f'[mcp_servers.a]\nurl = "{_WITH_PASSWORD}"')
+    return with_config(s, f'[mcp_servers.a]\nurl = "{_WITH_PASSWORD}"')
 
 
 @case("config show", "a time of an MCP server is invalid")
 def _(s: Situation) -> list[str]:
-    return _config(s, f'[mcp_servers.a]\nurl = "{_BOX}"\ntool_timeout_sec = 0')
+    return with_config(s, f'[mcp_servers.a]\nurl = "{_BOX}"\ntool_timeout_sec = 0')
 
 
 @case("config show", "the approval mode of an MCP server is invalid")
 def _(s: Situation) -> list[str]:
-    return _config(s, f'[mcp_servers.a]\nurl = "{_BOX}"\ndefault_tools_approval_mode = "auto"')
+    return with_config(s, f'[mcp_servers.a]\nurl = "{_BOX}"\ndefault_tools_approval_mode = "auto"')
 
 
 def _add(s: Situation, *arguments: str) -> list[str]:

@@ -118,6 +118,7 @@ def checks_of(
         *run_guarded("keys", lambda: keys(environment, in_force)),
         *by_settings("sandbox", lambda: sandboxes.in_force(in_force)),
         *run_guarded("mcp", lambda: machine.servers(environment, in_force)),
+        *run_guarded("hooks", lambda: sandboxes.hooks(in_force)),
         *run_guarded("lock", lambda: _lock(paths)),
         *run_guarded("rights", lambda: rights(paths)),
         *run_guarded("sessions", lambda: stored_state.sessions(paths)),

@@ -317,6 +317,36 @@ class Sandboxes:
             is_wanted = selection.sandbox_name == "docker"
             yield Check("docker", "problem" if is_wanted else "ok", f"not used: {docker.reason}", docker.fix)
 
+    def hooks(self, settings: Settings) -> Iterator[Check]:
+        """The hooks of a profile that cannot run; nothing without hooks."""
+        try:
+            profile_hooks = settings.hooks()
+        except DeepctlError:
+            return  # the checks of the files report the error
+        if not profile_hooks:
+            return
+        from deepctl.domain.hooks import problem  # most profiles have none
+
+        stopped = [
+            f"{hook.event} {hook.command!r}: {reason}"
+            for hook in profile_hooks
+            if (reason := problem(hook, self._environment)) is not None
+        ]
+        sandbox, _, limits = choice(settings)
+        missing = self.bubblewrap(limits) if sandbox in ("auto", "bubblewrap") else None
+        if missing is not None and (count := sum(hook.is_sandboxed for hook in profile_hooks)):
+            stopped.append(f"{counted(count, 'hook')} in the sandbox: {missing.reason}")
+        if stopped:
+            yield Check("hooks", "problem", f"cannot run: {'; '.join(stopped)}", "docs/extend.md describes [hooks].")
+            return
+        free = sum(not hook.is_sandboxed for hook in profile_hooks)
+        detail = (
+            f"{counted(len(profile_hooks), 'hook')}, {free} unsandboxed"
+            if free
+            else counted(len(profile_hooks), "hook")
+        )
+        yield Check("hooks", "ok", detail)
+
     def in_force(self, settings: Settings) -> Iterator[Check]:
         """Where the commands of a profile run. Raises `DeepctlError` if its settings cannot be used."""
         sandbox, image, limits = choice(settings)
