@@ -14,6 +14,8 @@ import posixpath
 import re
 import secrets
 import signal
+import subprocess
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -191,27 +193,20 @@ class CommandHooks(AbstractCapability[Any]):
         if (reason := problem(hook, self.environment)) is not None:
             return HookEnd(None, f"{reason}; it did not run")
         variables = {name: self.environment[name] for name in _VARIABLES if name in self.environment}
-        process = None
         try:
-            process = await asyncio.create_subprocess_exec(
-                *("/bin/sh", "-c", hook.command),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                cwd=variables.get("HOME") or "/",
-                env={"PATH": COMMAND_PATH, **variables},
-                start_new_session=True,
-            )
-            output = await asyncio.wait_for(_talk(process, text.encode()), hook.timeout)
-        except TimeoutError:
-            return HookEnd(None, f"it took longer than {hook.timeout:g} s and was ended")
+            process = _started(hook.command, text, variables)
         except OSError as error:
             return HookEnd(None, f"it could not start: {error.strerror}")
+        try:
+            async with asyncio.timeout(hook.timeout):
+                output = await _output(process)
+        except TimeoutError:
+            return HookEnd(None, f"it took longer than {hook.timeout:g} s and was ended")
         finally:
             # Also after Ctrl-C; and processes that it has left running.
-            if process is not None:
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         return HookEnd(process.returncode, output.decode(errors="replace").strip())
 
     def _clean(self, message: str) -> str:
@@ -219,39 +214,48 @@ class CommandHooks(AbstractCapability[Any]):
         return message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]} …"
 
 
-async def _talk(process: asyncio.subprocess.Process, text: bytes) -> bytes:
-    """Write the text, and read the output up to a limit until the process ends.
+def _started(command: str, text: str, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """An unsandboxed hook that reads the text. Raises `OSError`.
+
+    It is not a process of asyncio: if a start of asyncio is cancelled, its process can go on without an owner.
+    """
+    with tempfile.TemporaryFile() as stdin:
+        stdin.write(text.encode())
+        stdin.seek(0)
+        return subprocess.Popen(
+            ["/bin/sh", "-c", command],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=variables.get("HOME") or "/",
+            env={"PATH": COMMAND_PATH, **variables},
+            start_new_session=True,
+        )
+
+
+async def _output(process: subprocess.Popen[bytes]) -> bytes:
+    """The output of a process, up to a limit, once the process has ended.
 
     A program that it has left in the background may have its output open, so the end of the output is not waited for.
     """
-    assert process.stdin is not None
     assert process.stdout is not None
-
-    async def write(stdin: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):  # a hook need not read it
-            stdin.write(text)
-            await stdin.drain()
-        stdin.close()
-
     output = bytearray()
-
-    async def read(stdout: asyncio.StreamReader) -> None:
-        while chunk := await stdout.read(1 << 16):
-            output.extend(chunk[: _MAX_OUTPUT - len(output)])
-
-    writing = asyncio.create_task(write(process.stdin))
-    reading = asyncio.create_task(read(process.stdout))
-    try:
-        # In some versions of Python, `process.wait()` also waits for the end of the output.
-        while process.returncode is None:
-            await asyncio.wait([reading], timeout=_POLL)
-            if reading.done():
-                await process.wait()
-        await asyncio.wait([reading], timeout=_POLL)
-        return bytes(output)
-    finally:
-        writing.cancel()
-        reading.cancel()
+    with process.stdout as stdout:
+        os.set_blocking(stdout.fileno(), False)
+        seconds = _POLL / 16
+        while True:
+            has_ended = process.poll() is not None
+            with suppress(BlockingIOError):
+                # Not all at once: a hook that never stops writing must not keep the event loop.
+                chunk = os.read(stdout.fileno(), _MAX_OUTPUT)
+                output.extend(chunk[: _MAX_OUTPUT - len(output)])
+                if chunk and not has_ended:
+                    await asyncio.sleep(0)
+                    continue
+            if has_ended:
+                return bytes(output)
+            await asyncio.sleep(seconds)
+            seconds = min(2 * seconds, _POLL)
 
 
 def _document(value: dict[str, Any]) -> str:

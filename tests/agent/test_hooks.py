@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from deepctl.domain.hooks import parse, risk
+from deepctl.agent.hooks import CommandHooks
+from deepctl.domain.hooks import Hook, parse, risk
 from deepctl.errors import BadSetting
 from deepctl.layout import Root
 from tests.support.command import Command, InProcess, Result
@@ -198,6 +200,41 @@ def test_ctrl_c_ends_a_hook(
     rewound = deepctl("checkpoints", "rewind", "~1", "-u", "alice", "--json").ok().json
     assert rewound["files"]["conflicts"] == []
     assert not (workspace / "a.txt").exists()
+
+
+def test_an_interruption_at_any_moment_ends_an_unsandboxed_hook(tmp_path: Path) -> None:
+    hook = Hook(
+        "turn_end",
+        f"echo $$ >>{tmp_path}/pids; sleep 300 & echo $! >>{tmp_path}/pids; wait",
+        timeout=60.0,
+        is_sandboxed=False,
+    )
+    runner = CommandHooks([hook], dict(os.environ))
+
+    async def stopped(seconds: float) -> None:
+        async with asyncio.timeout(10):
+            running = asyncio.ensure_future(runner._outside(hook, "x" * 200_000))
+            await asyncio.sleep(seconds)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+
+    for milliseconds in range(20):
+        asyncio.run(stopped(milliseconds / 1000))
+    processes = (tmp_path / "pids").read_text().split()
+    assert processes
+    end = time.monotonic() + 5
+    while any(map(_is_running, processes)):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def _is_running(process: str) -> bool:
+    """Whether there is such a process that is no zombie: nobody may wait for one whose parent is gone."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_hooks_hold_for_a_sub_agent_which_ends_no_turn(
