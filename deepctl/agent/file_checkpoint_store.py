@@ -284,6 +284,8 @@ class FileCheckpointStore:
             self._recover(store)
             yield store
             self._open.note_time(self._directory)
+            if len(_OPEN) > _MOST_OPEN:  # many threads have worked at once
+                _close_excess(self._open)
         except BaseException:
             self._open.close()
             raise
