@@ -21,6 +21,7 @@ from deepctl.agent.backend import open_backend
 from deepctl.agent.sandboxes import NoSandbox
 from deepctl.layout import Root
 from deepctl.sandbox.policy import SKILLS_MOUNT
+from tests.support import docker
 from tests.support.command import InProcess
 from tests.support.loopback import Answer, Provider, Text, ToolCalls, provider
 from tests.support.tokens import request_tokens
@@ -202,39 +203,50 @@ def _files(directory: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def test_a_script_of_a_skill_is_read_and_run_in_the_sandbox(deepctl: InProcess, home: Path, anthropic: Any) -> None:
+@pytest.mark.parametrize("sandbox", ["bubblewrap", "docker"])
+def test_a_script_of_a_skill_is_run_in_the_sandbox_and_cannot_be_changed(
+    deepctl: InProcess, home: Path, anthropic: Any, sandbox: str
+) -> None:
+    deepctl("profiles", "create", "alice").ok()
+    if sandbox == "docker":
+        docker.require()
+        deepctl("config", "set", "docker.image", docker.IMAGE, "--user", "alice").ok()
     scripts = _skill(home / "profiles/alice/skills", "count-words") / "scripts"
     scripts.mkdir()
-    (scripts / "count.py").write_text(
-        "#!/usr/bin/env python3\nimport pathlib, sys\nimport words\n"
-        "text = pathlib.Path(sys.argv[1]).read_text()\npathlib.Path('count.txt').write_text(words.count(text))\n"
-    )
-    (scripts / "count.py").chmod(0o755)
-    (scripts / "words.py").write_text("def count(text):\n    return f'{len(text.split())} words'\n")
+    (scripts / "count.sh").write_text('#!/bin/sh\n. "$(dirname "$0")/words.sh"\ncount < "$1" > count.txt\n')
+    (scripts / "count.sh").chmod(0o755)
+    (scripts / "words.sh").write_text('count() { echo "$(wc -w) words"; }\n')
     before = _files(home / "profiles/alice/skills")
-    place = f"{SKILLS_MOUNT}/profile/count-words/scripts"
+    library = f"{SKILLS_MOUNT}/profile"
+    place = f"{library}/count-words/scripts"
+    commands = [
+        f"echo true > {place}/count.sh",
+        f"chmod 777 {place}/count.sh",
+        f"rm {place}/count.sh",
+        f"mv {place} {library}/x",
+        f"ln -s / {library}/y",
+        f"mkdir {library}/z",
+        f"mount -o remount,rw {library}",
+        f"umount {library}",
+    ]
     anthropic(
         ToolCalls(
             [
                 ("write_file", {"path": "note.txt", "content": "one two three"}),
-                ("execute", {"command": f"{place}/count.py note.txt"}),
-                (
-                    "execute",
-                    {"command": f"echo 'import os' > {place}/count.py; chmod 777 {place}/count.py; rm -r {place}"},
-                ),
-                ("execute", {"command": f"mv {place} {SKILLS_MOUNT}/profile/x; ln -s / {SKILLS_MOUNT}/profile/y"}),
-                ("execute", {"command": f"mount -o remount,rw {SKILLS_MOUNT}/profile; umount {SKILLS_MOUNT}/profile"}),
-                ("edit_file", {"path": f"{place}/words.py", "old_string": "words'", "new_string": "letters'"}),
-                ("write_file", {"path": f"{place}/words.py", "content": "def count(text): return 'none'"}),
+                ("execute", {"command": f"{place}/count.sh note.txt"}),
+                ("execute", {"command": "; ".join(f"{command} && echo DONE" for command in commands)}),
+                ("edit_file", {"path": f"{place}/words.sh", "old_string": "words", "new_string": "letters"}),
+                ("write_file", {"path": f"{place}/words.sh", "content": "true"}),
             ]
         ),
         Text(["done"]),
     )
-    deepctl("profiles", "create", "alice")
-    run = deepctl("chat", "--user", "alice", "--json", "count the words").ok()
+    run = deepctl("chat", "--user", "alice", "--sandbox", sandbox, "--json", "count the words").ok()
     results = [event for event in run.events if event["type"] == "tool_result"]
-    assert (home / "profiles/alice/workspace/count.txt").read_text() == "3 words", results[1]
-    assert [result["ok"] for result in results[5:]] == [False, False]
+    assert (home / "profiles/alice/workspace/count.txt").read_text() == "3 words\n", results[1]
+    assert "DONE" not in results[2]["content"]
+    assert results[2]["content"].count("Read-only file system") == len(commands) - 2
+    assert [result["ok"] for result in results[3:]] == [False, False]
     assert _files(home / "profiles/alice/skills") == before
 
 
