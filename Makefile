@@ -11,6 +11,7 @@ DEV := $(VENV)/.ready-dev
 MODELS := $(VENV)/.ready-models
 PROJECTS := $(VENV)/.ready-sdists
 MCP_SERVERS := $(VENV)/.ready-mcp-servers
+SKILLS := $(VENV)/.ready-skills
 SOAK := tests/agent/test_library_options.py tests/test_storage.py tests/cli/test_done_but.py tests/agent/test_interruption.py tests/agent/test_kill.py tests/agent/test_keys.py tests/agent/test_usage_soak.py tests/test_markdown.py tests/agent/test_git_directories.py \
   tests/test_fuzz_environment.py tests/attacks/test_races.py tests/attacks/test_planted.py \
   tests/cli/test_wipe.py::test_ctrl_c_around_the_line_that_takes_a_profile_away_says_what_becomes_of_it \
@@ -26,7 +27,7 @@ QUICK := tests/test_schemas.py tests/test_start.py tests/test_locks.py tests/tes
   $(addprefix tests/store/test_,ledger.py object_store.py restore.py rewind_plan.py session_log.py trees.py)
 COVERED := deepctl/store/*,deepctl/domain/*,deepctl/files/*
 
-.PHONY: help demo test test-quick models projects soak soak-library soak-mcp soak-models soak-projects coverage lint bench completions pictures clean
+.PHONY: help demo test test-quick models projects soak soak-library soak-mcp soak-models soak-projects soak-skills coverage lint bench completions pictures clean
 
 help:
 	@echo "make demo    the main features with the offline model, in a throw-away root, under a minute"
@@ -40,6 +41,7 @@ help:
 	@echo "make soak-library   50 users of one web application with 20 turns each; throughput and memory against pydantic-deep"
 	@echo "make soak-mcp   six published MCP servers; needs npm, which installs three of them (40 MB)"
 	@echo "make soak-projects   a rewind in a project with a fault at every call to the file system; its rules against git"
+	@echo "make soak-skills   skills of two published packages (10 MB): listed, loaded, run, exported and imported"
 	@echo "make lint    ruff, mypy and the import rules"
 	@echo "make bench   speed, as ratios measured in one run, and tokens of the first request"
 	@echo "make completions   the scripts in completions/, anew from the commands"
@@ -85,6 +87,12 @@ $(MCP_SERVERS): pyproject.toml | $(DEV)
 	  $(addprefix @modelcontextprotocol/server-,everything@2026.8.31 filesystem@2026.8.31 memory@2026.8.31)
 	@touch $@
 
+# The packages have skills of others, which tests read. They are not installed.
+$(SKILLS): pyproject.toml constraints.txt | $(DEV)
+	rm -rf $(VENV)/skills
+	$(BIN)/pip download --quiet --no-deps --only-binary :all: --dest $(VENV)/skills claude-data-skills==3.5.3 bitranox-skills==8.24.0
+	@touch $@
+
 demo: $(READY)
 	@PATH="$(abspath $(BIN)):$$PATH" sh examples/demo.sh
 
@@ -123,6 +131,9 @@ soak-mcp: $(MCP_SERVERS)
 
 soak-models: $(MODELS)
 	DEEPCTL_SOAK=1 $(BIN)/pytest tests/models
+
+soak-skills: $(SKILLS)
+	$(BIN)/pytest -s tests/agent/published_skills.py
 
 lint: $(DEV)
 	$(BIN)/ruff check
