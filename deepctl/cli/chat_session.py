@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from deepctl.agent.profile_setup import CommandSetup
 from deepctl.cli import options
 from deepctl.cli.chat_setup import BackgroundValue, ChatDirectory, ChatParts, ChatSetup
-from deepctl.domain import attachments, budgets, mention_syntax, profiles, session_choice, settings, stopped_turns
+from deepctl.domain import attachments, budgets, mention_syntax, profiles, session_choice, settings
 from deepctl.domain.outside_files import OutsideFile
 from deepctl.errors import Damaged, DeepctlError, Interrupted, Locked, ProfileGone, Refused, Terminated
 from deepctl.layout import ProfilePaths, Root
@@ -645,7 +645,7 @@ class ProfileChat(ChatSession):
             say(f"{dim}{line}{reset}" if line else "")
         if last.problem is not None:
             record = session_catalogue.find(profile, name)
-            stopped = stopped_turns.of_session(profile, record, last, settings.load(os.environ, profile))
+            stopped = session_ends.stopped_turn(profile, record, last, settings.load(os.environ, profile).coverage())
             if stopped is not None:
                 self.display.notice(stopped.notice())
         return True

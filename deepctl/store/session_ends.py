@@ -1,4 +1,4 @@
-"""The two ends of a session: its title, from the first prompt, and its last exchange.
+"""The two ends of a session: its title, from the first prompt, and its last exchange, and why that is not complete.
 
 Lists read whole logs to count and check everything. The start of a chat, and the list to choose a session from, read
 only the ends of the logs, so that they do not become slower with the length of a session.
@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import takewhile
 from typing import NamedTuple
 
-from deepctl.errors import Refused
+from deepctl import locks
+from deepctl.errors import DeepctlError, Refused
 from deepctl.files.sealed_lines import SealedLine
-from deepctl.store import log_file, session_catalogue, session_titles, transcript
+from deepctl.layout import ProfilePaths
+from deepctl.quantities import counted
+from deepctl.store import log_file, lookup, session_catalogue, session_titles, transcript
+from deepctl.store.coverage import CoverageSettings
 from deepctl.store.log_file import LogReader, Message
-from deepctl.store.records import SessionRecord
-from deepctl.store.session_reader import outline_title
+from deepctl.store.records import KILLED, STOPPED, SessionRecord
+from deepctl.store.session_reader import SessionReaders, outline_title
 
 _FIRST_READ = 1 << 16
 """Bytes of an end of a log that are read first."""
@@ -24,6 +30,22 @@ _HEADER = 1 << 12
 """Bytes that contain the first line of a log."""
 _MAX_LOGS = 200
 """Logs of a session that are followed: each rewind makes one."""
+
+
+_REASONS = {
+    KILLED: "its process was killed",
+    "interrupted": "it was stopped with Ctrl-C",
+    "terminated": "its process was ended",
+    "timeout": "it reached its time limit",
+    "budget": "a budget was reached",
+    "idle_timeout": "the model sent nothing for too long",
+    "storage": "the storage could not be used",
+    "model_connection": "the connection to the model failed",
+    "model_rate_limited": "the provider limits the number of requests",
+}
+"""The reasons by the code of the error."""
+_FAILED = "the model or its provider failed"
+_UNKNOWN = "it was interrupted or failed"
 
 
 class LastExchange(NamedTuple):
@@ -167,3 +189,74 @@ def _has_last_turn(messages: list[Message]) -> bool:
         return False
     turn = messages[-1].turn
     return messages[0].turn != turn or any(log_file.prompt(entry.message) is not None for entry in messages)
+
+
+class StoppedTurn(NamedTuple):
+    """A turn that did not end by itself. `undo` is the id of the checkpoint before it, `None` without one.
+
+    `files` is the number of files that a rewind to there would change, `None` if that cannot be told. `needs_force`
+    means that another author may have changed them too.
+    """
+
+    reason: str
+    undo: str | None = None
+    files: int | None = None
+    needs_force: bool = False
+
+    def notice(self) -> str:
+        """The sentences for a chat."""
+        start = f"The last turn is not complete: {self.reason}."
+        if self.undo is None:
+            return f"{start} /retry sends its prompt again."
+        command = f"/rewind {self.undo[:8]}"
+        if not self.files:
+            changes = " No file differs from before it." if self.files == 0 else ""
+            return f"{start}{changes} {command} takes it back; /retry also sends its prompt again."
+        files = f"{counted(self.files, 'file')} differ{'s' if self.files == 1 else ''} from before it"
+        if self.needs_force:
+            return (
+                f"{start} {files}; some may be your changes. {command} --dry-run lists them, and {command} --force "
+                "takes it back."
+            )
+        return f"{start} {files}; {command} takes it back."
+
+
+def stopped_turn(
+    paths: ProfilePaths, session: SessionRecord, exchange: LastExchange, coverage: CoverageSettings
+) -> StoppedTurn | None:
+    """What is known of the last turn, which is not complete; `None` while it is running. Takes no lock."""
+    checkpoints = session_catalogue.read_ledger(paths)
+    if SessionReaders(paths).has_unfinished_turn(session, checkpoints):
+        if locks.holder(paths.lock) is not None:
+            return None
+        reason = _REASONS[KILLED]
+    else:
+        records = checkpoints.line(checkpoints.head(session))
+        own = takewhile(lambda record: record.turn >= exchange.turn, records)
+        reason = _reason(next((code for record in own if (code := record.metadata.get(STOPPED))), None), exchange)
+    with suppress(DeepctlError, OSError):
+        return _with_changes(paths, session, coverage, StoppedTurn(reason))
+    return StoppedTurn(reason)
+
+
+def _reason(code: object, exchange: LastExchange) -> str:
+    if isinstance(code, str):
+        return _REASONS.get(code, _FAILED)
+    # 0.1 stored no reason, and without automatic checkpoints there is no place for one.
+    return _UNKNOWN if exchange.problem in (None, transcript.INTERRUPTED) else exchange.problem
+
+
+def _with_changes(
+    paths: ProfilePaths, session: SessionRecord, coverage: CoverageSettings, stopped: StoppedTurn
+) -> StoppedTurn:
+    """With the changes since the checkpoint before the turn. Raises the errors of a preview."""
+    from deepctl.store import rewind  # only for such a turn
+    from deepctl.store.repository import Repository
+
+    with Repository.read_only(paths, coverage=coverage) as reader:
+        target = lookup.find_checkpoint(paths, reader.ledger, "~1", session.name, reader.readers.of(session))
+        stopped = stopped._replace(undo=target.id)
+        with suppress(DeepctlError, OSError):
+            plan = rewind.preview(reader, session, rewind.RewindRequest(target))
+            return stopped._replace(files=len(plan.changes), needs_force=bool(plan.conflicts))
+        return stopped

@@ -314,6 +314,21 @@ def test_what_is_amiss_in_a_profile_is_named_and_the_others_are_well(
     assert "Traceback" not in shown.stdout + shown.stderr
 
 
+def test_skills_and_commands_of_the_user_are_well_and_a_link_in_their_place_is_not(
+    deepctl: InProcess, alice: Path
+) -> None:
+    for name in ("skills/tidy-up/SKILL.md", "commands/review.md"):
+        path = alice / name
+        path.parent.mkdir(parents=True)
+        path.write_text("x")
+        path.parent.chmod(0o755)
+    assert _amiss(_all(deepctl("doctor", "--user", "alice", "--json"))) == []
+    _replace(alice / "skills", lambda path: path.symlink_to("/etc"))
+    found = _all(deepctl("doctor", "--user", "alice", "--json"))
+    assert _amiss(found) == [("rights", "problem")]
+    assert any("not created by deepctl" in check["found"] for check in found)
+
+
 def test_somebody_elses_file_is_a_problem(deepctl: InProcess, alice: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can give files away")

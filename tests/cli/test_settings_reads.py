@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from deepctl.cli import checkpoints, keys, memory, profiles, projects, sessions, wipe
-from deepctl.cli.repl import picker
+from deepctl.cli.repl import pickers
 from deepctl.layout import SETTINGS, UNTRUSTED
 from tests.support.command import InProcess
 from tests.support.runs import ALICE, KEY, RUNS, Run, World, made_world, untrusted
@@ -193,7 +193,7 @@ def test_after_a_choice_at_the_terminal_they_are_not_read_again(
     Path(os.environ["DEEPCTL_CONFIG"]).parent.mkdir()
     Path(os.environ["DEEPCTL_CONFIG"]).write_text('default_user = "alice"\n')
     monkeypatch.setattr(checkpoints, "is_terminal", lambda _: True)
-    monkeypatch.setattr(picker.Picker, "run", lambda self: self._choices[self._at])
+    monkeypatch.setattr(pickers.Picker, "run", lambda self: self._choices[self._at])
     with _OPENED.counted() as counts:
         deepctl("checkpoints", "rewind").ok()
     assert counts == {"config.toml": 1, "alice/profile.toml": 1}

@@ -337,6 +337,8 @@ def _own(paths: ProfilePaths) -> Iterator[tuple[str, os.stat_result, Callable[[i
                     continue
                 is_directory = stat.S_ISDIR(status.st_mode)
                 if depth == 0:
+                    if is_directory and entry.name in _OF_THE_USER:
+                        continue
                     should_be = _is_directory(entry.name)
                     yield entry.path, status, stat.S_ISDIR if should_be else stat.S_ISREG
                     if not should_be or entry.name == "workspace" or entry.name.startswith(changes.DRAFT_PREFIX):
@@ -347,8 +349,13 @@ def _own(paths: ProfilePaths) -> Iterator[tuple[str, os.stat_result, Callable[[i
                     pending.append((entry.path, depth + 1))
 
 
+_OF_THE_USER = (layout.SKILLS, layout.COMMANDS)
+"""Directories in which the user creates files, with modes of the user's choice. The directory above is closed."""
+
+
 def _is_directory(name: str) -> bool:
-    return name in ("workspace", "sessions", "checkpoints", "cache") or name.startswith(changes.DRAFT_PREFIX)
+    own = ("workspace", "sessions", "checkpoints", "cache", layout.UNTRUSTED_FILES)
+    return name in (*own, *_OF_THE_USER) or name.startswith(changes.DRAFT_PREFIX)
 
 
 class DiskUsage(NamedTuple):
