@@ -63,11 +63,17 @@ print(server.getsockname()[1], flush=True)
 while True:
     client, _ = server.accept()
     request = client.makefile("rb")
+    is_chat = request.readline().startswith(b"POST /v1/chat/")
     length = 0
     while (line := request.readline()) not in (b"\\r\\n", b""):
         if line.lower().startswith(b"content-length:"):
             length = int(line.split(b":")[1])
     request.read(length)
+    if not is_chat:  # what the server can do
+        client.sendall(b"HTTP/1.1 404 Not Found\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n")
+        request.close()
+        client.close()
+        continue
     print("asked", flush=True)
     client.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Type: text/event-stream\\r\\nTransfer-Encoding: chunked\\r\\n"
                    b"Connection: close\\r\\n\\r\\n")
