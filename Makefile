@@ -12,7 +12,7 @@ MODELS := $(VENV)/.ready-models
 PROJECTS := $(VENV)/.ready-sdists
 MCP_SERVERS := $(VENV)/.ready-mcp-servers
 SKILLS := $(VENV)/.ready-skills
-SOAK := tests/agent/test_library_options.py tests/test_storage.py tests/cli/test_done_but.py tests/agent/test_interruption.py tests/agent/test_kill.py tests/agent/test_keys.py tests/agent/test_usage_soak.py tests/test_markdown.py tests/agent/test_git_directories.py \
+SOAK := tests/agent/test_library_options.py tests/test_storage.py tests/cli/test_done_but.py tests/agent/test_interruption.py tests/agent/test_kill.py tests/agent/test_subagent_ends.py tests/agent/test_keys.py tests/agent/test_usage_soak.py tests/test_markdown.py tests/agent/test_git_directories.py \
   tests/test_fuzz_environment.py tests/attacks/test_races.py tests/attacks/test_planted.py \
   tests/cli/test_wipe.py::test_ctrl_c_around_the_line_that_takes_a_profile_away_says_what_becomes_of_it \
   tests/cli/test_repl_ends.py::test_ctrl_c_at_random_moments_in_a_large_workspace_stops_no_more_than_the_turn \

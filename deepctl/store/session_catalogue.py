@@ -21,7 +21,7 @@ from deepctl import layout, quantities
 from deepctl.errors import Damaged, DeepctlError, Refused, SessionNotFound
 from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import ProfilePaths
-from deepctl.store import ledger, log_chain, log_file, session_reader, session_titles
+from deepctl.store import ledger, log_chain, log_file, session_reader
 from deepctl.store.ledger import Ledger
 from deepctl.store.log_chain import Chain
 from deepctl.store.log_file import NO_LINKS, START, SUFFIX, Point, chain_digest, is_id, log_path, share
@@ -315,6 +315,9 @@ def summary(paths: ProfilePaths, name: str, heads: Mapping[str, str] = {}) -> Se
 
 def summarize(session: SessionRecord, outline: Outline, heads: Mapping[str, str]) -> SessionSummary:
     """The summary of a conversation that has been read already."""
+    # Imported here: every list of profiles or checkpoints imports this module, and none of them has titles.
+    from deepctl.store import session_titles
+
     return SessionSummary(
         session.name,
         session.created_at,

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.usage import UsageLimits
 
 from deepctl.agent import subagents
 from deepctl.agent.approver import ApprovalAnswer, ApprovalRequest
@@ -152,13 +153,19 @@ def test_the_limits_of_the_turn_hold_in_a_sub_agent(
     assert len(server.requests) == 3
 
 
-def test_more_than_fifty_requests_are_possible(
-    deepctl: InProcess, alice: Root, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looking: list[Answer] = [ToolCalls([("ls", {"path": "."})]) for _ in range(55)]
-    with answering(monkeypatch, ToolCalls([task("explorer")]), *looking, Text(["Seen."]), Text(["Good."])) as server:
-        chat(deepctl).ok()
-    assert len(server.requests) == 58
+def test_more_than_fifty_requests_are_possible(tmp_path: Path) -> None:
+    steps: list[ToolCallPart | TextPart] = [
+        ToolCallPart(*task("explorer")),
+        *(ToolCallPart("ls", {"path": "."}) for _ in range(55)),
+        TextPart("inner"),
+        TextPart("outer"),
+    ]
+    model = FunctionModel(lambda messages, info: ModelResponse(parts=[steps.pop(0)]))
+    agent = create_deep_agent(model, capabilities=[SubAgents()])
+    deps = DeepAgentDeps(backend=LocalBackend(tmp_path / "work"))
+    # `None` is what a chat passes where no setting limits a turn.
+    limits = UsageLimits(request_limit=None)
+    assert asyncio.run(agent.run("go", deps=deps, usage_limits=limits)).output == "outer"
 
 
 def test_a_budget_holds_inside(deepctl: InProcess, alice: Root, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,8 @@ class Received(NamedTuple):
     attributes: dict[str, Any]
     parent: str | None
     service: str
+    id: bytes
+    parent_id: bytes
 
 
 class Collector:
@@ -83,7 +85,12 @@ class Collector:
         names = {span.span_id: span.name for span, _ in raw}
         return [
             Received(
-                span.name, {one.key: _value(one.value) for one in span.attributes}, names.get(span.parent_span_id), by
+                span.name,
+                {one.key: _value(one.value) for one in span.attributes},
+                names.get(span.parent_span_id),
+                by,
+                span.span_id,
+                span.parent_span_id,
             )
             for span, by in raw
         ]
@@ -141,6 +148,34 @@ def test_a_turn_is_a_trace_without_its_content(
     )
     for secret in SECRETS:
         assert secret not in everything, secret
+
+
+def test_the_spans_of_a_sub_agent_are_below_the_call_of_its_turn(
+    process: Command, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process("config", "set", "otel", "true").ok()
+    process("config", "set", "subagents", "on").ok()
+    task = ToolCalls([("delegate_task", {"agent_name": "self", "task": "a private prompt"})])
+    answers = (task, WRITES, Text(["The answer is private."]), Text(["The answer is private."]))
+    with _traced(monkeypatch, collector.address, *answers) as chat:
+        process(*chat, "a private prompt").ok()
+    spans = collector.spans()
+    by_id = {span.id: span for span in spans}
+
+    def path(span: Received) -> list[str]:
+        """What kind of work the span and the spans above it are."""
+        above = by_id.get(span.parent_id)
+        kind = str(span.attributes.get("gen_ai.tool.name") or span.attributes.get("gen_ai.operation.name", span.name))
+        return [*(path(above) if above is not None else []), kind]
+
+    paths = ["/".join(path(span)) for span in spans]
+    inside = "turn/invoke_agent/delegate_task/invoke_agent"
+    assert paths.count(f"{inside}/chat") == 2
+    assert paths.count(f"{inside}/write_file") == 1
+    assert paths.count("turn/invoke_agent/chat") == 2
+    assert {span.attributes["deepctl.turn"] for span in spans} == {1}
+    for secret in SECRETS:
+        assert secret.encode() not in b"".join(collector.bodies), secret
 
 
 def test_a_failure_is_marked_and_its_text_left_out(

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,8 @@ from pydantic_ai.models import Model
 
 from deepctl import create_deep_agent, open_profile
 from deepctl.agent import model_wrappers
+from deepctl.cli.chat_setup import ChatSetup
+from deepctl.domain import settings
 from deepctl.errors import BudgetReached
 from deepctl.layout import Root
 from deepctl.store import usage_log
@@ -355,3 +358,26 @@ def test_a_chat_shows_what_is_spent_of_a_budget(
         terminal.type("\x04")
         assert terminal.wait() == 0
         assert len(server.requests) == 2
+
+
+def test_titles_of_a_model_count_and_are_not_written_beyond_a_budget(
+    deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deepctl("profiles", "create", "alice").ok()
+    deepctl("config", "set", "max_tokens_day", "20000", "-u", "alice").ok()
+    paths = Root(str(home)).profile("alice")
+    setup = ChatSetup("alice", settings.load(os.environ, paths))
+    with provider(*[Text([f"Title {number}"], used=(9_900, 20)) for number in range(3)]) as server:
+        point(server, monkeypatch)
+        with closing(setup.titler(Root(str(home)), paths, KINDS["chat"])) as runner:
+            assert [runner.title(f"s{number}", "plan a trip") for number in range(2)] == ["Title 0", "Title 1"]
+            with pytest.raises(BudgetReached):
+                runner.title("s2", "plan a trip " * 40)
+            assert len(server.requests) == 2
+        # What titles have spent is missing for answers.
+        refused = deepctl("chat", "-u", "alice", "--model", KINDS["chat"], "--json", "hello")
+        assert refused.events[-1]["code"] == "budget"
+        assert len(server.requests) == 2
+    assert [(entry.purpose, entry.session, entry.input, entry.output) for entry in entries(home, "alice")] == [
+        ("title", session, 9_900, 20) for session in ("s0", "s1")
+    ]

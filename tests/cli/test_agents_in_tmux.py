@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from deepctl.layout import Root
 from tests.support.command import InProcess
 from tests.support.loopback import Answer, Provider, Text, ToolCalls, provider
 from tests.support.tmux import Tmux
@@ -55,10 +56,16 @@ def enter(window: Tmux, line: str) -> None:
     window.press("Enter")
 
 
-def asked(window: Tmux, count: int) -> None:
-    """Wait until the line for an answer is there so many times: what is typed before it is discarded."""
+def asked(window: Tmux, prompt: str, count: int) -> str:
+    """Wait until the line for an answer is there so many times below this prompt: what is typed before it is discarded.
+
+    Returns what is below the prompt. The window may break its rows in the middle of a word, so nothing has spaces.
+    """
     end = time.monotonic() + 30
-    while flat(window.scrolled).count("leaves it to the agent:") < count:
+    while True:
+        _, is_there, below = "".join(window.scrolled.split()).rpartition(prompt)
+        if is_there and below.count("leavesittotheagent:") >= count:
+            return below
         assert time.monotonic() < end, window.scrolled
         time.sleep(0.05)
 
@@ -67,29 +74,31 @@ def flat(text: str) -> str:
     return " ".join(text.split())
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
 def test_questions_are_answered_with_the_keyboard(
-    tmux: Open, deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+    tmux: Open, deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deepctl("config", "set", "ask_user", "on").ok()
-    answers: list[Answer] = [ToolCalls([("ask_user", QUESTIONS)]), Text(["I use SQLite."])]
-    with conversation(tmux, monkeypatch, size, *answers) as (window, server):
-        enter(window, "set it up")
-        window.expect("2. PostgreSQL: a server")
-        assert "The agent asks (1 of 2): Which database shall I use for the notes of the users?" in flat(window.screen)
-        columns, rows = size
-        window.resize(columns + 7, rows)
-        asked(window, 1)
-        enter(window, "3")
-        window.match("Type one number from 1 to 2")
-        asked(window, 2)
-        enter(window, "1")
-        window.expect("3. CI")
-        asked(window, 3)
-        enter(window, "1, 3")
-        window.expect("I use SQLite.")
-    results = [message for message in server.requests[1]["messages"] if message["role"] == "tool"]
-    assert json.loads(results[0]["content"]) == {"store": ["SQLite"], "extras": ["tests", "CI"]}
+    turns = [(ToolCalls([("ask_user", QUESTIONS)]), Text([f"I use SQLite, {size}."])) for size in SIZES]
+    with conversation(tmux, monkeypatch, SIZES[0], *[answer for turn in turns for answer in turn]) as (window, server):
+        for number, size in enumerate(SIZES):
+            window.resize(*size)
+            enter(window, f"set it up, {number}")
+            assert "Theagentasks(1of2):WhichdatabaseshallIuseforthenotesoftheusers?" in asked(
+                window, f">setitup,{number}", 1
+            )
+            columns, rows = size
+            window.resize(columns + 7, rows)
+            enter(window, "3")
+            assert "Typeonenumberfrom1to2" in asked(window, f">setitup,{number}", 2)
+            enter(window, "1")
+            asked(window, f">setitup,{number}", 3)
+            enter(window, "4")
+            asked(window, f">setitup,{number}", 4)
+            enter(window, "1, 3")
+            window.expect(f"I use SQLite, {size}.")
+    results = [message for message in server.requests[-1]["messages"] if message["role"] == "tool"]
+    chosen = {"store": ["SQLite"], "extras": ["tests", "CI"]}
+    assert [json.loads(result["content"]) for result in results] == [chosen] * 3
 
 
 def test_an_answer_in_words_no_answer_and_ctrl_c(
@@ -101,14 +110,14 @@ def test_an_answer_in_words_no_answer_and_ctrl_c(
     answers: list[Answer] = [ask, ask, Text(["Done."]), ask, Text(["Here."])]
     with conversation(tmux, monkeypatch, (80, 24), *answers) as (window, server):
         enter(window, "go")
-        asked(window, 1)
+        asked(window, ">go", 1)
         enter(window, "DuckDB, please")
-        asked(window, 2)
+        asked(window, ">go", 2)
         window.press("Enter")
         window.expect("The agent decides.")
         window.expect("Done.")
         enter(window, "again")
-        asked(window, 3)
+        asked(window, ">again", 1)
         window.press("C-c")
         window.match("(?i)interrupted|stopped")
         enter(window, "on")
@@ -118,9 +127,8 @@ def test_an_answer_in_words_no_answer_and_ctrl_c(
     assert "declined" in texts[1]
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
 def test_the_calls_of_a_sub_agent_are_folded_below_its_task(
-    tmux: Open, deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+    tmux: Open, deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deepctl("config", "set", "subagents", "on").ok()
     go_on = threading.Semaphore(0)
@@ -129,25 +137,52 @@ def test_the_calls_of_a_sub_agent_are_folded_below_its_task(
         assert go_on.acquire(timeout=30)
 
     task = ("delegate_task", {"agent_name": "explorer", "task": "Find \x1b[2J the tea."})
-    answers: list[Answer] = [
-        ToolCalls([task]),
-        ToolCalls([("ls", {"path": "."}), ("glob", {"pattern": "*.tea"})]),
-        Text(["No tea", " here."], gate),
-        Text(["There is none."]),
-    ]
-    with conversation(tmux, monkeypatch, size, *answers) as (window, _):
-        enter(window, "look")
-        window.match(r"│ \S glob")
-        screen = window.settled_rows()
-        assert screen.count("│") == 2
-        assert re.search(r"delegate_task\s+explorer", screen)
-        window.resize(size[0] + 5, size[1])
-        go_on.release()
-        window.expect("There is none.")
-        scrolled = window.scrolled
-        assert "│" not in scrolled.rpartition("look")[2]
-        assert re.search(r"✓ delegate_task .*→ 2 calls", scrolled)
-        if size[0] >= 80:
-            assert "explorer: Find \\x1b[2J the tea." in scrolled
+    answers: list[Answer] = []
+    for size in SIZES:
+        looks = ToolCalls([("ls", {"path": "."}), ("glob", {"pattern": "*.tea"})])
+        answers += [ToolCalls([task]), looks, Text(["No tea", " here."], gate), Text([f"There is none, {size}."])]
+    with conversation(tmux, monkeypatch, SIZES[0], *answers) as (window, _):
+        for size in SIZES:
+            window.resize(*size)
+            enter(window, f"look {size}")
+            window.match(r"│ \S glob")
+            screen = window.settled_rows()
+            assert screen.count("│") == 2
+            assert re.search(r"delegate_task\s+explorer", screen)
+            window.resize(size[0] + 5, size[1])
+            go_on.release()
+            window.expect(f"There is none, {size}.")
+            shown = window.scrolled.rpartition(f"look {size}")[2]
+            assert "│" not in shown
+            assert re.search(r"✓ delegate_task .*→ 2 calls", shown)
+            if size[0] >= 80:
+                assert "explorer: Find \\x1b[2J the tea." in shown
         enter(window, "/details")
         window.match(r"^ +✓ glob")
+
+
+def test_an_approval_names_the_sub_agent_and_ctrl_c_ends_it(
+    tmux: Open, deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deepctl("config", "set", "subagents", "on").ok()
+    task = ("delegate_task", {"agent_name": "self", "task": "Do it."})
+    commands = [ToolCalls([("execute", {"command": command})]) for command in ("wc -l f", "touch b; sleep 300")]
+    answers: list[Answer] = [ToolCalls([task]), *commands, Text(["Here."])]
+    with conversation(tmux, monkeypatch, (80, 24), *answers) as (window, _):
+        enter(window, "go")
+        window.match(r"why not:$")
+        request = flat(window.screen).rpartition("go")[2]
+        assert "The sub-agent self wants to run a command" in request
+        assert "[e]very command of this session, [k]ind `wc`" in request
+        time.sleep(0.4)  # keys that follow at once are not an answer
+        window.press("e")
+        workspace = Path(Root(str(home)).profile("alice").workspace)
+        end = time.monotonic() + 30
+        while not (workspace / "b").exists():
+            assert time.monotonic() < end, window.screen
+            time.sleep(0.05)
+        window.press("C-c")
+        window.match("(?i)interrupted|stopped")
+        assert window.screen.count("wants to") == 1
+        enter(window, "on")
+        window.expect("Here.")
