@@ -532,7 +532,7 @@ def test_a_remote_server_that_sends_without_end_or_what_becomes_much_is_a_notice
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as remote:
-        threading.Thread(target=remote.serve_forever, daemon=True).start()
+        threading.Thread(target=remote.serve_forever, args=(0.02,), daemon=True).start()
         table = {"url": f"http://127.0.0.1:{remote.server_address[1]}/mcp", "http_headers": {"accept-encoding": "gzip"}}
         try:
             with _talk({"one": {**table, "startup_timeout_sec": 5}}) as talk:

@@ -20,7 +20,7 @@ from tests.agent.test_subagents import task
 from tests.support.command import Command, InProcess
 from tests.support.loopback import Answer, Provider, Stalled, Text, ToolCalls, provider
 
-ROUNDS = 20 if os.environ.get("DEEPCTL_SOAK") == "1" else 2
+ROUNDS = 20 if os.environ.get("DEEPCTL_SOAK") == "1" else 1
 CHAT = ("chat", "-u", "alice", "--model", "openai-chat:gpt-4o", "--sandbox", "none", "--approve", "auto", "--json")
 
 

@@ -87,7 +87,7 @@ class Answering:
 @contextmanager
 def _answering(documents: dict[str, Any]) -> Iterator[Answering]:
     found = Answering(documents)
-    thread = threading.Thread(target=found.server.serve_forever, daemon=True)
+    thread = threading.Thread(target=found.server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield found

@@ -74,41 +74,30 @@ def flat(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_questions_are_answered_with_the_keyboard(
+def test_questions_are_answered_with_numbers_in_words_and_not_at_all(
     tmux: Open, deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deepctl("config", "set", "ask_user", "on").ok()
     turns = [(ToolCalls([("ask_user", QUESTIONS)]), Text([f"I use SQLite, {size}."])) for size in SIZES]
-    with conversation(tmux, monkeypatch, SIZES[0], *[answer for turn in turns for answer in turn]) as (window, server):
-        for number, size in enumerate(SIZES):
-            window.resize(*size)
+    ask = ToolCalls([("ask_user", {"questions": QUESTIONS["questions"][:1]})])
+    answers: list[Answer] = [*(answer for turn in turns for answer in turn), ask, ask, Text(["Done."])]
+    answers += [ask, Text(["Here."])]
+    with conversation(tmux, monkeypatch, SIZES[0], *answers) as (window, server):
+        for number, (columns, rows) in enumerate(SIZES):
+            prompt = f">setitup,{number}"
+            window.resize(columns, rows)
             enter(window, f"set it up, {number}")
-            assert "Theagentasks(1of2):WhichdatabaseshallIuseforthenotesoftheusers?" in asked(
-                window, f">setitup,{number}", 1
-            )
-            columns, rows = size
+            request = asked(window, prompt, 1)
+            assert "Theagentasks(1of2):WhichdatabaseshallIuseforthenotesoftheusers?" in request
             window.resize(columns + 7, rows)
             enter(window, "3")
-            assert "Typeonenumberfrom1to2" in asked(window, f">setitup,{number}", 2)
+            assert "Typeonenumberfrom1to2" in asked(window, prompt, 2)
             enter(window, "1")
-            asked(window, f">setitup,{number}", 3)
+            asked(window, prompt, 3)
             enter(window, "4")
-            asked(window, f">setitup,{number}", 4)
+            asked(window, prompt, 4)
             enter(window, "1, 3")
-            window.expect(f"I use SQLite, {size}.")
-    results = [message for message in server.requests[-1]["messages"] if message["role"] == "tool"]
-    chosen = {"store": ["SQLite"], "extras": ["tests", "CI"]}
-    assert [json.loads(result["content"]) for result in results] == [chosen] * 3
-
-
-def test_an_answer_in_words_no_answer_and_ctrl_c(
-    tmux: Open, deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    deepctl("config", "set", "ask_user", "on").ok()
-    one = {"questions": QUESTIONS["questions"][:1]}
-    ask = ToolCalls([("ask_user", one)])
-    answers: list[Answer] = [ask, ask, Text(["Done."]), ask, Text(["Here."])]
-    with conversation(tmux, monkeypatch, (80, 24), *answers) as (window, server):
+            window.expect(f"I use SQLite, {columns, rows}.")
         enter(window, "go")
         asked(window, ">go", 1)
         enter(window, "DuckDB, please")
@@ -122,12 +111,13 @@ def test_an_answer_in_words_no_answer_and_ctrl_c(
         window.match("(?i)interrupted|stopped")
         enter(window, "on")
         window.expect("Here.")
-    texts = [message["content"] for message in server.requests[2]["messages"] if message["role"] == "tool"]
-    assert json.loads(texts[0]) == {"store": ["DuckDB, please"]}
-    assert "declined" in texts[1]
+    texts = [message["content"] for message in server.requests[-1]["messages"] if message["role"] == "tool"]
+    chosen = {"store": ["SQLite"], "extras": ["tests", "CI"]}
+    assert [json.loads(text) for text in texts[:4]] == [*[chosen] * 3, {"store": ["DuckDB, please"]}]
+    assert "declined" in texts[4]
 
 
-def test_the_calls_of_a_sub_agent_are_folded_below_its_task(
+def test_the_work_of_a_sub_agent_is_folded_and_asks_in_its_name(
     tmux: Open, deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deepctl("config", "set", "subagents", "on").ok()
@@ -141,6 +131,9 @@ def test_the_calls_of_a_sub_agent_are_folded_below_its_task(
     for size in SIZES:
         looks = ToolCalls([("ls", {"path": "."}), ("glob", {"pattern": "*.tea"})])
         answers += [ToolCalls([task]), looks, Text(["No tea", " here."], gate), Text([f"There is none, {size}."])]
+    answers.append(ToolCalls([("delegate_task", {"agent_name": "self", "task": "Do it."})]))
+    answers += [ToolCalls([("execute", {"command": command})]) for command in ("wc -l f", "touch b; sleep 300")]
+    answers.append(Text(["Here."]))
     with conversation(tmux, monkeypatch, SIZES[0], *answers) as (window, _):
         for size in SIZES:
             window.resize(*size)
@@ -159,19 +152,9 @@ def test_the_calls_of_a_sub_agent_are_folded_below_its_task(
                 assert "explorer: Find \\x1b[2J the tea." in shown
         enter(window, "/details")
         window.match(r"^ +✓ glob")
-
-
-def test_an_approval_names_the_sub_agent_and_ctrl_c_ends_it(
-    tmux: Open, deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    deepctl("config", "set", "subagents", "on").ok()
-    task = ("delegate_task", {"agent_name": "self", "task": "Do it."})
-    commands = [ToolCalls([("execute", {"command": command})]) for command in ("wc -l f", "touch b; sleep 300")]
-    answers: list[Answer] = [ToolCalls([task]), *commands, Text(["Here."])]
-    with conversation(tmux, monkeypatch, (80, 24), *answers) as (window, _):
-        enter(window, "go")
+        enter(window, "do it")
         window.match(r"why not:$")
-        request = flat(window.screen).rpartition("go")[2]
+        request = flat(window.scrolled).rpartition("alice> do it")[2]
         assert "The sub-agent self wants to run a command" in request
         assert "[e]very command of this session, [k]ind `wc`" in request
         time.sleep(0.4)  # keys that follow at once are not an answer
@@ -183,6 +166,6 @@ def test_an_approval_names_the_sub_agent_and_ctrl_c_ends_it(
             time.sleep(0.05)
         window.press("C-c")
         window.match("(?i)interrupted|stopped")
-        assert window.screen.count("wants to") == 1
+        assert window.scrolled.count("wants to") == 1
         enter(window, "on")
         window.expect("Here.")

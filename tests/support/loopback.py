@@ -148,7 +148,8 @@ class Provider:
                 """A client that hangs up is part of many tests, and nothing to print."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        # The seconds between two looks at whether it is to end, which each test would wait for.
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     @property
     def address(self) -> str:
