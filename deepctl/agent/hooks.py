@@ -160,12 +160,12 @@ class CommandHooks(AbstractCapability[Any]):
             outcome = f"Warning: exit code {end.code}"
         outcome = "" if end.code == 0 else f" → {outcome}"
         first = message.partition("\n")[0] if end.code not in (None, 0) else ""
-        said = f": {first[: 2 * _SHOWN]}" if first else ""
+        excerpt = f": {first[: 2 * _SHOWN]}" if first else ""
         line = self._clean(without_passwords(hook.command.strip())).partition("\n")[0]
         where = " ".join(filter(None, (hook.event, tool)))
         seconds = time.monotonic() - began
-        shown = line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
-        self.emit({"type": "notice", "message": f"Hook {where}: {shown}{outcome}{said}  {seconds:.1f} s"})
+        short_line = line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
+        self.emit({"type": "notice", "message": f"Hook {where}: {short_line}{outcome}{excerpt}  {seconds:.1f} s"})
         return message if is_refusal else None
 
     async def _in_sandbox(self, workspace: Any, hook: Hook, text: str) -> HookEnd:
@@ -275,5 +275,5 @@ def _shortened(value: Any) -> Any:
 
 
 def _with_messages(result: str, messages: list[str]) -> str:
-    said = "\n".join(filter(None, messages))
-    return f"{result}\n\nA hook of the user says: {said}" if said else result
+    text = "\n".join(filter(None, messages))
+    return f"{result}\n\nA hook of the user says: {text}" if text else result

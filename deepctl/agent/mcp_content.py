@@ -149,8 +149,8 @@ def _structured(result: mcp_types.CallToolResult) -> str | None:
         return None
     texts = [block.text for block in result.content if isinstance(block, mcp_types.TextContent)]
     try:
-        same = (value, [value], *_wrapped(value))
-        if "\n".join(texts) in same or texts in same or _parsed(texts) in same:
+        forms = (value, [value], *_wrapped(value))
+        if "\n".join(texts) in forms or texts in forms or _parsed(texts) in forms:
             return None
         return json.dumps(value, ensure_ascii=False)
     except RecursionError:

@@ -47,23 +47,23 @@ class SearchSessions(AbstractCapability[Any]):
         toolset: FunctionToolset[Any] = FunctionToolset(id="sessions")
 
         async def search_sessions(ctx: RunContext[Any], query: str, session: str | None = None) -> str:
-            running = getattr(ctx.deps, "session", None)
+            running_session = getattr(ctx.deps, "session", None)
             try:
-                return await in_worker(lambda: self._search(query, session or None, running))
+                return await in_worker(lambda: self._search(query, session or None, running_session))
             except DeepctlError as error:
                 raise ToolFailed(error.message) from error
 
         toolset.add_function(search_sessions, name=TOOL, description=_DESCRIPTION)
         return toolset
 
-    def _search(self, query: str, session: str | None, running: str | None) -> str:
+    def _search(self, query: str, session: str | None, running_session: str | None) -> str:
         names = session_catalogue.by_id(self.paths)
         matches, has_more, damaged = session_search.search(
             self.paths,
             session_search.words(query),
             session=session,
             limit=MOST_MATCHES,
-            running=names.get(running) if running is not None else None,
+            running_session=names.get(running_session) if running_session is not None else None,
         )
         if not matches:
             return f"No earlier conversation has {query!r} in one message."

@@ -117,8 +117,8 @@ class SetupReader(NamedTuple):
             extensions=self._extensions(root, paths),
         )
         hook_notice = None
-        if lost := len(in_force.hooks()) - len(hooks):
-            hook_notice = f"{counted(lost, 'hook')} of [hooks] cannot run, because there is no sandbox."
+        if left_out_count := len(in_force.hooks()) - len(hooks):
+            hook_notice = f"{counted(left_out_count, 'hook')} of [hooks] cannot run, because there is no sandbox."
         notices = [commands.notice, mcp_servers.notice(servers) if servers else None, hook_notice]
         return options, commands._replace(notice=" ".join(filter(None, notices)) or None)
 

@@ -230,14 +230,14 @@ class _SameAgent(WrapperAgent[Any, Any]):
                 f"The context of the sub-agent {agent.name} is full, and its work is lost. Give it smaller tasks."
             ) from error
         finally:
-            used = call.ctx.usage - usage
+            difference = call.ctx.usage - usage
             model = call.ctx.model
             self._emit(
                 {
                     "type": "end",
                     "seconds": round(time.monotonic() - began, 3),
-                    "usage": TokenUsage.of(used)._asdict(),
-                    "cost": cost(used, model) if isinstance(model, Model) else None,
+                    "usage": TokenUsage.of(difference)._asdict(),
+                    "cost": cost(difference, model) if isinstance(model, Model) else None,
                 }
             )
 

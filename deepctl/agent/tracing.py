@@ -77,8 +77,8 @@ class Tracing:
     @contextmanager
     def span(self, name: str, **marks: str | int | None) -> Iterator[None]:
         """A span. It and the spans inside this context have the `marks` as attributes `deepctl.…`."""
-        added = {f"deepctl.{key}": value for key, value in marks.items() if value is not None}
-        token = _marks.set({**_marks.get({}), **added})
+        attributes = {f"deepctl.{key}": value for key, value in marks.items() if value is not None}
+        token = _marks.set({**_marks.get({}), **attributes})
         try:
             # The text of an error can contain parts of the conversation.
             with self._provider.get_tracer(SERVICE).start_as_current_span(

@@ -120,12 +120,12 @@ class WebAccess(AbstractCapability[Any]):
                 page = await self._page(url, None if self.mode == "auto" else sorted(domains))
                 break
             except ModelRetry as error:
-                other = _OTHER_DOMAIN.search(str(error.__cause__))
-                if other is None or len(domains) >= _MOST_DOMAINS:
+                other_domain = _OTHER_DOMAIN.search(str(error.__cause__))
+                if other_domain is None or len(domains) >= _MOST_DOMAINS:
                     raise ToolFailed(_reason(error)) from error
                 # The address that the page names is not known here, and is checked when it is fetched again.
-                await self._check_page(ctx, other[1], f"the page to which {url} leads")
-                domains.add(other[1])
+                await self._check_page(ctx, other_domain[1], f"the page to which {url} leads")
+                domains.add(other_domain[1])
         if isinstance(page, str):
             return f"[text of a web page, from {url}]\n{page}"
         if not page.is_image and page.media_type != "application/pdf":

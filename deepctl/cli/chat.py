@@ -213,10 +213,10 @@ def _check_continuation(
 ) -> None:
     """Raises `UsageError` if --resume or --continue contradict another option."""
     names = [name for name, is_given in options_given.items() if is_given]
-    others = {"--session": session is not None, "--new": new is not None, "--ephemeral": ephemeral}
+    contradictions = {"--session": session is not None, "--new": new is not None, "--ephemeral": ephemeral}
     # A script cannot choose from a list.
-    others["--json"] = as_json and "--resume" in names
-    names += [name for name, is_given in others.items() if is_given and names]
+    contradictions["--json"] = as_json and "--resume" in names
+    names += [name for name, is_given in contradictions.items() if is_given and names]
     if len(names) > 1:
         raise UsageError(
             f"{names[0]} and {names[1]} cannot be used together.",

@@ -181,26 +181,26 @@ def _edited(
             changes.discard_draft(draft)
             raise
         new = changes.read_draft(draft)
-        saved = f" Your text is saved in {draft.path}."
+        place = f" Your text is saved in {draft.path}."
         if new == old:
             changes.discard_draft(draft)
-            saved = ""
+            place = ""
         if failure is not None:
-            raise Refused(f"The editor failed ({failure}), so nothing was changed.{saved}", code="editor_failed")
+            raise Refused(f"The editor failed ({failure}), so nothing was changed.{place}", code="editor_failed")
         if new == old:
             return False
         try:
             settings.check_document(new, path, in_profile=profile is not None)
             _replace(profile, path, before, new, wait)
         except KeyboardInterrupt:
-            raise Interrupted(f"Interrupted.{saved}") from None
+            raise Interrupted(f"Interrupted.{place}") from None
         except (DeepctlError, OSError) as error:
             problem = error if isinstance(error, DeepctlError) else atomic.storage_error(error)
             if isinstance(problem, BadSetting | Damaged) and not as_json and confirm.can_ask():
                 say_error(problem, as_json=False)
                 if confirm.ask_line("Edit the text again? [Y/n]").lower() in ("", *confirm.YES):
                     continue
-            problem.message += f" Nothing was changed.{saved}"
+            problem.message += f" Nothing was changed.{place}"
             raise problem from error
         changes.discard_draft(draft)
         return True

@@ -179,8 +179,8 @@ async def _ask(question: ApprovalRequest, rule_hint: Callable[[str], str]) -> Ap
     from deepctl.agent.approver import ApprovalAnswer
 
     wish = question.wish or _WANTS.get(question.operation, "use a tool outside the sandbox")
-    who = f"The sub-agent {question.agent}" if question.agent else "The agent"
-    say(wrap(visible(f"{who} wants to {wish}:"), sys.stderr))
+    asker = f"The sub-agent {question.agent}" if question.agent else "The agent"
+    say(wrap(visible(f"{asker} wants to {wish}:"), sys.stderr))
     _show(question, _MAX_LINES, _MAX_DIFF)
     await _typing_has_stopped()
     choices = {choice.key: choice for choice in question.choices}

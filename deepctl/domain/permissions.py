@@ -329,8 +329,8 @@ SERVER_SEPARATOR = "__"
 
 def unknown_tool(names: Iterable[str]) -> str | None:
     """The first name of no tool. Names of tools of MCP servers are not checked."""
-    known = (*ALL_TOOLS, *EXTENSION_TOOLS)
-    return next((name for name in names if name not in known and SERVER_SEPARATOR not in name), None)
+    all_names = (*ALL_TOOLS, *EXTENSION_TOOLS)
+    return next((name for name in names if name not in all_names and SERVER_SEPARATOR not in name), None)
 
 
 def tool_hint(name: str) -> str:

@@ -350,9 +350,9 @@ def merge(paths: ProfilePaths, preview: WaitingSettings) -> None:
         )
     if not all(map(_is_file, preview.items)):
         _merge_settings(paths, preview._replace(items=[item for item in preview.items if not _is_file(item)]))
-    accepted = {item.place[1:] for item in preview.items if _is_file(item) and item.problem is None}
+    entries = {item.place[1:] for item in preview.items if _is_file(item) and item.problem is None}
     untrusted_files.put_into_force(
-        paths, [file for file in untrusted_files.waiting(paths) if (file.kind, file.entry) in accepted]
+        paths, [file for file in untrusted_files.waiting(paths) if (file.kind, file.entry) in entries]
     )
 
 

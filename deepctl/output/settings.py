@@ -107,8 +107,8 @@ class SettingsView(NamedTuple):
 
 
 def _one_line(hook: Hook) -> str:
-    line, more, _ = without_passwords(hook.command.strip()).partition("\n")
-    return f"{line} …" if more else line
+    line, remainder, _ = without_passwords(hook.command.strip()).partition("\n")
+    return f"{line} …" if remainder else line
 
 
 def _hook_document(hook: Hook) -> dict[str, Any]:

@@ -103,14 +103,14 @@ def search(
     role: Role | None = None,
     context: int = 0,
     limit: int | None = None,
-    running: str | None = None,
+    running_session: str | None = None,
     report: Callable[[int], None] = lambda count: None,
 ) -> SessionSearchResult:
     """Search one session, those of a project, or all, the one that was used last first; each from its start to its end.
 
     `context` is the number of lines before and after a match, and `report` receives the number of finished sessions.
-    The last turn of the session called `running` is left out. Raises `SessionNotFound` if there is no session called
-    `session`.
+    The last turn of the session called `running_session` is left out. Raises `SessionNotFound` if there is no session
+    called `session`.
     """
     problems: list[SessionProblem] = []
     names = (
@@ -118,7 +118,7 @@ def search(
         if session is None
         else [session_catalogue.find(paths, session).name]
     )
-    all_matches = _matches(paths, names, pattern, role, context, problems, running, report)
+    all_matches = _matches(paths, names, pattern, role, context, problems, running_session, report)
     matches = list(all_matches if limit is None else islice(all_matches, limit))
     has_more = limit is not None and next(all_matches, None) is not None
     return SessionSearchResult(matches, has_more, problems)
@@ -131,7 +131,7 @@ def _matches(
     role: Role | None,
     context: int,
     problems: list[SessionProblem],
-    running: str | None,
+    running_session: str | None,
     report: Callable[[int], None],
 ) -> Iterator[SessionMatch]:
     for count, name in enumerate(names):
@@ -148,7 +148,7 @@ def _matches(
                 SessionProblem(name, f"Damaged lines were left out: {where}{', …' if len(losses) > 5 else ''}.")
             )
         for number, entry in enumerate(conversation.messages):
-            if name == running and entry.turn == conversation.last_turn:
+            if name == running_session and entry.turn == conversation.last_turn:
                 break
             pieces = [piece for piece in transcript.pieces(entry.message) if role in (None, piece.role)]
             texts = [fold(_whole(piece)) for piece in pieces] if pattern.all_of else []

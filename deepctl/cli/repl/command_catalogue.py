@@ -152,5 +152,5 @@ class CommandCatalogue:
 
     def near_to(self, name: str) -> str | None:
         """The typed name of the command that is probably meant by `name`."""
-        listed = [*(command.name for command in self.commands), *self._aliases]
-        return next(iter(usage_errors.near_to(name, listed)), None)
+        typed_names = [*(command.name for command in self.commands), *self._aliases]
+        return next(iter(usage_errors.near_to(name, typed_names)), None)

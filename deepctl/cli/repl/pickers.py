@@ -170,10 +170,12 @@ def pick_session(profile: ProfilePaths, project: str | None = None, *, is_privat
         raise NoSession(profile.name)
     name_width = min(_MAX_NAME, max(cells(choice.name) for choice in choices))
     texts = PickerTexts("Continue which session? (Type to filter, Enter selects, Esc leaves)", "Session? (type, Enter)")
-    chosen = Picker(choices, texts, partial(_session_line, name_width), _last_exchange, search=_search_text).run()
-    if chosen is None:
+    target = Picker(
+        choices, texts, partial(_session_line, name_width), _last_exchange, search=_search_text
+    ).run()
+    if target is None:
         raise Interrupted("No session was chosen.")
-    return chosen.name
+    return target.name
 
 
 def _search_text(choice: _SessionChoice) -> str:

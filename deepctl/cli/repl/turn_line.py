@@ -282,8 +282,13 @@ def _written(cell_row: dict[int, Char], end: int, cursor: int, style: BaseStyle 
 def _sgr(name: str, style: BaseStyle | None, *, is_reversed: bool) -> str:
     if style is None:
         return ";7" if is_reversed else ""
-    found = style.get_attrs_for_style_str(name)
-    codes = [(found.bold, 1), (found.dim, 2), (found.underline, 4), (bool(found.reverse) != is_reversed, 7)]
+    attributes = style.get_attrs_for_style_str(name)
+    codes = [
+        (attributes.bold, 1),
+        (attributes.dim, 2),
+        (attributes.underline, 4),
+        (bool(attributes.reverse) != is_reversed, 7),
+    ]
     return "".join(f";{code}" for is_set, code in codes if is_set)
 
 

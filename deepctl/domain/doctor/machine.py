@@ -327,7 +327,7 @@ class Sandboxes:
             return
         from deepctl.domain.hooks import problem  # most profiles have none
 
-        stopped = [
+        unusable_hooks = [
             f"{hook.event} {hook.command!r}: {reason}"
             for hook in profile_hooks
             if (reason := problem(hook, self._environment)) is not None
@@ -335,9 +335,11 @@ class Sandboxes:
         sandbox, _, limits = choice(settings)
         missing = self.bubblewrap(limits) if sandbox in ("auto", "bubblewrap") else None
         if missing is not None and (count := sum(hook.is_sandboxed for hook in profile_hooks)):
-            stopped.append(f"{counted(count, 'hook')} in the sandbox: {missing.reason}")
-        if stopped:
-            yield Check("hooks", "problem", f"cannot run: {'; '.join(stopped)}", "docs/extend.md describes [hooks].")
+            unusable_hooks.append(f"{counted(count, 'hook')} in the sandbox: {missing.reason}")
+        if unusable_hooks:
+            yield Check(
+                "hooks", "problem", f"cannot run: {'; '.join(unusable_hooks)}", "docs/extend.md describes [hooks]."
+            )
             return
         free = sum(not hook.is_sandboxed for hook in profile_hooks)
         detail = (

@@ -128,8 +128,8 @@ class PlainWork:
             case "change":
                 change = FileDiff.of(event)
                 self._summary.changed(change)
-                if (marked := self._calls.get(event.get("id", ""))) is not None:
-                    marked.call.changes.append(change)
+                if (marked_call := self._calls.get(event.get("id", ""))) is not None:
+                    marked_call.call.changes.append(change)
             case "retry":
                 wait = f"{event['seconds']:.1f} s"
                 count = f"({event['attempt']} of {event['attempts']})"
@@ -148,15 +148,15 @@ class PlainWork:
 
     def _started(self, event: Mapping[str, Any]) -> None:
         """A command runs, which can take long: its line comes twice."""
-        marked = self._calls.get(event.get("id", ""))
-        if marked is not None:
-            marked.call.began = time.monotonic()
-            row = marked.call.line(self._caps, _width(), self._caps.sign("·", "-"), is_waiting=True)
-            self._print([_with_mark(marked.mark, row)])
+        marked_call = self._calls.get(event.get("id", ""))
+        if marked_call is not None:
+            marked_call.call.began = time.monotonic()
+            row = marked_call.call.line(self._caps, _width(), self._caps.sign("·", "-"), is_waiting=True)
+            self._print([_with_mark(marked_call.mark, row)])
 
     def _result(self, event: Mapping[str, Any]) -> None:
-        marked = self._calls.pop(event["id"], None)
-        call, mark = marked or (ShownCall(event["name"], {}, time.monotonic()), "")
+        marked_call = self._calls.pop(event["id"], None)
+        call, mark = marked_call or (ShownCall(event["name"], {}, time.monotonic()), "")
         call.ended(event["ok"], event["content"], time.monotonic())
         is_previewed, self._is_previewed = self._is_previewed, False
         plan = Checklist.of(call.arguments) if call.name == checklist.TOOL and call.ok else None
