@@ -170,9 +170,7 @@ def pick_session(profile: ProfilePaths, project: str | None = None, *, is_privat
         raise NoSession(profile.name)
     name_width = min(_MAX_NAME, max(cells(choice.name) for choice in choices))
     texts = PickerTexts("Continue which session? (Type to filter, Enter selects, Esc leaves)", "Session? (type, Enter)")
-    target = Picker(
-        choices, texts, partial(_session_line, name_width), _last_exchange, search=_search_text
-    ).run()
+    target = Picker(choices, texts, partial(_session_line, name_width), _last_exchange, search=_search_text).run()
     if target is None:
         raise Interrupted("No session was chosen.")
     return target.name
