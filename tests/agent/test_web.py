@@ -310,6 +310,25 @@ def test_a_redirect_to_an_address_that_is_not_public_is_refused(monkeypatch: pyt
     assert len(place.requests) == 1
 
 
+@pytest.mark.parametrize("ip", ["127.0.0.2", "::1", "::ffff:10.0.0.1", "192.168.0.9", "169.254.169.254"])
+def test_a_name_of_an_address_that_is_not_public_is_refused(monkeypatch: pytest.MonkeyPatch, ip: str) -> None:
+    pages: dict[str, Page] = {}
+    with site(monkeypatch, pages) as place:
+        pages |= {"/": leads(place.at("inside.example", "/admin")), "/admin": sends(b"secret", "text/plain")}
+        resolve = socket.getaddrinfo
+        family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+
+        def resolved(host: Any, port: Any, *rest: Any, **options: Any) -> Any:
+            if host == "inside.example":
+                return [(family, socket.SOCK_STREAM, 6, "", (ip, port))]
+            return resolve(host, port, *rest, **options)
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolved)
+        for result in fetched(place.at("inside.example", "/admin"), place.at("tea.example")):
+            assert "not public" in result, result
+    assert [path for path, _ in place.requests] == ["/"]
+
+
 def test_redirects_end(monkeypatch: pytest.MonkeyPatch) -> None:
     with site(monkeypatch, {"/": leads("/")}) as place:
         (result,) = fetched(place.at("tea.example"))
