@@ -22,7 +22,6 @@ from deepctl.domain.providers import ModelServer, Provider, model_name
 from deepctl.domain.settings import Value
 from deepctl.layout import UNTRUSTED
 from deepctl.output import profiles
-from deepctl.output.mcp import server_document
 from deepctl.output.render import (
     Cell,
     has_colour,
@@ -66,6 +65,8 @@ class SettingsView(NamedTuple):
     hooks: list[Hook] = []
 
     def document(self) -> dict[str, Any]:
+        from deepctl.output.mcp import server_document  # only for JSON
+
         return {
             "profile": self.profile,
             "path": self.path,
