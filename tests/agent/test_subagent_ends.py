@@ -153,5 +153,10 @@ def test_sigkill_in_its_work_loses_no_recorded_request(
             assert len(server.requests) == 1
         deepctl("checkpoints", "verify", "-u", "alice").ok()
         assert len(usage_log.read(paths).entries) == earlier + len(entries) + 1
-        deepctl("checkpoints", "rewind", "~2", "-u", "alice").ok()
+        rewound = deepctl("checkpoints", "rewind", "~2", "-u", "alice", "--json")
+        if rewound.code != 0:
+            # As in any killed turn: the call whose checkpoint is missing has no author, and nobody takes it for the
+            # agent's.
+            assert len(rewound.error["paths"]) == 1
+            deepctl("checkpoints", "rewind", "~2", "-u", "alice", "--force").ok()
         assert [path.name for path in workspace.iterdir() if path.name != ".deep"] == []
