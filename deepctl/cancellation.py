@@ -3,7 +3,7 @@
 `look` raises the reason for the stop. So no signal handler has to raise in the middle of other code, and a time limit
 holds for work that does not yield to the event loop.
 
-A read that waits for a pipe is stopped by `interruptible`.
+A read that waits for a pipe or a terminal is stopped by `interruptible`.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ def interruptible(stream: BinaryIO) -> BinaryIO:
     buffer.
 
     Python runs the handler of a signal when a read returns or fails with `EINTR`. A signal that arrives just before the
-    read starts to wait does neither, so Ctrl-C would have no effect while the other end of the pipe stays open. A
-    terminal is not handled, because Ctrl-C can be pressed again there.
+    read starts to wait does neither, so Ctrl-C would have no effect while the other end of the pipe stays open, or
+    until the next key.
     """
     try:
         descriptor = stream.fileno()
     except OSError:
         return stream
     is_write_only = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
-    if is_write_only or os.isatty(descriptor) or threading.current_thread() is not threading.main_thread():
+    if is_write_only or threading.current_thread() is not threading.main_thread():
         return stream
     return cast("BinaryIO", io.BufferedReader(_SignalAwareReader(stream), _BUFFER_BYTES))
 

@@ -44,6 +44,33 @@ def test_a_signal_that_interrupts_no_system_call_ends_a_read_all_the_same(pipe: 
     assert signal.set_wakeup_fd(-1) == -1
 
 
+def test_the_same_holds_at_a_terminal() -> None:
+    """Where Ctrl-C just before the read would have no effect until the next key."""
+    master, terminal = os.openpty()
+    is_over = threading.Event()
+
+    def press() -> None:
+        is_over.wait(0.05)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        if not is_over.wait(10):
+            os.write(master, b"late\n")
+
+    presser = threading.Thread(target=press)
+    try:
+        with open(terminal, "rb", closefd=False) as reading:
+            os.write(master, b"a line\nmore")
+            stream = interruptible(reading)
+            assert stream.readline() == b"a line\n"
+            presser.start()
+            with pytest.raises(KeyboardInterrupt):
+                assert stream.readline() == b"", "the signal was lost"
+    finally:
+        is_over.set()
+        presser.join()
+        os.close(master)
+        os.close(terminal)
+
+
 def test_a_signal_whose_handler_returns_does_not_end_a_read(pipe: tuple[BinaryIO, BinaryIO]) -> None:
     reading, writing = pipe
     caught: list[int] = []

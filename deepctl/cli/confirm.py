@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol, runtime_check
 
 import typer
 
+from deepctl.cancellation import interruptible
 from deepctl.cli import tty_modes
 from deepctl.errors import DeepctlError, Interrupted, Refused
 from deepctl.output.render import has_colour, is_terminal, say, say_part, visible, wrap
@@ -97,7 +98,7 @@ def ask_line(question: str) -> str:
     """The answer of the person at the terminal, one line. Raises `Interrupted` (exit 130) after Ctrl-C."""
     try:
         with tty_modes.line_question(f"{wrap(visible(question), sys.stderr)} "):
-            line = sys.stdin.readline()
+            line = _typed_line()
     except KeyboardInterrupt:
         # A command changes nothing before it has the answer.
         raise Interrupted("Stopped; nothing was changed.") from None
@@ -106,11 +107,16 @@ def ask_line(question: str) -> str:
     return line.strip()
 
 
+def _typed_line() -> str:
+    line = interruptible(sys.stdin.buffer).readline()
+    return line.decode(sys.stdin.encoding, sys.stdin.errors or "strict")
+
+
 def ask_hidden_line(question: str) -> str:
     """A line of the person at the terminal, which is not shown. Raises `Interrupted` (exit 130) after Ctrl-C."""
     try:
         with tty_modes.hidden_line(f"{wrap(visible(question), sys.stderr)} "):
-            line = sys.stdin.readline()
+            line = _typed_line()
     except KeyboardInterrupt:
         raise Interrupted("Stopped; nothing was changed.") from None
     finally:
