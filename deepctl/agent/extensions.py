@@ -37,7 +37,7 @@ class AgentExtensions(NamedTuple):
     def capabilities(
         self, *, approve: Approve, ask: Ask | None, answerer: Answerer | None, environment: Mapping[str, str]
     ) -> list[AbstractCapability[Any]]:
-        """The capabilities of the extensions that are on and of use: without a person, nobody can be asked."""
+        """The capabilities of the extensions that are on and of use: without a person, there are no questions."""
         capabilities: list[AbstractCapability[Any]] = []
         if self.search_sessions and self.paths is not None:
             from deepctl.agent.past_sessions import SearchSessions

@@ -1,7 +1,7 @@
 """The tool `ask_user`: the model asks the user questions with choices, and its turn waits for the answers.
 
 The schema of the questions and its checks are those of the harness, and so is the result. deepctl asks one question
-after the other, has a shorter description, and offers the tool only if somebody can answer.
+after the other, has a shorter description, and offers the tool only if a person can answer.
 """
 
 from __future__ import annotations

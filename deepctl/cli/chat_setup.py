@@ -63,7 +63,7 @@ class ChatSetup(NamedTuple):
     ask: Ask | None = None
     """The function that asks the person at the terminal; `None` without a terminal."""
     answerer: Answerer | None = None
-    """The same for questions of the model; `None` if nobody waits for them, as with `--json`."""
+    """The same for questions of the model; `None` if no person waits for them, as with `--json`."""
     chosen_by: str | None = None
     """The directory that gave the profile (`profiles use --here`); `None` if another source did."""
     profile_of_budgets: str | None = None

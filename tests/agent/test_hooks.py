@@ -269,7 +269,7 @@ turn_end = [{ command = "echo x >>ends" }]""",
 def test_hooks_are_shown_with_their_source(deepctl: InProcess, home: Path, workspace: Path) -> None:
     config = Path(os.environ["DEEPCTL_CONFIG"])
     config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text('[hooks]\nturn_end = [{ command = "curl https://me:secret@example.com", sandbox = false }]\n')
+    config.write_text('[hooks]\nturn_end = [{ command = "curl https://me:secret@mail.test", sandbox = false }]\n')
     hooks(home, "before_tool = [{ command = '''\nfirst\nsecond''', tools = 'execute', timeout = 5 }]")
     shown = deepctl("config", "show", "-u", "alice", "--json").ok()
     assert [(hook["event"], hook["source"], hook["sandbox"]) for hook in shown.json["hooks"]] == [

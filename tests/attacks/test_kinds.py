@@ -19,7 +19,7 @@ from tests.agent.test_approver import Answers, commands, results_of
 from tests.support.command import InProcess
 
 NO = ApprovalAnswer(allow=False)
-GIT = ("git", "-c", "user.name=a", "-c", "user.email=a@example.org")
+GIT = ("git", "-c", "user.name=a", "-c", "user.email=a@mail.test")
 
 
 def git(where: Path, *arguments: str) -> None:

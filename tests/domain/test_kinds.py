@@ -281,7 +281,7 @@ def trap(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for command in (
         ("init", "-q"),
         ("add", "."),
-        ("-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "-qm", "x"),
+        ("-c", "user.name=a", "-c", "user.email=a@mail.test", "commit", "-qm", "x"),
     ):
         subprocess.run(["git", *command], cwd=work, check=True)
     return work

@@ -31,7 +31,7 @@ def scene(tmp_path: Path) -> Scene:
         ('compare @"my notes.txt" with @b\\ c.txt', "compare my notes.txt with b c.txt"),
         ("what is it?\n\n@shot.png", "what is it?"),
         ("@shot.png", "shot.png"),
-        ("mail alice@example.org", "mail alice@example.org"),
+        ("mail alice@mail.test", "mail alice@mail.test"),
         (f"review this{log_file.PIPED}a diff\n</stdin>", "review this"),
         ("clear\x1b[2J the \x07screen", "clear [2J the screen"),
         ("x" * 100, "x" * 79 + "…"),

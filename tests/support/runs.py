@@ -319,7 +319,7 @@ RUNS: dict[str, list[Run]] = {
     "keys set": [_say("keys", "set", "OPENAI_API_KEY", "--store", "file")],
     "keys unset": [_with_key("keys", "unset", "OPENAI_API_KEY", "--yes")],
     "mcp list": [_say("mcp", "list"), _with_server("mcp", "list")],
-    "mcp add": [_say("mcp", "add", "one", "--url", "http://127.0.0.1:1/mcp")],
+    "mcp add": [_say("mcp", "add", "one", "--url", "http://127.0.0.1:9/mcp")],
     "mcp test": [_with_server("mcp", "test", "one")],
     "mcp remove": [_with_server("mcp", "remove", "one")],
     "projects list": [_say("projects", "list"), _project("shop")("projects", "list")],
