@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import webbrowser
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -164,7 +165,8 @@ def _show_login(address: str) -> None:
     """Show the address of a login, and open it."""
     notice("Log in with your browser. If it does not open, open this address:")
     say(printable(address))
-    webbrowser.open(address)
+    # Text browsers and programs of $BROWSER stay in the foreground, and their page comes from this process.
+    threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
 
 @app.command(epilog="Example: deepctl mcp remove github --user alice")

@@ -8,6 +8,7 @@ import stat
 import sys
 import threading
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from deepctl.layout import ProfilePaths
 from tests.support.command import InProcess
 from tests.support.loopback import Text, ToolCalls, provider
 from tests.support.mcp_oauth_server import Provider, oauth_server
+from tests.support.terminal import Terminal
 
 PROGRAM = str(Path(__file__).parents[1] / "support" / "mcp_stdio_server.py")
 _KEY = "sk-" + "a1b2c3d4" * 4
@@ -189,6 +191,26 @@ def test_a_login_is_made_by_a_test_at_the_terminal_and_used_and_refreshed_by_cha
     removed = deepctl("mcp", "remove", "closed", "--user", "alice", "--json").ok().json
     assert removed["login_deleted"] is True
     assert stored_keys.logins(alice.keys) == []
+
+
+def test_the_page_of_a_login_is_shown_in_a_browser_that_stays_in_the_foreground(
+    alice: ProfilePaths, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    browser = tmp_path / "browser.py"
+    browser.write_text(
+        "import sys, urllib.request\n"
+        "page = urllib.request.urlopen(sys.argv[1], timeout=20).read()\n"
+        f"open({str(tmp_path / 'page')!r}, 'wb').write(page)\n"
+    )
+    monkeypatch.setenv("BROWSER", f"{sys.executable} {browser} %s")
+    with oauth_server() as (url, _):
+        with Path(alice.settings).open("a") as file:
+            file.write(f"[mcp_servers.closed]\nurl = {json.dumps(url)}\n")
+        with closing(Terminal("mcp", "test", "closed", "--user", "alice")) as terminal:
+            terminal.expect("closed__whoami")
+            assert terminal.wait() == 0
+    assert (tmp_path / "page").read_text() == "You are logged in. You can close this page."
+    assert stored_keys.logins(alice.keys) == ["closed"]
 
 
 def test_a_declined_login_is_an_error_and_stores_no_tokens(
