@@ -5,8 +5,9 @@ metadata addresses, connects to the address that it has checked, and checks ever
 approvals by domain, a limit for the whole time, and a check that no key of the environment is in an address. Nothing of
 the user is sent along: no cookies, no keys, no `.netrc`.
 
-`web_search` is the search of the model's provider where it has one. Otherwise it is DuckDuckGo's, in the words of the
-model. The provider searches inside its answer, where no person can be asked, so with `ask` it is not used.
+`web_search` is the search of the model's provider where it has one. Otherwise the package `ddgs` asks public search
+engines, in the words of the model. The provider searches inside its answer, where no person can be asked, so with `ask`
+it is not used.
 
 A page and a search result are text of others. The address of a page and the words of a search leave this machine, and
 can carry what the agent has read.
