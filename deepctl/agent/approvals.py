@@ -221,6 +221,9 @@ def _is_harmless_here(workspace: LocalBackend, match: KindMatch) -> bool:
     root = workspace.root_dir
     if not all(is_within(os.path.realpath(os.path.join(root, operand)), root) for operand in match.operands):
         return False
+    if match.name == "diff":
+        # In a directory, it opens the files of the same names, and follows links.
+        return all(os.path.isfile(os.path.join(root, operand)) for operand in match.operands)
     if not match.is_of_git:
         return True
     own_dir = workspace.profile_dir or root

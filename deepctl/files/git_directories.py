@@ -119,12 +119,24 @@ def runs_no_program(root: str, mount: str, home: str | None = None) -> bool:
     for path, state in present.states.items():
         if _is_config(path):
             text = decode(state.content).lower()
-            # git fetches missing objects of a partial clone.
-            if not stat.S_ISREG(state.mode) or "promisor" in text or "partialclone" in text:
+            # git fetches missing objects of a partial clone, and gpg checks signatures.
+            words = ("promisor", "partialclone", "showsignature", "pretty")
+            if not stat.S_ISREG(state.mode) or any(word in text for word in words):
                 return False
         elif os.path.dirname(path) != os.path.join(git, "hooks") or os.path.basename(path) in _HOOKS_OF_READERS:
             return False
-    return True
+    return not _reads_elsewhere(git)
+
+
+def _reads_elsewhere(git: str) -> bool:
+    """Whether a link, or the list of other object directories, leads out of a git directory."""
+    if os.path.lexists(os.path.join(git, "objects", "info", "alternates")):
+        return True
+    return any(
+        os.path.islink(os.path.join(directory, name))
+        for directory, directories, files in os.walk(git)
+        for name in (*directories, *files)
+    )
 
 
 def additions(before: GitSurvey, now_there: GitPaths | None = None) -> list[Addition]:

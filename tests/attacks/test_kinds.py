@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ def work(tmp_path: Path) -> Path:
     work = tmp_path / "work"
     work.mkdir()
     (work / "f").write_text("one\n")
+    (work / "same").write_text("one\n")
     evil = work / "evil"
     evil.write_text(f"#!/bin/sh\n: > '{work}/ran'\ncat\n")
     evil.chmod(0o755)
@@ -102,7 +104,7 @@ def _prepare(work: Path, trap: str) -> str:
 def _agent(person: Answers, **options: Any) -> tuple[Any, Script]:
     script = Script()
     model = FunctionModel(stream_function=script)
-    kinds = ("git status", "git diff", "git log", "cat", "find", "grep")
+    kinds = ("git status", "git diff", "git log", "cat", "diff", "find", "grep")
     return create_deep_agent(model, ask=person, include_execute=True, allowed_commands=kinds, **options), script
 
 
@@ -119,9 +121,29 @@ def test_git_is_asked_about_where_it_would_run_a_program(work: Path, trap: str) 
     assert not (work / "ran").exists()
     for name in ("f", "evil"):
         if (work / name).exists():
-            (work / name).touch()  # so that git looks at it, and writes the index
+            (work / name).touch()  # so that git looks at it
+    os.utime(work / "same", (10**9, 10**9))  # so that git writes the index
     subprocess.run(["sh", "-c", command], cwd=work, check=False, capture_output=True)
     assert (work / "ran").exists()
+
+
+ELSEWHERE: dict[str, Callable[[Path], object]] = {
+    "a link in .git": lambda work: (work / ".git/rebase-merge").symlink_to("/etc"),
+    "a link to a file in .git": lambda work: (work / ".git/info/done").symlink_to("/etc/passwd"),
+    "alternates": lambda work: (work / ".git/objects/info/alternates").write_text("/elsewhere/objects\n"),
+    "log.showSignature": lambda work: git(work, "config", "log.showSignature", "true"),
+    "pretty": lambda work: git(work, "config", "pretty.x", "%G?"),
+}
+
+
+@pytest.mark.parametrize("trap", ELSEWHERE)
+def test_git_is_asked_about_where_its_directory_leads_elsewhere(work: Path, trap: str) -> None:
+    ELSEWHERE[trap](work)
+    person = Answers(NO)
+    agent, script = _agent(person)
+    deps = DeepAgentDeps(backend=LocalBackend(work, sandbox=NoSandbox()))
+    assert results_of(agent, script, deps, *commands("git log")) == [False]
+    assert person.targets == ["git log"]
 
 
 def test_git_is_allowed_in_a_repository_that_names_no_program(work: Path) -> None:
@@ -154,6 +176,20 @@ def test_no_kind_reads_what_a_link_leads_to(work: Path, tmp_path: Path) -> None:
     texts = ["cat link", "cat up/secret", "grep -r canary up", "grep -rn canary .", "find . -name secret"]
     assert results_of(agent, script, deps, *commands(*texts)) == [False, False, False, True, True]
     assert "canary\n" not in script.sent.replace("\\n", "\n").replace("canary up", "").replace("canary .", "")
+
+
+def test_the_kind_diff_compares_two_files_only(work: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("canary\n")
+    for name in ("a", "b"):
+        (work / name).mkdir()
+    (work / "a/x").symlink_to(tmp_path / "secret")
+    (work / "b/x").write_text("")
+    person = Answers(NO, NO)
+    agent, script = _agent(person)
+    deps = DeepAgentDeps(backend=LocalBackend(work, sandbox=NoSandbox()))
+    assert results_of(agent, script, deps, *commands("diff a b", "diff b/x a", "diff f b/x")) == [False, False, True]
+    assert person.targets == ["diff a b", "diff b/x a"]
+    assert "canary" not in script.sent
 
 
 @pytest.mark.parametrize(
