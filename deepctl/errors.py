@@ -225,6 +225,19 @@ class McpServerFailed(DeepctlError):
         self.last_lines = last_lines
 
 
+class McpPromptFailed(DeepctlError):
+    """An MCP server that works did not return a prompt; `problem` is its own text without a full stop."""
+
+    code = "mcp_prompt"
+    exit_code = 7
+
+    def __init__(self, server: str, prompt: str, problem: str) -> None:
+        super().__init__(
+            f"MCP server {server!r} did not return its prompt {prompt!r}: {problem}.",
+            "`/help NAME` in a chat shows the arguments of a prompt.",
+        )
+
+
 class StorageError(DeepctlError):
     """The disk is full, read-only, broken, or access is denied."""
 

@@ -24,7 +24,7 @@ from deepctl.domain import mcp_prompts, mcp_servers, stored_keys
 from deepctl.domain.keys import NO_KEYS, KeyRing
 from deepctl.domain.mcp_prompts import ServerPrompt
 from deepctl.domain.mcp_servers import McpServer
-from deepctl.errors import McpServerFailed, UsageError
+from deepctl.errors import McpPromptFailed, McpServerFailed, UsageError
 
 if TYPE_CHECKING:
     from deepctl.agent.mcp_client import Connection
@@ -37,7 +37,7 @@ _PATIENCE = 1.5
 """Seconds of waiting for a server after which a notice is shown, because a server that is installed on start takes
 long.
 """
-_LAST_LINES = 5
+_LAST_LINES = 12
 """Lines of a server's stderr that a failed test shows."""
 _TRIES = 2
 """Maximum number of consecutive failed starts of a server in a chat."""
@@ -149,12 +149,17 @@ class McpServers:
             if connection is not None and connection.is_alive:
                 await connection.refresh()
             else:
+                end = ""
                 if connection is not None:
+                    end = await connection.end()
                     del self._connections[server.name]
                     await connection.close()
                 connection = Connection(server, environment, self._login(server))
                 await connection.open()
                 self._connections[server.name] = connection
+                if end:
+                    # Its state is lost, so each time counts.
+                    emit({"type": "notice", "message": f"{_stderr_of(server)} was started again: {end}."})
         except UnusableServer as error:
             failures = self._failed[server.name] = self._failed.get(server.name, 0) + 1
             addition = " It is not started again in this chat." if failures >= _TRIES else ""
@@ -193,14 +198,19 @@ class McpServers:
         return [prompt for connection in self._connections.values() for prompt in connection.described_prompts()]
 
     async def prompt(self, prompt: ServerPrompt, values: Mapping[str, str]) -> Content:
-        """The text and the pictures of a prompt; `ready` has been called. Raises `McpServerFailed`."""
+        """The text and the pictures of a prompt; `ready` has been called. Raises `McpServerFailed`, and
+        `McpPromptFailed` if only this prompt does not work.
+        """
         connection = self._connections.get(prompt.server)
         if connection is None:
             raise McpServerFailed(prompt.server, "it is not running")
         try:
             return await connection.prompt(prompt.name, dict(values))
         except ToolFailed as error:
-            raise McpServerFailed(prompt.server, error.message.rstrip(".")) from error
+            problem = error.message.rstrip(".")
+            if connection.is_alive:
+                raise McpPromptFailed(prompt.server, prompt.name, problem) from error
+            raise McpServerFailed(prompt.server, problem) from error
 
     async def probe(self, name: str, person: Callable[[str], None] | None) -> ServerReport:
         """Start one server, ask it what it has, and end it. `person` is shown the address of a login.

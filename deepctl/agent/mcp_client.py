@@ -237,6 +237,10 @@ class Connection:
             reason = await self._why(error)
             raise ToolFailed(f"MCP server {name!r} failed: {reason}. {_AGAIN}") from error
 
+    async def end(self) -> str:
+        """Why a local server is no longer usable, in one line and without secrets; empty if it may be usable."""
+        return self._shown(await self._stdio.failure()) if self._stdio is not None else ""
+
     async def close(self) -> None:
         """End the connection, and a local server with it."""
         client, self._client = self._client, None

@@ -36,6 +36,7 @@ MOST_BYTES = 16 << 20
 """The longest accepted message of a server."""
 
 _KEPT_BYTES = 4096
+_NPM_ERRORS = ("npm error ", "npm ERR! ")
 _MOST_NONSENSE = 1000
 _SECONDS_TO_LEAVE = 1.0
 _SECONDS_TO_DIE = 0.5
@@ -144,7 +145,11 @@ class Stdio(ClientTransport):
     @property
     def _last_words(self) -> str:
         lines = self._stderr.decode("utf-8", "replace").strip().splitlines()
-        return f": {lines[-1]}" if lines else ""
+        if not lines:
+            return ""
+        # npm writes the code of an error first, then the reason, and last the path of its log.
+        reasons = [line for line in lines if line.startswith(_NPM_ERRORS) and line.split()[2:3] != ["code"]]
+        return f": {reasons[0] if reasons and lines[-1].startswith('npm ') else lines[-1]}"
 
     @contextlib.asynccontextmanager
     async def _running(

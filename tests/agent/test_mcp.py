@@ -178,6 +178,19 @@ def test_a_server_that_does_not_start_is_a_notice_and_tried_once_more(trouble: s
         assert talk.results(("two__echo", {"text": "here"})) == [(True, "here")]
 
 
+def test_the_reason_of_npm_is_shown_and_not_the_path_of_its_log() -> None:
+    lines = (
+        "npm notice A newer npm exists.",
+        "npm error code E404",
+        "npm error 404 Not Found - GET https://registry.test/a-server",
+        "npm error 404",
+        "npm error A complete log of this run can be found in: /home/ann/.npm/_logs/1.log",
+    )
+    with _talk({"one": {"command": "/bin/sh", "args": ["-c", f"echo '{chr(10).join(lines)}' >&2; exit 1"]}}) as talk:
+        (notice,) = talk.notices()
+    assert notice.endswith("ended with exit code 1: npm error 404 Not Found - GET https://registry.test/a-server.")
+
+
 def test_whoever_waits_for_servers_is_told_which(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deepctl.agent.mcp._PATIENCE", 0)
     with _talk({"slow": _local(), "slower": _local()}) as talk:
@@ -248,6 +261,11 @@ def test_a_server_that_dies_is_a_failed_tool_and_is_there_again_at_the_next_turn
         ((ok, after),) = talk.results(("one__pid", {}))
         assert ok
         assert after != before
+        os.kill(int(after), signal.SIGKILL)
+        _wait(lambda: not _is_running(int(after)))
+        (notice,) = talk.notices()
+        assert notice.startswith("MCP server 'one' was started again: it ended with signal 9")
+        assert talk.notices() == []
 
 
 def test_tools_that_are_not_wanted_or_cannot_be_described_are_left_out() -> None:

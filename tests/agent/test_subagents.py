@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from deepctl.store import usage_log
 from tests.support.command import InProcess, Result
 from tests.support.loopback import Answer, Provider, Text, ToolCalls, provider
 
+MCP_SERVER = str(Path(__file__).parents[1] / "support" / "mcp_stdio_server.py")
 Chat = Callable[..., Result]
 
 
@@ -290,6 +292,28 @@ def test_an_interrupted_sub_agent_ends_with_the_turn(
     assert len(server.requests) == 4
     deepctl("checkpoints", "verify", "-u", "alice").ok()
     assert Path(alice.profile("alice").workspace, "a.txt").exists()
+
+
+def test_a_sub_agent_uses_the_running_mcp_servers_and_the_explorer_none(
+    deepctl: InProcess, alice: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deepctl("mcp", "add", "one", "-u", "alice", "--", sys.executable, MCP_SERVER, "--tools", "pid,die").ok()
+    with answering(
+        monkeypatch,
+        ToolCalls([("one__pid", {}), task("self"), task("explorer"), ("one__pid", {})]),
+        ToolCalls([("one__pid", {}), ("one__die", {})]),
+        Text(["It has ended."]),
+        Text(["I have no such tool."]),
+        Text(["done"]),
+    ) as server:
+        chat(deepctl).ok()
+    offered = [{name for name in tool_names(request) if "__" in name} for request in server.requests]
+    assert offered[1:4] == [{"one__pid", "one__die"}, {"one__pid", "one__die"}, set()]
+    process, ended = (message["content"] for message in server.requests[2]["messages"][-2:])
+    results = [message["content"] for message in server.requests[4]["messages"] if message["role"] == "tool"]
+    assert results[0] == process
+    assert "MCP server 'one' failed: it ended with exit code 7" in ended
+    assert "MCP server 'one' is no longer running." in results[3]
 
 
 def test_the_tools_of_the_explorer_change_nothing() -> None:

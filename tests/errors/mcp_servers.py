@@ -8,8 +8,10 @@ from pathlib import Path
 
 from tests.errors.situation import Situation, case
 from tests.support.command import Result
+from tests.support.loopback import Text
 from tests.support.mcp_http_server import mcp_server
 
+_PROGRAM = str(Path(__file__).parents[1] / "support" / "mcp_stdio_server.py")
 _BOX, _WITH_PASSWORD = "http://x", "https://a:b@x"
 
 
@@ -158,6 +160,14 @@ def _(s: Situation) -> list[str]:
     assert s.run(*_add(s, "--url", _BOX)).code == 0
     s.patch.setitem(sys.modules, "deepctl.agent.mcp_client", None)
     return ["mcp", "test", "one", "--user", "alice"]
+
+
+@case("chat", "an MCP server refuses the arguments of its prompt")
+def _(s: Situation) -> list[str]:
+    assert s.run(*_add(s, "--", sys.executable, _PROGRAM, "--prompts")).code == 0
+    options = ["--user", "alice", *s.provider(Text(["Hello."]))]
+    assert s.run("chat", "hello", *options).code == 0
+    return ["chat", "/review gone.py", *options]
 
 
 @case("mcp remove", "the server is in `config.toml`")

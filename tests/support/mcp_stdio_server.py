@@ -182,6 +182,9 @@ def _prompt(identity: Any, name: str, arguments: dict[str, str]) -> None:
     if name == "review" and "path" not in arguments:
         _say({"id": identity, "error": {"code": -32602, "message": "path is missing"}})
         return
+    if arguments.get("path") == "gone.py":
+        _say({"id": identity, "error": {"code": -32602, "message": "There is no gone.py."}})
+        return
     _say({"id": identity, "result": {"messages": messages}})
 
 
