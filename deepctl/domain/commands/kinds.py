@@ -31,7 +31,7 @@ _ANY = re.compile(r"[^\x00-\x1f\x7f]*")
 _LINES = re.compile(r"[0-9]{1,9}(,\+?[0-9]{1,9})?")
 _PATH = re.compile(r"(?![/~-])(?!.*(?:^|[/:=])\.\.(?:[/:]|$))[^\x00-\x1f\x7f]+")
 """A path, or a revision of git, that does not lead out of the workspace by its text."""
-_FORMAT = re.compile(r"(?!.*%G)[^\x00-\x1f\x7f]*")
+_FORMAT = re.compile(r"(?!.*%[-+ ]?G)[^\x00-\x1f\x7f]*")
 """A format of git without signatures, which another program checks."""
 _SED_SCRIPT = re.compile(r"[0-9]{1,9}(,[0-9]{1,9})?p")
 _NOTHING = re.compile(r"(?!)")
@@ -93,7 +93,7 @@ _KINDS: dict[str, _Kind] = {
     "stat": _Kind("", {"c": _ANY}, _long(format=_ANY)),
     "file": _Kind("bi", long=_long("brief", "mime-type")),
     "du": _Kind("ahsckmx", {"d": _NUMBER}, _long("summarize", "human-readable", max_depth=_NUMBER)),
-    "tree": _Kind("adfshD", {"L": _NUMBER, "I": _ANY, "P": _ANY}, _long("noreport", "dirsfirst")),
+    "tree": _Kind("adfshD", {"L": _NUMBER}, _long("noreport", "dirsfirst")),
     "sort": _Kind("nrufhVbMg", {"k": _ANY, "t": _ANY}),
     "uniq": _Kind("cdui", most=1),
     "cut": _Kind("s", {"d": _ANY, "f": _ANY, "c": _ANY, "b": _ANY}),
@@ -144,7 +144,7 @@ _KINDS: dict[str, _Kind] = {
     "find": _Kind(),
     "sed -n": _Kind(first=_SED_SCRIPT),
     "git status": _Kind("sbv", long=_long("short", "branch", "long", "ignored", porcelain=re.compile("v[12]"))),
-    "git log": _Kind("pwbis", {"n": _NUMBER, "S": _ANY, "G": _ANY, "U": _NUMBER}, _LOG, digits=True),
+    "git log": _Kind("pwbis", {"n": _NUMBER, "U": _NUMBER}, _LOG, digits=True),
     "git show": _Kind("pwbs", {"U": _NUMBER}, _LOG),
     "git diff": _Kind("pwbs", {"U": _NUMBER}, _LOG),
     "git blame": _Kind("wse", {"L": _LINES}),
