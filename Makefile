@@ -39,7 +39,7 @@ help:
 	@echo "make coverage   branch coverage of store, domain and files by all tests (takes three times as long)"
 	@echo "make soak    the crash, damage and story tests in full: every call, ten times the examples"
 	@echo "make soak-library   50 users of one web application with 20 turns each; throughput and memory against pydantic-deep"
-	@echo "make soak-mcp   six published MCP servers; needs npm, which installs three of them (40 MB)"
+	@echo "make soak-mcp   six published MCP servers, and a login to one of FastMCP; needs npm; installs 150 MB"
 	@echo "make soak-projects   a rewind in a project with a fault at every call to the file system; its rules against git"
 	@echo "make soak-skills   skills of two published packages (10 MB): listed, loaded, run, exported and imported"
 	@echo "make lint    ruff, mypy and the import rules"
@@ -81,8 +81,11 @@ $(PROJECTS): pyproject.toml constraints.txt | $(DEV)
 	$(BIN)/pip download --quiet --no-deps --no-binary :all: --dest $(VENV)/sdists pydantic-deep==0.3.50
 	@touch $@
 
-# The versions that docs/mcp.md names.
-$(MCP_SERVERS): pyproject.toml | $(DEV)
+# The versions that docs/mcp.md names, and the server half of FastMCP, whose logins are tested. It needs a later certifi
+# than constraints.txt has.
+$(MCP_SERVERS): Makefile pyproject.toml | $(DEV)
+	rm -rf $(VENV)/mcp-servers
+	$(BIN)/pip install --quiet --target $(VENV)/mcp-servers/python 'fastmcp-slim[server]==4.2.1'
 	npm install --silent --no-audit --no-fund --no-save --prefix $(VENV)/mcp-servers \
 	  $(addprefix @modelcontextprotocol/server-,everything@2026.8.31 filesystem@2026.8.31 memory@2026.8.31)
 	@touch $@
@@ -127,7 +130,7 @@ soak-projects: $(PROJECTS)
 	DEEPCTL_SOAK=1 $(BIN)/pytest --timeout 3600 $(SOAK_PROJECTS)
 
 soak-mcp: $(MCP_SERVERS)
-	DEEPCTL_SOAK=1 $(BIN)/pytest -s tests/agent/test_real_mcp_servers.py
+	DEEPCTL_SOAK=1 $(BIN)/pytest -s tests/agent/test_real_mcp_servers.py tests/agent/published_mcp_login.py
 
 soak-models: $(MODELS)
 	DEEPCTL_SOAK=1 $(BIN)/pytest tests/models

@@ -38,6 +38,7 @@ Person = Callable[[str], None]
 SECONDS_TO_LOG_IN = 300.0
 _SECONDS_TO_ASK = 10.0
 _LONGEST_REQUEST = 16 << 10
+_PAST = 1.0
 _METADATA = "authorization-server"
 _TOKENS = ("access_token", "refresh_token", "client_secret")
 _ANSWER = (
@@ -140,9 +141,16 @@ class Login(OAuth):
             self._initialized = False
         flow = super().async_auth_flow(request)
         try:
-            response = None
+            sent = await flow.asend(None)  # type: ignore[arg-type]
+            response = yield sent
+            if sent is request and response.status_code == 401 and self.context.can_refresh_token():
+                # A server may end a token early, or tell no time. The client itself would ask for a login.
+                await flow.aclose()
+                self.context.token_expiry_time = _PAST
+                flow = super().async_auth_flow(request)
+                response = None  # type: ignore[assignment]
             while True:
-                response = yield await flow.asend(response)  # type: ignore[arg-type]
+                response = yield await flow.asend(response)
         except StopAsyncIteration:
             await self._store_metadata()
         except LoginNeeded:

@@ -6,6 +6,7 @@ Two are in every run. With DEEPCTL_SOAK=1 (`make soak-mcp`), also `fetch`, and t
 from __future__ import annotations
 
 import base64
+import importlib.metadata
 import json
 import os
 import signal
@@ -29,7 +30,9 @@ from tests.support.loopback import Provider, Text, ToolCalls, provider
 from tests.support.terminal import Terminal
 
 _SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
-_OF_NODE = Path(sys.prefix) / "mcp-servers" / "node_modules" / ".bin"
+_INSTALLED = Path(sys.prefix) / "mcp-servers"
+_OF_NODE = _INSTALLED / "node_modules" / ".bin"
+_PAGE = Path(__file__).parents[2] / "docs" / "mcp.md"
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -72,6 +75,14 @@ def _node(name: str, *args: str) -> dict[str, Any]:
     program = _OF_NODE / f"mcp-server-{name}"
     assert program.exists(), f"{program}: `make soak-mcp` installs it"
     return {"command": str(program), "args": list(args)}
+
+
+def _package(name: str) -> tuple[str, str]:
+    """The package of a server, and its installed version."""
+    if name in ("fetch", "git", "time"):
+        return f"mcp-server-{name}", importlib.metadata.version(f"mcp-server-{name}")
+    package = f"@modelcontextprotocol/server-{name}"
+    return package, json.loads((_INSTALLED / "node_modules" / package / "package.json").read_text())["version"]
 
 
 def _result(talk: Talk, tool: str, **arguments: Any) -> str:
@@ -139,7 +150,12 @@ def test_the_commands_know_these_servers(tables: dict[str, dict[str, Any]], deep
         report = deepctl("mcp", "test", name, "--user", "alice", "--json").ok().json
         assert report["tools"], name
         assert all(name_of.startswith(f"{name}__") for name_of in (tool["name"] for tool in report["tools"]))
-        print(f"| {name} | {len(report['tools'])} | {sum(tool['tokens'] for tool in report['tools']):,} |")
+        package, version = _package(name)
+        tokens = sum(tool["tokens"] for tool in report["tools"])
+        row = f"| `{package}` | {version} | {len(report['tools'])} | {tokens:,} |"
+        print(row)
+        # Another version may have other tools, and only the soak has the versions of the page.
+        assert row in _PAGE.read_text() or not (_SOAK or version in _PAGE.read_text())
     for name in tables:
         deepctl("mcp", "remove", name, "--user", "alice").ok()
     assert deepctl("mcp", "list", "--user", "alice", "--json").ok().json["servers"] == []
@@ -207,6 +223,90 @@ if _SOAK:
             assert talk.results(("everything__read_resource", {"uri": "demo://resource/none"}))[0][0] is False
             environment = json.loads(_result(talk, "everything__get-env"))
             assert "OPENAI_API_KEY" not in environment
+
+    def test_a_turn_of_the_program_uses_all_servers(
+        tables: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _configure(tables)
+        graph = {"entities": [{"name": "alice", "entityType": "person", "observations": ["likes kumquat"]}]}
+        with _page("<html><body><article><p>Kumquats ripen in winter.</p></article></body></html>") as address:
+            calls: list[tuple[str, dict[str, Any], str]] = [
+                ("git__git_status", {"repo_path": str(tmp_path / "repository")}, "On branch main"),
+                ("time__get_current_time", {"timezone": "Asia/Kolkata"}, "+05:30"),
+                ("fetch__fetch", {"url": address}, "Kumquats ripen in winter."),
+                ("everything__get-tiny-image", {}, "Here's the image you requested"),
+                ("everything__get-resource-links", {"count": 2}, "[resource demo://resource/dynamic/"),
+                ("everything__read_resource", {"uri": "demo://resource/dynamic/text/1"}, "plaintext"),
+                ("filesystem__read_text_file", {"path": str(tmp_path / "files" / "a.txt")}, "the first line"),
+                ("memory__create_entities", graph, "likes kumquat"),
+            ]
+            answers = [ToolCalls([(tool, arguments)]) for tool, arguments, _ in calls]
+            with provider(*answers, Text(["the end"])) as server:
+                monkeypatch.setenv("OPENAI_BASE_URL", f"{server.address}/v1")
+                with closing(_chat("use everything")) as terminal:
+                    terminal.expect("the end")
+                    assert terminal.wait() == 0
+        offered = {tool["function"]["name"].partition("__")[0] for tool in server.requests[0]["tools"]}
+        assert offered >= set(tables)
+        messages = server.requests[-1]["messages"]
+        results = [_text_of(message) for message in messages if message["role"] == "tool"]
+        for (tool, _, text), result in zip(calls, results, strict=True):
+            assert text in result, f"{tool}: {result}"
+        (picture,) = _pictures(server.requests[-1])
+        assert picture.startswith(_PNG)
+
+    @pytest.mark.parametrize(
+        ("name", "arguments", "reason"),
+        [
+            ("filesystem", ["/no/such/directory"], "None of the specified directories are accessible"),
+            ("git", ["--repository", "/etc"], "/etc is not a valid Git repository"),
+            ("time", ["--local-timezone", "Mars/Base"], "'Mars/Base': not a known IANA timezone name"),
+            ("fetch", ["--frobnicate"], "unrecognized arguments: --frobnicate"),
+        ],
+    )
+    def test_a_server_that_refuses_its_arguments_is_left_out_with_its_reason(
+        name: str, arguments: list[str], reason: str, deepctl: InProcess, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        table = _node(name, *arguments) if name == "filesystem" else _python(name, *arguments)
+        _configure({name: {**table, "startup_timeout_sec": 60}})
+        tested = deepctl("mcp", "test", name, "--user", "alice")
+        assert tested.code == 7
+        assert reason in tested.stderr.rpartition("Error: MCP server")[2]
+        with provider(Text(["hello"])) as server:
+            monkeypatch.setenv("OPENAI_BASE_URL", f"{server.address}/v1")
+            chat = deepctl("chat", "--user", "alice", "--model", "openai-chat:loopback", "go").ok()
+        (notice,) = [line for line in chat.stderr.splitlines() if "is left out" in line]
+        assert reason in notice
+
+    def test_wrong_arguments_of_tools_resources_and_prompts_are_named(
+        tables: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with _talk({name: tables[name] for name in ("everything", "time")}) as talk:
+            wrong = talk.results(
+                ("everything__get-sum", {"a": "x"}),
+                ("everything__read_resource", {"uri": "demo://none"}),
+                ("time__get_current_time", {"timezone": "Mars/Base"}),
+            )
+        assert [ok for ok, _ in wrong] == [False] * 3
+        for (_, text), part in zip(wrong, ("expected number", "demo://none", "Mars/Base"), strict=True):
+            assert part in text
+        _configure({"everything": tables["everything"]})
+        with provider(Text(["begun"])) as server:
+            monkeypatch.setenv("OPENAI_BASE_URL", f"{server.address}/v1")
+            with closing(_chat()) as terminal:
+                terminal.expect("alice>")
+                terminal.type("hello\r")
+                terminal.expect("begun")
+                terminal.expect("alice>", 2)
+                terminal.type("/args-prompt\r")
+                terminal.expect("Usage: /args-prompt CITY [STATE]")
+                terminal.type("/resource-prompt Text x\r")
+                terminal.expect(
+                    "MCP server 'everything' did not return its prompt 'resource-prompt': Invalid resourceId"
+                )
+                terminal.type("/quit\r")
+                assert terminal.wait() == 0
+            assert len(server.requests) == 1
 
     def test_a_page_is_fetched(tables: dict[str, dict[str, Any]]) -> None:
         paragraph = "Kumquats ripen in winter. " * 20
@@ -280,6 +380,7 @@ if _SOAK:
                 os.kill(before["everything"], signal.SIGKILL)
                 _wait(lambda: not _is_running(before["everything"]))
                 terminal.type("how many?\r")
+                terminal.expect("MCP server 'everything' was started again: it ended with signal 9")
                 terminal.expect("done")
                 terminal.expect("alice>", 8)
                 terminal.type("once more\r")
@@ -293,9 +394,12 @@ if _SOAK:
             results = [message["content"] for message in server.requests[-1]["messages"] if message["role"] == "tool"]
         assert results[-1] == "The sum of 20 and 22 is 42."
 
-    def _chat() -> Terminal:
-        return Terminal("chat", "--user", "alice", "--model", "openai-chat:loopback", "--approve", "auto")
+    def _chat(*prompt: str) -> Terminal:
+        return Terminal("chat", "--user", "alice", "--model", "openai-chat:loopback", "--approve", "auto", *prompt)
+
+    def _text_of(message: Mapping[str, Any]) -> str:
+        content = message["content"]
+        return content if isinstance(content, str) else json.dumps(content)
 
     def _last_prompt(server: Provider, request: int) -> str:
-        content = server.requests[request]["messages"][-1]["content"]
-        return content if isinstance(content, str) else json.dumps(content)
+        return _text_of(server.requests[request]["messages"][-1])

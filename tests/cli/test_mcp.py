@@ -170,6 +170,10 @@ def test_a_login_is_made_by_a_test_at_the_terminal_and_used_and_refreshed_by_cha
         # Without another refresh.
         assert _said(_use(deepctl, monkeypatch)) == ["you are logged in"]
         assert tokens.refreshed == count + 1
+        # The server ends the token before its time.
+        tokens.access.clear()
+        assert _said(_use(deepctl, monkeypatch)) == ["you are logged in"]
+        assert tokens.refreshed == count + 2
         assert deepctl("mcp", "list", "--user", "alice", "--json").ok().json["servers"][0]["login"] is True
 
         archive = tmp_path / "alice.deepctl"
