@@ -31,6 +31,8 @@ app = typer.Typer(
     context_settings=HELP_OPTIONS,
 )
 
+_TEXT_BROWSERS = frozenset({"elinks", "links", "links2", "lynx", "w3m", "www-browser"})
+
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the server.")]
 
 
@@ -165,8 +167,14 @@ def _show_login(address: str) -> None:
     """Show the address of a login, and open it."""
     notice("Log in with your browser. If it does not open, open this address:")
     say(printable(address))
-    # Text browsers and programs of $BROWSER stay in the foreground, and their page comes from this process.
-    threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+    try:
+        browser = webbrowser.get()
+    except webbrowser.Error:
+        return
+    # A text browser would use this terminal, also after the end of this command.
+    if os.path.basename(browser.name) not in _TEXT_BROWSERS:
+        # A program of $BROWSER may stay in the foreground, and its last page comes from this process.
+        threading.Thread(target=browser.open, args=(address,), daemon=True).start()
 
 
 @app.command(epilog="Example: deepctl mcp remove github --user alice")

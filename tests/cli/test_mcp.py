@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import stat
 import sys
 import threading
 import urllib.request
+import webbrowser
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -215,6 +217,29 @@ def test_the_page_of_a_login_is_shown_in_a_browser_that_stays_in_the_foreground(
             assert terminal.wait() == 0
     assert (tmp_path / "page").read_text() == "You are logged in. You can close this page."
     assert stored_keys.logins(alice.keys) == ["closed"]
+
+
+@pytest.mark.parametrize(("name", "opens"), [("firefox", True), ("/usr/bin/lynx", False), ("", False)])
+def test_a_text_browser_is_not_started_and_the_address_is_always_shown(
+    name: str, opens: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened: queue.Queue[str] = queue.Queue()
+    monkeypatch.setattr(webbrowser.GenericBrowser, "open", lambda browser, address: opened.put(address))
+
+    def get() -> webbrowser.GenericBrowser:
+        if not name:
+            raise webbrowser.Error("no browser")
+        return webbrowser.GenericBrowser(name)
+
+    monkeypatch.setattr(webbrowser, "get", get)
+    threads = threading.active_count()
+    commands._show_login("https://login.test/")
+    if opens:
+        assert opened.get(timeout=10) == "https://login.test/"
+    else:
+        assert threading.active_count() == threads
+        assert opened.empty()
+    assert "https://login.test/" in capsys.readouterr().err
 
 
 def test_a_declined_login_is_an_error_and_stores_no_tokens(
