@@ -230,7 +230,7 @@ def test_an_interruption_at_any_moment_ends_an_unsandboxed_hook(tmp_path: Path) 
 
 
 def _is_running(process: str) -> bool:
-    """Whether there is such a process that is no zombie: nobody may wait for one whose parent is gone."""
+    """Whether there is such a process that is no zombie. One whose parent is gone can stay a zombie."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):

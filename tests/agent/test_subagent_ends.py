@@ -155,7 +155,7 @@ def test_sigkill_in_its_work_loses_no_recorded_request(
         assert len(usage_log.read(paths).entries) == earlier + len(entries) + 1
         rewound = deepctl("checkpoints", "rewind", "~2", "-u", "alice", "--json")
         if rewound.code != 0:
-            # As in any killed turn: the call whose checkpoint is missing has no author, and nobody takes it for the
+            # As in any killed turn: the call whose checkpoint is missing has no author, so it does not count as the
             # agent's.
             assert len(rewound.error["paths"]) == 1
             deepctl("checkpoints", "rewind", "~2", "-u", "alice", "--force").ok()

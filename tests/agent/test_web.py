@@ -457,7 +457,7 @@ def test_the_search_of_the_provider_is_used_only_without_questions(monkeypatch: 
     from pydantic_ai.providers.openai import OpenAIProvider
 
     public = OpenAIResponsesModel("gpt-5", provider=OpenAIProvider(api_key="sk-nothing"))
-    own = OpenAIResponsesModel("gpt-5", provider=OpenAIProvider(base_url="http://127.0.0.1:9/v1", api_key="sk-nothing"))
+    own = OpenAIResponsesModel("gpt-5", provider=OpenAIProvider(base_url="http://models.test/v1", api_key="sk-nothing"))
     assert WebSearchTool in public.profile["supported_native_tools"]
     assert WebAccess("auto", environment={})._searches_itself(public)
     assert not WebAccess("ask", environment={})._searches_itself(public)

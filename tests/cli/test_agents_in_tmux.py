@@ -130,7 +130,7 @@ def test_the_work_of_a_sub_agent_is_folded_and_asks_in_its_name(
     answers: list[Answer] = []
     for size in SIZES:
         looks = ToolCalls([("ls", {"path": "."}), ("glob", {"pattern": "*.tea"})])
-        answers += [ToolCalls([task]), looks, Text(["No tea", " here."], gate), Text([f"There is none, {size}."])]
+        answers += [ToolCalls([task]), looks, Text(["No tea", " here."], gate), Text([f"No match, {size}."])]
     answers.append(ToolCalls([("delegate_task", {"agent_name": "self", "task": "Do it."})]))
     answers += [ToolCalls([("execute", {"command": command})]) for command in ("wc -l f", "touch b; sleep 300")]
     answers.append(Text(["Here."]))
@@ -144,7 +144,7 @@ def test_the_work_of_a_sub_agent_is_folded_and_asks_in_its_name(
             assert re.search(r"delegate_task\s+explorer", screen)
             window.resize(size[0] + 5, size[1])
             go_on.release()
-            window.expect(f"There is none, {size}.")
+            window.expect(f"No match, {size}.")
             shown = window.scrolled.rpartition(f"look {size}")[2]
             assert "│" not in shown
             assert re.search(r"✓ delegate_task .*→ 2 calls", shown)

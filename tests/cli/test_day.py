@@ -90,7 +90,7 @@ class Day:
         self.prompts = 0
 
     def open(self, session: str, *arguments: str, size: tuple[int, int] = (120, 40)) -> None:
-        """A new window, with a session at hand; its prompt is there."""
+        """A new window, whose chat continues a session; its prompt is there."""
         place = self._place / str(len(self._opened))
         place.mkdir()
         self.window = Tmux(place, "--model", MODEL, "--approve", "ask", *arguments, size=size)
