@@ -42,7 +42,7 @@ class AgentExtensions(NamedTuple):
         if self.search_sessions and self.paths is not None:
             from deepctl.agent.past_sessions import SearchSessions
 
-            capabilities.append(SearchSessions(self.paths))
+            capabilities.append(SearchSessions(self.paths, environment))
         if self.ask_user and answerer is not None and approve != "never":
             from deepctl.agent.questions import AskUser
 

@@ -210,7 +210,7 @@ class CommandHooks(AbstractCapability[Any]):
         return HookEnd(process.returncode, output.decode(errors="replace").strip())
 
     def _clean(self, message: str) -> str:
-        message = _CONTROL.sub("", whole(redact(message, self.environment)))
+        message = redact(_CONTROL.sub("", whole(message)), self.environment)
         return message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]} …"
 
 

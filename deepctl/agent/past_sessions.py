@@ -7,6 +7,8 @@ turn and the line, which `sessions show` and `/resume` take.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +19,7 @@ from pydantic_ai.exceptions import ToolFailed
 from deepctl.agent.tasks import in_worker
 from deepctl.errors import DeepctlError
 from deepctl.layout import ProfilePaths
+from deepctl.redaction import redact
 from deepctl.store import session_catalogue, session_search
 from deepctl.store.session_search import SessionMatch
 from deepctl.unicode import one_line
@@ -37,10 +40,12 @@ MOST_RESULT = 8_000
 class SearchSessions(AbstractCapability[Any]):
     """The capability with the tool `search_sessions`, for the sessions of the profile at `paths`, in all directories.
 
-    The turn that runs is left out. The search takes no lock and changes nothing.
+    The turn that runs is left out. The search takes no lock and changes nothing. Keys of `environment` are removed from
+    its lines before these are cut, because a part of a key is not recognised.
     """
 
     paths: ProfilePaths
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
     id: str | None = field(default="search_sessions", kw_only=True)
 
     def get_toolset(self) -> FunctionToolset[Any]:
@@ -73,7 +78,7 @@ class SearchSessions(AbstractCapability[Any]):
             if (place := self._place(match)) != heading:
                 heading = place
                 lines.append(heading)
-            lines.append(f"  turn {match.turn}, {_role(match)}: {_cut(match)}")
+            lines.append(f"  turn {match.turn}, {_role(match)}: {self._line(match)}")
         text = "\n".join(lines)
         if has_more or len(text) > MOST_RESULT:
             text = f"{text[:MOST_RESULT]}\n[There are more matches. Search for more words, or in one session.]"
@@ -86,15 +91,15 @@ class SearchSessions(AbstractCapability[Any]):
         directory = f", in {one_line(record.project.path)}" if record.project is not None else ""
         return f"Session {match.session}{directory}, {match.at[:10]}:"
 
+    def _line(self, match: SessionMatch) -> str:
+        """The line on one line, with the first match in it."""
+        text = redact(match.text, self.environment)
+        before = len(redact(match.text[: match.spans[0][0]], self.environment)) if match.spans else 0
+        start = max(0, before - MOST_LINE // 3) if len(text) > MOST_LINE else 0
+        beginning = "…" if start else ""
+        end = "…" if start + MOST_LINE < len(text) else ""
+        return f"{beginning}{one_line(text[start : start + MOST_LINE])}{end}"
+
 
 def _role(match: SessionMatch) -> str:
     return f"{match.tool} ({match.part})" if match.tool else match.role
-
-
-def _cut(match: SessionMatch) -> str:
-    """The line on one line, with the first match in it."""
-    text = match.text
-    start = max(0, match.spans[0][0] - MOST_LINE // 3) if match.spans and len(text) > MOST_LINE else 0
-    beginning = "…" if start else ""
-    end = "…" if start + MOST_LINE < len(text) else ""
-    return f"{beginning}{one_line(text[start : start + MOST_LINE])}{end}"

@@ -317,3 +317,11 @@ def test_tools_are_selected_by_patterns() -> None:
     names = ("execute", "mcp__a", "write_file", "executed")
     assert [hook.is_for("before_tool", name) for name in names] == [True, True, False, False]
     assert not hook.is_for("after_tool", "execute")
+
+
+def test_a_key_with_colours_in_it_is_removed_from_the_output_of_a_hook() -> None:
+    hooks = CommandHooks((), {"OPENAI_API_KEY": "sk-canary-0123456789abcdef"})
+    text = hooks._clean("the key sk-canary-\x1b[31m0123456789\x1b[mabc\x01def is here")
+    assert text.startswith("the key ")
+    assert text.endswith(" is here")
+    assert "0123456789" not in text

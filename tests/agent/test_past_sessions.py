@@ -76,6 +76,18 @@ def test_a_result_is_short(deepctl: InProcess, home: Path, monkeypatch: pytest.M
     assert "tea \\x1b[2J bbb" in result
 
 
+@pytest.mark.parametrize("query", ["before", "behind"])
+def test_no_part_of_a_key_is_left_where_a_line_is_cut(deepctl: InProcess, home: Path, query: str) -> None:
+    key = "sk-canary-0123456789abcdef"
+    line = f"before {'a ' * 140}{key} {'b ' * 40}behind {'c ' * 200}"
+    deepctl("chat", "-u", "alice", line).ok()
+    search = SearchSessions(Root(str(home)).profile("alice"), {"OPENAI_API_KEY": key})
+    result = result_of(search, "search_sessions", {"query": query})
+    assert query in result
+    assert "canary" not in result
+    assert "abcdef" not in result
+
+
 def test_every_form_of_an_answer_reaches_the_model() -> None:
     asked: list[UserQuestion] = []
     answers: list[list[str] | str | None] = [["two"], "my own", None]

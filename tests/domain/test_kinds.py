@@ -93,6 +93,9 @@ DANGEROUS = (
         "ls\\\nx",
         "ls\u00a0x",
     ),
+    # git reads no cluster with -S, and tree no value in the word of an option; git formats have signs before a letter.
+    *("git log -iS --output=x", "git log -iG --output=x", "tree -Io x f", "tree -Po x f", "tree -Il x d"),
+    *("git log --format=%+GK", "git show --format=%-G?", "git diff --pretty='% GF'", "'git log' -p", "'sed -n' 1p f"),
     *(
         "ls \u202ex",
         "ls \x1b[2J",

@@ -187,7 +187,7 @@ class KindMatch(NamedTuple):
 def kind_of(text: str) -> KindMatch | None:
     """The kind of a shell text; `None` for a text of no kind."""
     words = _plain_words(text.strip(" "))
-    if not words:
+    if not words or " " in words[0]:
         return None
     name, rest = words[0], words[1:]
     if name == "git" and rest[:1] == ["--no-pager"]:
